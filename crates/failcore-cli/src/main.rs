@@ -1,0 +1,3 @@
+//! The `failcore` command.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The reference monitor: completes, decides, records, grants.

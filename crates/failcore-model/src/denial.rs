@@ -1,0 +1,40 @@
+//! A refusal as a value.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Reason, RuleId, Verb};
+
+/// What was refused and why. Not an error: each face renders it (an errno, `failcore.Denied`, text).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Denial {
+    /// What was attempted.
+    pub verb: Verb,
+    /// On what, in words.
+    pub resource: String,
+    /// The one rule that decided; none where no permit covers it.
+    pub rule: Option<RuleId>,
+    /// The reason code.
+    pub reason: Reason,
+    /// What would permit it, or the policy author's own words.
+    pub hint: Option<String>,
+    /// The error number a program expects (errno(3)).
+    pub errno: i32,
+    /// Whether the same attempt can succeed later.
+    pub retry: bool,
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} refused", self.verb, self.resource)?;
+        match &self.rule {
+            Some(rule) => write!(f, " by {rule}")?,
+            None => write!(f, ": {}", self.reason)?,
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, "; {hint}")?;
+        }
+        f.write_str(if self.retry { "." } else { ". Do not retry." })
+    }
+}

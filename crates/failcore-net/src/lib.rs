@@ -1,0 +1,1 @@
+//! Enforcement at the network edge: resolve once, pin, carry or refuse.

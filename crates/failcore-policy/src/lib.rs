@@ -1,0 +1,1 @@
+//! The decision point: policy text to a checked PolicySet, and decide.

@@ -1,0 +1,1 @@
+//! Enforcement in the interpreter: the native audit hook and the Python classes.

@@ -1,0 +1,1 @@
+//! The record: encoding, Merkle log, append, read, verify, prove, redact.
