@@ -6,6 +6,7 @@
 
 mod action;
 mod addr;
+mod addr_table;
 mod context;
 mod coverage;
 mod decision;
@@ -23,7 +24,7 @@ mod verb;
 pub use action::{
     Action, Endpoint, Family, FileId, FileRef, NativeObject, SignalTarget, SocketKind, Transport, UnixAddr,
 };
-pub use addr::{IpClass, embedded_v4, is_metadata};
+pub use addr::{IpClass, embedded_v4, embedded_v4s, is_metadata};
 pub use context::{Context, Counters, Lane};
 pub use coverage::{Coverage, Hold, VerbCoverage};
 pub use decision::{Decision, Fault, Obligation, Reason, RuleId, Verdict};
