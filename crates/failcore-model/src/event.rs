@@ -89,6 +89,13 @@ pub enum Event {
         /// The process.
         pid: u32,
     },
+    /// A new segment of the trace began. The first record of every segment but the first.
+    SegmentOpened {
+        /// The segment's number, from 1.
+        segment: u32,
+        /// Root of the Merkle log over every record before this one, in base64.
+        root: String,
+    },
     /// Something the owner should know, such as records that a process wrote but that made no sense.
     Notice {
         /// In words.
@@ -146,6 +153,7 @@ impl Event {
             Self::ScopeLeft { .. } => "scope.left",
             Self::ProcessJoined { .. } => "process.joined",
             Self::ProcessLeft { .. } => "process.left",
+            Self::SegmentOpened { .. } => "segment.opened",
             Self::Notice { .. } => "notice",
             Self::SessionClosed { .. } => "session.closed",
         }
@@ -197,6 +205,10 @@ impl Event {
                 map.serialize_entry("exe", exe)
             }
             Self::ProcessLeft { pid } => map.serialize_entry("pid", pid),
+            Self::SegmentOpened { segment, root } => {
+                map.serialize_entry("segment", segment)?;
+                map.serialize_entry("root", root)
+            }
             Self::Notice { text } => map.serialize_entry("text", text),
             Self::SessionClosed { exit } => map.serialize_entry("exit", exit),
         }
@@ -253,6 +265,8 @@ struct Flat {
     outcome: Option<Outcome>,
     scope: Option<Vec<Text>>,
     step: Option<Text>,
+    segment: Option<u32>,
+    root: Option<String>,
     text: Option<String>,
     exit: Option<i32>,
 }
@@ -275,6 +289,8 @@ enum Kind {
     ProcessJoined,
     #[serde(rename = "process.left")]
     ProcessLeft,
+    #[serde(rename = "segment.opened")]
+    SegmentOpened,
     #[serde(rename = "notice")]
     Notice,
     #[serde(rename = "session.closed")]
@@ -324,6 +340,10 @@ impl Flat {
                 exe: self.exe.ok_or("exe")?,
             },
             Kind::ProcessLeft => Event::ProcessLeft { pid: self.pid.ok_or("pid")? },
+            Kind::SegmentOpened => Event::SegmentOpened {
+                segment: self.segment.ok_or("segment")?,
+                root: self.root.ok_or("root")?,
+            },
             Kind::Notice => Event::Notice { text: self.text.ok_or("text")? },
             Kind::SessionClosed => Event::SessionClosed { exit: self.exit },
         })
@@ -336,7 +356,11 @@ fn missing<E: de::Error>(field: &str) -> E {
 
 impl<'de> Deserialize<'de> for Event {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Flat::deserialize(d)?.into_event().map_err(missing)
+        let flat = Flat::deserialize(d)?;
+        if flat.v.is_some() || flat.seq.is_some() || flat.ts.is_some() || flat.session.is_some() {
+            return Err(de::Error::custom("an event alone has no `v`, `seq`, `ts` or `session`"));
+        }
+        flat.into_event().map_err(missing)
     }
 }
 
@@ -400,6 +424,7 @@ mod tests {
             Event::ScopeLeft { pid: 1, tid: 1, scope },
             Event::ProcessJoined { pid: 2, parent: 1, exe: "/bin/x".into() },
             Event::ProcessLeft { pid: 2 },
+            Event::SegmentOpened { segment: 1, root: "AA==".into() },
             Event::Notice { text: "x".into() },
             Event::SessionClosed { exit: Some(0) },
         ]

@@ -1,0 +1,389 @@
+//! The one writer of a trace: appends with write(2), hashes what it appended, signs checkpoints.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use failcore_model::{Event, TRACE_VERSION, Timestamp};
+use rustix::fs::{FallocateFlags, fallocate};
+use signed_note::StandardSigner;
+
+use crate::checkpoint::{self, Head};
+use crate::merkle::{Frontier, record_hash};
+use crate::{Redactor, SigningKey, TraceError, layout, runs};
+
+/// How a trace is written.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// A checkpoint is signed after this many records at the latest.
+    pub checkpoint_records: u64,
+    /// And with the first record after this much time.
+    pub checkpoint_interval: Duration,
+    /// A segment is ended once it is this long, in bytes.
+    pub segment_bytes: u64,
+    /// What is taken out of records before they are written; by default every known secret shape.
+    pub redactor: Option<Redactor>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            checkpoint_records: 4096,
+            checkpoint_interval: Duration::from_secs(1),
+            segment_bytes: 1 << 30,
+            redactor: None,
+        }
+    }
+}
+
+/// Appends records to a new trace.
+///
+/// Either a record is in the file in full or `append` says why not: a disk that is full is an error, and half-written
+/// lines are taken back. Dropping the writer without [`Writer::close`] leaves a trace that says "not closed".
+///
+/// # Security
+/// The file is written, never mapped: a full disk under a mapping would be a SIGBUS. Where RLIMIT_FSIZE is set the
+/// process must ignore SIGXFSZ (setrlimit(2)) to see an error.
+pub struct Writer {
+    dir: PathBuf,
+    session: Box<str>,
+    signer: StandardSigner,
+    options: Options,
+    redactor: Redactor,
+    segment: u32,
+    path: PathBuf,
+    file: File,
+    /// Length of the current segment.
+    len: u64,
+    /// End of the space assured in the current segment.
+    reserved: u64,
+    leaves: File,
+    checkpoints: File,
+    log: Frontier,
+    /// Leaf hashes not yet in the file of leaves.
+    fresh: Vec<u8>,
+    signed: u64,
+    signed_at: Instant,
+    next_checkpoint: u64,
+    last: Timestamp,
+    batch: Vec<u8>,
+    ends: Vec<usize>,
+    broken: bool,
+    closed: bool,
+}
+
+impl Writer {
+    /// Begins the trace of `session` in `dir`, which is made with mode 0700 if need be; `policy` is the resolved
+    /// policy text.
+    ///
+    /// # Errors
+    /// [`TraceError::Exists`] where a trace lies there, [`TraceError::BadSession`], [`TraceError::Io`].
+    pub fn create(dir: &Path, session: &str, key: &SigningKey, policy: &str) -> Result<Self, TraceError> {
+        Self::create_with(dir, session, key, policy, Options::default())
+    }
+
+    /// As [`Writer::create`], with other options.
+    ///
+    /// # Errors
+    /// As [`Writer::create`].
+    pub fn create_with(
+        dir: &Path,
+        session: &str,
+        key: &SigningKey,
+        policy: &str,
+        mut options: Options,
+    ) -> Result<Self, TraceError> {
+        if !runs::is_session_id(session) {
+            return Err(TraceError::BadSession(session.into()));
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(TraceError::io("create", dir))?;
+        let path = layout::segment(dir, 0);
+        // The trace itself is the lock: whoever makes it owns the directory.
+        let file = create(dir, &path)?;
+        let leaves = create(dir, &dir.join(layout::LEAVES))?;
+        let checkpoints = create(dir, &dir.join(layout::CHECKPOINTS))?;
+        for (name, text) in
+            [(layout::POLICY, policy.to_owned()), (layout::KEY, format!("{}\n", key.verifying_key()))]
+        {
+            let path = dir.join(name);
+            create(dir, &path)?.write_all(text.as_bytes()).map_err(TraceError::io("write", &path))?;
+        }
+        let redactor = options.redactor.take().unwrap_or_default().keyed(key);
+        Ok(Self {
+            dir: dir.into(),
+            session: session.into(),
+            signer: key.signer()?,
+            options,
+            redactor,
+            segment: 0,
+            path,
+            file,
+            len: 0,
+            reserved: 0,
+            leaves,
+            checkpoints,
+            log: Frontier::default(),
+            fresh: Vec::new(),
+            signed: 0,
+            signed_at: Instant::now(),
+            next_checkpoint: 0,
+            last: Timestamp(0),
+            batch: Vec::new(),
+            ends: Vec::new(),
+            broken: false,
+            closed: false,
+        })
+    }
+
+    /// Appends one event; its sequence number.
+    ///
+    /// # Errors
+    /// [`TraceError`]; the record is then not in the trace, and what it records must not happen.
+    pub fn append(&mut self, event: &Event) -> Result<u64, TraceError> {
+        self.stage(event)?;
+        self.flush()
+    }
+
+    /// Appends several events with one write; the sequence number of the last, or of the next where there were none.
+    ///
+    /// # Errors
+    /// As [`Writer::append`]; none of them is in the trace then.
+    pub fn append_all<'a>(&mut self, events: impl IntoIterator<Item = &'a Event>) -> Result<u64, TraceError> {
+        for event in events {
+            if let Err(e) = self.stage(event) {
+                self.discard();
+                return Err(e);
+            }
+        }
+        self.flush()
+    }
+
+    /// Appends an event that came as JSON from an agent's process.
+    ///
+    /// # Security
+    /// The bytes are read as exactly one event and written anew: no second line, no field of the record's own
+    /// (`v`, `seq`, `ts`, `session`) and no doubled key can be slipped in. Events that only the writer's side
+    /// may state, such as the end of the session, are refused.
+    ///
+    /// # Errors
+    /// [`TraceError::NotAnEvent`] where they are none, otherwise as [`Writer::append`].
+    pub fn append_body(&mut self, json: &[u8]) -> Result<u64, TraceError> {
+        self.stage_body(json)?;
+        self.flush()
+    }
+
+    /// Puts one event into the batch that [`Writer::flush`] writes.
+    ///
+    /// # Errors
+    /// [`TraceError::Unredactable`]; the batch is as before.
+    pub fn stage(&mut self, event: &Event) -> Result<(), TraceError> {
+        let start = self.batch.len();
+        let staged = self.encode(event);
+        match staged {
+            Ok(()) => self.ends.push(self.batch.len()),
+            Err(_) => self.batch.truncate(start),
+        }
+        staged
+    }
+
+    /// As [`Writer::stage`], for an agent's JSON as in [`Writer::append_body`].
+    ///
+    /// # Errors
+    /// [`TraceError::NotAnEvent`]; the batch is as before.
+    pub fn stage_body(&mut self, json: &[u8]) -> Result<(), TraceError> {
+        let event = agent_event(json)?;
+        self.stage(&event)
+    }
+
+    fn encode(&mut self, event: &Event) -> Result<(), TraceError> {
+        let seq = self.log.size() + self.ends.len() as u64;
+        let ts = self.now();
+        let line = &mut self.batch;
+        let io = |e: std::io::Error| TraceError::Unredactable(e.to_string());
+        write!(line, r#"{{"v":{TRACE_VERSION},"seq":{seq},"ts":"{ts}","session":"{}""#, self.session)
+            .map_err(io)?;
+        let body = line.len();
+        serde_json::to_writer(&mut *line, event).map_err(|e| TraceError::NotAnEvent(e.to_string()))?;
+        self.redactor.redact_body(line, body)?;
+        // The event's own `{` continues the line's object.
+        line[body] = b',';
+        line.push(b'\n');
+        Ok(())
+    }
+
+    /// Writes the batch; the sequence number of its last record, or of the next one where it is empty.
+    ///
+    /// # Errors
+    /// [`TraceError::Io`], [`TraceError::Broken`]; nothing of the batch is in the trace then, and it is empty.
+    pub fn flush(&mut self) -> Result<u64, TraceError> {
+        let written = self.write_batch();
+        self.discard();
+        written?;
+        let due = self.log.size() - self.signed;
+        if due >= self.options.checkpoint_records
+            || (due > 0 && self.signed_at.elapsed() >= self.options.checkpoint_interval)
+        {
+            self.checkpoint()?;
+        }
+        if self.len >= self.options.segment_bytes {
+            self.rotate()?;
+        }
+        Ok(self.log.size().saturating_sub(1))
+    }
+
+    fn discard(&mut self) {
+        self.batch.clear();
+        self.ends.clear();
+    }
+
+    fn write_batch(&mut self) -> Result<(), TraceError> {
+        if self.broken || self.closed {
+            return Err(TraceError::Broken(self.path.clone()));
+        }
+        if let Err(e) = self.file.write_all(&self.batch) {
+            // Part of the batch may be there: take it back, or never write again.
+            self.broken = self.file.set_len(self.len).is_err();
+            self.reserved = self.len;
+            return Err(TraceError::io("append to", &self.path)(e));
+        }
+        self.len += self.batch.len() as u64;
+        let mut start = 0;
+        for &end in &self.ends {
+            let leaf = record_hash(&self.batch[start..end - 1]);
+            self.fresh.extend_from_slice(&leaf.0);
+            self.log.push(leaf);
+            start = end;
+        }
+        Ok(())
+    }
+
+    /// Assures space for `bytes` more of records and what goes with them, so that appending them cannot meet a full
+    /// disk.
+    ///
+    /// # Errors
+    /// [`TraceError::Io`] where there is no such space.
+    pub fn reserve(&mut self, bytes: u64) -> Result<(), TraceError> {
+        if self.reserved < self.len + bytes {
+            assure(&self.file, self.len, bytes).map_err(TraceError::io("reserve space in", &self.path))?;
+            self.reserved = self.len + bytes;
+        }
+        Ok(())
+    }
+
+    /// Signs what the trace holds now. Nothing happens where nothing was added since the last one.
+    ///
+    /// # Errors
+    /// [`TraceError::Io`]; the records themselves are in the trace.
+    pub fn checkpoint(&mut self) -> Result<(), TraceError> {
+        if self.log.size() == self.signed && self.next_checkpoint > 0 {
+            return Ok(());
+        }
+        // Leaves first: a checkpoint never covers hashes that are not there.
+        append_or_undo(&mut self.leaves, &self.dir.join(layout::LEAVES), &self.fresh)?;
+        self.fresh.clear();
+        let head = Head { number: self.next_checkpoint, size: self.log.size(), root: self.log.root() };
+        let path = self.dir.join(layout::CHECKPOINTS);
+        let note = checkpoint::sign(head, &self.session, &self.signer).map_err(|why| {
+            TraceError::BadCheckpoint { path: path.clone(), number: head.number, why: why.into() }
+        })?;
+        append_or_undo(&mut self.checkpoints, &path, &note)?;
+        self.next_checkpoint += 1;
+        self.signed = head.size;
+        self.signed_at = Instant::now();
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> Result<(), TraceError> {
+        let number = self.segment + 1;
+        let path = layout::segment(&self.dir, number);
+        let file = create(&self.dir, &path)?;
+        let assured = self.reserved.saturating_sub(self.len);
+        if assured > 0 {
+            assure(&file, 0, assured).map_err(TraceError::io("reserve space in", &path))?;
+        }
+        // Gives back what was assured beyond the end.
+        self.file.set_len(self.len).map_err(TraceError::io("end", &self.path))?;
+        (self.file, self.path, self.segment) = (file, path, number);
+        (self.len, self.reserved) = (0, assured);
+        self.stage(&Event::SegmentOpened { segment: number, root: self.log.root().to_string() })?;
+        let written = self.write_batch();
+        self.discard();
+        written
+    }
+
+    /// Ends the session: its last record, its last checkpoint, all of it on the disk.
+    ///
+    /// # Errors
+    /// [`TraceError::Io`]; the trace then stays "not closed".
+    pub fn close(mut self, exit: Option<i32>) -> Result<(), TraceError> {
+        self.stage(&Event::SessionClosed { exit })?;
+        let written = self.write_batch();
+        self.discard();
+        written?;
+        self.checkpoint()?;
+        self.closed = true;
+        self.file.set_len(self.len).map_err(TraceError::io("end", &self.path))?;
+        for file in [&self.file, &self.leaves, &self.checkpoints] {
+            file.sync_all().map_err(TraceError::io("sync", &self.dir))?;
+        }
+        Ok(())
+    }
+
+    /// The directory of the trace.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The session's id.
+    pub fn session(&self) -> &str {
+        &self.session
+    }
+
+    /// How many records are in the trace.
+    pub fn records(&self) -> u64 {
+        self.log.size()
+    }
+
+    /// Never earlier than the record before, whatever happens to the clock.
+    fn now(&mut self) -> Timestamp {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
+        self.last = self.last.max(now);
+        self.last
+    }
+}
+
+fn agent_event(json: &[u8]) -> Result<Event, TraceError> {
+    let event: Event = serde_json::from_slice(json).map_err(|e| TraceError::NotAnEvent(e.to_string()))?;
+    match event {
+        Event::SessionOpened { .. } | Event::SessionClosed { .. } | Event::SegmentOpened { .. } => {
+            Err(TraceError::NotAnEvent(format!("`{}` is not for an agent to say", event.kind())))
+        }
+        event => Ok(event),
+    }
+}
+
+fn create(dir: &Path, path: &Path) -> Result<File, TraceError> {
+    OpenOptions::new().append(true).create_new(true).mode(0o600).open(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::AlreadyExists => TraceError::Exists(dir.into()),
+        _ => TraceError::io("create", path)(e),
+    })
+}
+
+fn append_or_undo(file: &mut File, path: &Path, bytes: &[u8]) -> Result<(), TraceError> {
+    let len = file.metadata().map_err(TraceError::io("examine", path))?.len();
+    file.write_all(bytes).map_err(|e| {
+        let _ = file.set_len(len);
+        TraceError::io("append to", path)(e)
+    })
+}
+
+/// Takes blocks beyond the end of the file without changing its length (fallocate(2)).
+fn assure(file: &File, from: u64, bytes: u64) -> std::io::Result<()> {
+    match fallocate(file, FallocateFlags::KEEP_SIZE, from, bytes.max(1)) {
+        Ok(()) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
