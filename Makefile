@@ -26,7 +26,7 @@ demo: $(VENV)/.installed $(VENV)/.demo ## Run a real agent under a policy; see i
 test: test-rust test-python ## Run every test that needs no more than this machine
 
 test-rust: $(VENV)/.tools
-	tools/cargo-test
+	scripts/cargo-test
 
 test-python: $(VENV)/.installed $(VENV)/.test $(VENV)/.demo
 	$(BIN)/python -m pytest
@@ -43,7 +43,7 @@ bench: $(VENV)/.installed ## Measure, and write docs/benchmarks.md
 	$(BIN)/python benches/run.py
 
 fuzz: ## Fuzz every parser of bytes for a minute each (needs a nightly toolchain and cargo-fuzz)
-	tools/fuzz $(FUZZ_SECONDS)
+	scripts/fuzz $(FUZZ_SECONDS)
 
 compat: $(VENV)/.installed $(VENV)/.test ## Run CPython's own tests with and without the gate, on every CPython here
 	$(BIN)/python tests/compat/run.py --all --write docs/compatibility.md
@@ -57,9 +57,9 @@ clean: ## Remove everything that was made here
 
 # --- how .venv comes to be; each stamp is older than what it was made from only when that changed -------------
 
-$(VENV)/.tools: tools/venv tools/requirements-build.txt
-	tools/venv $(PYTHON) $(VENV)
-	$(BIN)/pip install -q -r tools/requirements-build.txt
+$(VENV)/.tools: scripts/venv scripts/requirements-build.txt
+	scripts/venv $(PYTHON) $(VENV)
+	$(BIN)/pip install -q -r scripts/requirements-build.txt
 	@touch $@
 
 $(VENV)/.demo: demo/requirements.txt | $(VENV)/.tools
@@ -70,10 +70,10 @@ $(VENV)/.test: tests/requirements.txt | $(VENV)/.tools
 	$(BIN)/pip install -q -r tests/requirements.txt
 	@touch $@
 
-$(VENV)/.lint: tools/requirements-lint.txt | $(VENV)/.tools
-	$(BIN)/pip install -q -r tools/requirements-lint.txt
+$(VENV)/.lint: scripts/requirements-lint.txt | $(VENV)/.tools
+	$(BIN)/pip install -q -r scripts/requirements-lint.txt
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.tools $(RUST_SOURCES) $(PYTHON_SOURCES) tools/build
-	tools/build $(VENV)
+$(VENV)/.installed: $(VENV)/.tools $(RUST_SOURCES) $(PYTHON_SOURCES) scripts/build
+	scripts/build $(VENV)
 	@touch $@

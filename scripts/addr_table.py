@@ -147,7 +147,9 @@ def render() -> str:
     ]
     for version, kind in ((4, "u32"), (6, "u128")):
         table = runs(version)
-        text.append(f"/// First address and class of each run of IPv{version} addresses; the first run begins at 0.")
+        text.append(
+            f"/// First address and class of each run of IPv{version} addresses; the first run begins at 0."
+        )
         text.append("#[rustfmt::skip]")
         text.append(f"pub(crate) static V{version}: [({kind}, IpClass); {len(table)}] = [")
         for first, name, why in table:
@@ -167,7 +169,9 @@ def fetch() -> None:
         subprocess.run(["dpkg", "-x", package, folder], check=True)
         for name in FILES.values():
             shutil.copyfile(next(Path(folder).rglob(name)), DATA / name)
-        print(f"fetched from {package.name}: put this version into SOURCE and data/README.md", file=sys.stderr)
+        print(
+            f"fetched from {package.name}: put this version into SOURCE and data/README.md", file=sys.stderr
+        )
 
 
 def main() -> int:
