@@ -108,7 +108,7 @@ impl SigningKey {
     /// `PRIVATE+KEY+failcore+<id>+<base64>` and a newline, as signed-note has it.
     fn to_text(&self) -> String {
         let public = self.verifying_key().to_string();
-        let id = public.splitn(3, '+').nth(1).unwrap_or_default();
+        let id = public.split('+').nth(1).unwrap_or_default();
         let secret = BASE64_STANDARD.encode([&[ALGORITHM], self.0.as_bytes().as_slice()].concat());
         format!("PRIVATE+KEY+{NAME}+{id}+{secret}\n")
     }

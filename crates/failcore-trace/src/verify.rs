@@ -150,6 +150,8 @@ struct Verification {
     session: Option<String>,
     /// The first line that is not what the leaf hashes say.
     mismatch: Option<Mismatch>,
+    /// The first record that holds though its leaf hash does not.
+    bad_leaf: Option<u64>,
     /// Whether the line read last closes the session.
     closed: bool,
     /// Whether the policy beside the trace is the one of its first record.
@@ -196,6 +198,7 @@ impl Verification {
             held_checkpoints: 0,
             session: None,
             mismatch: None,
+            bad_leaf: None,
             closed: false,
             policy_holds: true,
         })
@@ -245,7 +248,13 @@ impl Verification {
         if !self.policy_holds {
             return Err(self.alteration(0, layout::POLICY, Flaw::Policy));
         }
+        if let Some(seq) = self.bad_leaf {
+            return Err(self.alteration(seq, layout::LEAVES, Flaw::Leaves));
+        }
         let unsigned = self.found.size() - self.held.0;
+        if torn.is_some() && unsigned == 0 && self.closed {
+            return Err(self.here(self.held.0, Flaw::Added));
+        }
         if unsigned > 0 || torn.is_some() || !self.closed {
             return Ok(Integrity::NotClosed { unsigned, torn });
         }
@@ -323,8 +332,7 @@ impl Verification {
                 },
             }
         };
-        let (file, line) = (self.lines.path().into(), Some(self.lines.number()));
-        Err(Alteration { seq, through: None, file, line, flaw }.into())
+        Err(self.here(seq, flaw))
     }
 
     /// Keeps what the verdict needs of the first and the last record.
@@ -347,10 +355,12 @@ impl Verification {
         if self.found.root() != head.root {
             return Err(self.named(head));
         }
-        match &self.mismatch {
-            None => Ok(()),
-            Some(mismatch) => Err(self.alteration(mismatch.seq, layout::LEAVES, Flaw::Leaves)),
+        // The records hold, so it is the leaf hashes that do not: the next stretch is judged apart from this one.
+        if let Some(mismatch) = self.mismatch.take() {
+            self.bad_leaf.get_or_insert(mismatch.seq);
+            self.claimed = self.found.clone();
         }
+        Ok(())
     }
 
     /// The lines end before this checkpoint.
@@ -385,6 +395,12 @@ impl Verification {
             },
         }
         .into()
+    }
+
+    /// An alteration of the line read last.
+    fn here(&self, seq: u64, flaw: Flaw) -> Stop {
+        let (file, line) = (self.lines.path().into(), Some(self.lines.number()));
+        Alteration { seq, through: None, file, line, flaw }.into()
     }
 
     fn alteration(&self, seq: u64, file: &str, flaw: Flaw) -> Stop {

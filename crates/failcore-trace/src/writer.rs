@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use failcore_model::{Event, TRACE_VERSION, Timestamp};
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 use signed_note::StandardSigner;
 
 use crate::checkpoint::{self, Head};
@@ -179,6 +181,9 @@ impl Writer {
     /// # Errors
     /// [`TraceError::Unredactable`]; the batch is as before.
     pub fn stage(&mut self, event: &Event) -> Result<(), TraceError> {
+        if self.ends.is_empty() {
+            self.upkeep();
+        }
         let start = self.batch.len();
         let staged = self.encode(event);
         match staged {
@@ -221,16 +226,21 @@ impl Writer {
         let written = self.write_batch();
         self.discard();
         written?;
+        Ok(self.log.size().saturating_sub(1))
+    }
+
+    /// Signs and rotates when it is time to. What fails is tried again with the next record: a record that can be
+    /// written is not refused because of it, and a trace that was never signed says so itself.
+    fn upkeep(&mut self) {
         let due = self.log.size() - self.signed;
         if due >= self.options.checkpoint_records
             || (due > 0 && self.signed_at.elapsed() >= self.options.checkpoint_interval)
         {
-            self.checkpoint()?;
+            let _ = self.checkpoint();
         }
         if self.len >= self.options.segment_bytes {
-            self.rotate()?;
+            let _ = self.rotate();
         }
-        Ok(self.log.size().saturating_sub(1))
     }
 
     fn discard(&mut self) {
@@ -300,17 +310,32 @@ impl Writer {
         let path = layout::segment(&self.dir, number);
         let file = create(&self.dir, &path)?;
         let assured = self.reserved.saturating_sub(self.len);
-        if assured > 0 {
-            assure(&file, 0, assured).map_err(TraceError::io("reserve space in", &path))?;
-        }
-        // Gives back what was assured beyond the end.
-        self.file.set_len(self.len).map_err(TraceError::io("end", &self.path))?;
-        (self.file, self.path, self.segment) = (file, path, number);
-        (self.len, self.reserved) = (0, assured);
-        self.stage(&Event::SegmentOpened { segment: number, root: self.log.root().to_string() })?;
-        let written = self.write_batch();
+        let begun = if assured > 0 { assure(&file, 0, assured) } else { Ok(()) };
+        let old = (
+            std::mem::replace(&mut self.file, file),
+            std::mem::replace(&mut self.path, path),
+            std::mem::replace(&mut self.len, 0),
+            std::mem::replace(&mut self.reserved, assured),
+        );
+        let begun = begun.map_err(TraceError::io("reserve space in", &self.path)).and_then(|()| {
+            self.encode(&Event::SegmentOpened { segment: number, root: self.log.root().to_string() })?;
+            self.ends.push(self.batch.len());
+            self.write_batch()
+        });
         self.discard();
-        written
+        match begun {
+            Ok(()) => {
+                self.segment = number;
+                // Gives back what was assured beyond its end; where that fails the blocks stay taken, no more.
+                let _ = old.0.set_len(old.2);
+            }
+            Err(_) => {
+                let _ = std::fs::remove_file(&self.path);
+                self.broken = false;
+                (self.file, self.path, self.len, self.reserved) = old;
+            }
+        }
+        begun
     }
 
     /// Ends the session: its last record, its last checkpoint, all of it on the disk.
@@ -381,9 +406,19 @@ fn append_or_undo(file: &mut File, path: &Path, bytes: &[u8]) -> Result<(), Trac
 }
 
 /// Takes blocks beyond the end of the file without changing its length (fallocate(2)).
+///
+/// A file system that cannot (`EOPNOTSUPP`: NFS before 4.2, ZFS) is asked for its free space instead, which others may
+/// use up meanwhile.
 fn assure(file: &File, from: u64, bytes: u64) -> std::io::Result<()> {
+    // Taking blocks is not stopped by RLIMIT_FSIZE, only writing into them is.
+    if getrlimit(Resource::Fsize).current.is_some_and(|limit| from.saturating_add(bytes) > limit) {
+        return Err(Errno::FBIG.into());
+    }
     match fallocate(file, FallocateFlags::KEEP_SIZE, from, bytes.max(1)) {
-        Ok(()) => Ok(()),
-        Err(e) => Err(e.into()),
+        Err(Errno::OPNOTSUPP) => {
+            let fs = fstatvfs(file)?;
+            if fs.f_bavail.saturating_mul(fs.f_frsize) < bytes { Err(Errno::NOSPC.into()) } else { Ok(()) }
+        }
+        done => Ok(done?),
     }
 }
