@@ -1,1 +1,23 @@
-//! Enforcement by Linux, and the memory shared between an agent and its parent.
+//! Enforcement by Linux, and the memory that an agent's process shares with its parent.
+//!
+//! In a `failcore run` the parent alone holds trace and key. An agent's process attaches once over a unix socket
+//! and gets, as descriptors, the policy, a [`ring`] of its own to put records into, and a page of counters; it maps
+//! them and closes every descriptor, so that nothing it could close, duplicate or exhaust stands between it and
+//! the record. The parent drains the rings into the trace and grants each ring credit only for space that is
+//! assured on disk: no credit, no operation.
+
+mod attach;
+mod page;
+mod ring;
+mod server;
+mod shared;
+mod wire;
+
+pub use attach::{AttachError, Attachment};
+pub use page::{RunPage, Sampled};
+pub use server::{Served, Server, ServerError};
+
+/// Environment variable with the path of the run's attach socket.
+pub const SOCKET_VAR: &str = "FAILCORE_SOCKET";
+/// Environment variable with the path of the shared object that holds the interpreter hook.
+pub const HOOK_VAR: &str = "FAILCORE_HOOK";

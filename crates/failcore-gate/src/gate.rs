@@ -1,0 +1,280 @@
+//! The one flow: complete, decide, record, grant.
+
+use std::cell::Cell;
+use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use failcore_model::{
+    Action, Answer, Claims, Context, Counters, Decision, Denial, Endpoint, Event, Fault, Lane, Obligation,
+    Outcome, Reason, Request, Subject, Text, Timestamp,
+};
+use failcore_policy::{Limits, Mode, PolicySet};
+use smallvec::SmallVec;
+
+use crate::ports::{Approver, Meter, Names, NoNames, Nobody, Sink, Uncounted};
+
+/// A reference monitor for the operations of one process.
+pub struct Gate {
+    policy: Arc<PolicySet>,
+    sink: Arc<dyn Sink>,
+    lane: Lane,
+    names: Arc<dyn Names>,
+    meter: Arc<dyn Meter>,
+    approver: Arc<dyn Approver>,
+    subject: Subject,
+    ops: AtomicU64,
+}
+
+/// Proof that an operation was decided, recorded and allowed, carrying the very action that was judged.
+///
+/// Only a [`Gate`] makes one: functions that act for the agent take it and nothing from the agent's memory.
+#[derive(Debug)]
+#[must_use = "a grant is for performing the action, or for concluding it"]
+pub struct Grant {
+    action: Action,
+    op: u64,
+}
+
+impl Grant {
+    /// The action that was judged.
+    pub fn action(&self) -> &Action {
+        &self.action
+    }
+
+    /// Its number within the process, which the trace's records share.
+    pub fn op(&self) -> u64 {
+        self.op
+    }
+}
+
+/// Puts a gate together.
+pub struct Builder {
+    gate: Gate,
+}
+
+impl Builder {
+    /// Takes pinned names from `names`; without it no name is ever pinned.
+    pub fn names(mut self, names: Arc<dyn Names>) -> Self {
+        self.gate.names = names;
+        self
+    }
+
+    /// Takes counters from `meter`; without it nothing is counted.
+    pub fn meter(mut self, meter: Arc<dyn Meter>) -> Self {
+        self.gate.meter = meter;
+        self
+    }
+
+    /// Asks `approver`; without it nobody approves.
+    pub fn approver(mut self, approver: Arc<dyn Approver>) -> Self {
+        self.gate.approver = approver;
+        self
+    }
+
+    /// Names the agent and the caller's own label of the run.
+    pub fn identity(mut self, agent: Option<Text>, run: Option<Text>) -> Self {
+        self.gate.subject.agent = agent;
+        self.gate.subject.run = run;
+        self
+    }
+
+    /// The finished gate.
+    pub fn build(self) -> Gate {
+        self.gate
+    }
+}
+
+impl Gate {
+    /// Starts a gate for the calling process; one made before a fork is not for the child.
+    pub fn builder(policy: Arc<PolicySet>, sink: Arc<dyn Sink>, lane: Lane) -> Builder {
+        let exe = std::env::current_exe()
+            .map(|exe| Text::from(exe.as_os_str().as_encoded_bytes()))
+            .unwrap_or_default();
+        let subject = Subject { pid: std::process::id(), exe, ..Subject::default() };
+        Builder {
+            gate: Gate {
+                policy,
+                sink,
+                lane,
+                names: Arc::new(NoNames),
+                meter: Arc::new(Uncounted),
+                approver: Arc::new(Nobody),
+                subject,
+                ops: AtomicU64::new(0),
+            },
+        }
+    }
+
+    /// The policy in force.
+    pub fn policy(&self) -> &Arc<PolicySet> {
+        &self.policy
+    }
+
+    /// Decides an operation, records the decision, and grants or refuses it.
+    ///
+    /// `claims` is what the agent's process says of itself; `addresses` what the host of the action resolved to,
+    /// where the enforcement point knows. An approval is waited for here.
+    ///
+    /// # Errors
+    /// A [`Denial`] where the policy refuses it, a person does, the record cannot be written, or anything inside
+    /// fails: there is no other way out than a grant.
+    pub fn check(&self, action: Action, claims: Claims, addresses: &[IpAddr]) -> Result<Grant, Denial> {
+        // The ports may be foreign code; whatever panics in them or in `decide`, the answer is a denial.
+        match catch_unwind(AssertUnwindSafe(|| self.judge(action.clone(), claims, addresses))) {
+            Ok(answer) => answer,
+            Err(_) => Err(self.broken(&action)),
+        }
+    }
+
+    fn judge(&self, action: Action, claims: Claims, addresses: &[IpAddr]) -> Result<Grant, Denial> {
+        let started = Instant::now();
+        let request = Box::new(self.complete(action, claims, addresses));
+        let decision = self.policy.decide(&request);
+        let ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+
+        let enforced = decision.is_allow()
+            || self.policy.mode() == Mode::Enforce
+            || matches!(decision.reason, Reason::Always | Reason::Fault);
+        let refused = !decision.is_allow() && enforced;
+        let op = self.ops.fetch_add(1, Ordering::Relaxed);
+        let event = Event::Decided { op, request, decision, enforced, ns };
+        let written = self.sink.append(&event);
+        let Event::Decided { request, decision, .. } = event else { unreachable!("it was made above") };
+
+        if refused {
+            return Err(self.policy.denial(&request, &decision));
+        }
+        if written.is_err() {
+            return Err(self.unwritable(&request));
+        }
+        if decision.obligations.contains(&Obligation::Approve) {
+            self.approve(op, &request)?;
+        }
+        let Request { action, .. } = *request;
+        self.meter.count(&action);
+        Ok(Grant { action, op })
+    }
+
+    /// Fills in every fact that the decision may look at.
+    fn complete(&self, action: Action, claims: Claims, addresses: &[IpAddr]) -> Request {
+        let time = now();
+        let names = match &action {
+            Action::Connect(Endpoint::Inet { addr, .. }) | Action::Send(Endpoint::Inet { addr, .. }) => {
+                self.names.names(addr.ip(), time)
+            }
+            _ => SmallVec::new(),
+        };
+        let limits = self.policy.limits();
+        let counters =
+            if limits.is_empty() { Counters::default() } else { relevant(self.meter.counters(time), limits) };
+        let tid = thread_id(self.subject.pid);
+        Request {
+            action,
+            subject: Subject { tid, claimed: claims, ..self.subject.clone() },
+            context: Context { lane: self.lane, time, names, addresses: addresses.into(), counters },
+        }
+    }
+
+    fn approve(&self, op: u64, request: &Request) -> Result<(), Denial> {
+        let question = format!("{} {}", request.action.verb(), request.action.resource());
+        let (answer, who) = self.approver.ask(request, &question);
+        let reason = if who.is_empty() { Reason::ApprovalTimeout } else { Reason::Refused };
+        let event = Event::Approval { op, pid: self.subject.pid, answer, who };
+        if self.sink.append(&event).is_err() {
+            return Err(self.unwritable(request));
+        }
+        match answer {
+            Answer::Approved => Ok(()),
+            Answer::Denied => Err(self.policy.denial(request, &Decision::deny(reason, SmallVec::new()))),
+        }
+    }
+
+    /// Records what really happened to a granted operation.
+    ///
+    /// A failure to record it is not reported: the decision's own record was written before.
+    pub fn conclude(&self, grant: Grant, outcome: Outcome) {
+        let event = Event::Concluded { op: grant.op, pid: self.subject.pid, outcome };
+        drop(self.sink.append(&event));
+    }
+
+    /// Records a fact that is no decision, such as a scope entered.
+    ///
+    /// # Errors
+    /// A [`Denial`] where it cannot be written: what follows it must not happen then.
+    pub fn record(&self, event: &Event) -> Result<(), Denial> {
+        self.sink.append(event).map_err(|error| Denial {
+            resource: event.kind().into(),
+            hint: Some(error.to_string()),
+            ..self
+                .denial_without_request(&Action::Unmapped(Text::from(event.kind())), Reason::TraceUnwritable)
+        })
+    }
+
+    fn unwritable(&self, request: &Request) -> Denial {
+        self.policy.denial(request, &Decision::deny(Reason::TraceUnwritable, SmallVec::new()))
+    }
+
+    fn broken(&self, action: &Action) -> Denial {
+        let denial = self.denial_without_request(action, Reason::Fault);
+        // Best effort: the operation is refused whether or not this can be written.
+        let request = Request {
+            action: action.clone(),
+            subject: self.subject.clone(),
+            context: Context { lane: self.lane, time: now(), ..Context::default() },
+        };
+        let op = self.ops.fetch_add(1, Ordering::Relaxed);
+        let decision = Decision::fault(Fault::Panic);
+        let event = Event::Decided { op, request: Box::new(request), decision, enforced: true, ns: 0 };
+        drop(catch_unwind(AssertUnwindSafe(|| self.sink.append(&event))));
+        denial
+    }
+
+    fn denial_without_request(&self, action: &Action, reason: Reason) -> Denial {
+        const EIO: i32 = 5;
+        Denial {
+            verb: action.verb(),
+            resource: action.resource(),
+            rule: None,
+            reason,
+            hint: None,
+            errno: EIO,
+            retry: false,
+        }
+    }
+}
+
+/// The clock of decisions. A clock before 1970 reads as 1970: every `until` is then in the future of nothing that
+/// matters, and budgets only shrink.
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// Only the counters that some limit looks at: the record holds what the decision used, no more.
+fn relevant(all: Counters, limits: &Limits) -> Counters {
+    let keep = |limit: Option<u64>, value: u64| if limit.is_some() { value } else { 0 };
+    Counters {
+        wall_ns: keep(limits.wall_time, all.wall_ns),
+        operations: keep(limits.operations, all.operations),
+        connections: keep(limits.connections, all.connections),
+        processes: keep(limits.processes, all.processes),
+        write_bytes: keep(limits.write_bytes, all.write_bytes),
+        memory: keep(limits.memory, all.memory),
+    }
+}
+
+/// The calling thread's id, asked of the kernel once per thread and process.
+fn thread_id(pid: u32) -> u32 {
+    thread_local!(static CACHED: Cell<(u32, u32)> = const { Cell::new((0, 0)) });
+    CACHED.with(|cached| match cached.get() {
+        (of, tid) if of == pid => tid,
+        _ => {
+            let tid = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
+            cached.set((pid, tid));
+            tid
+        }
+    })
+}

@@ -1,0 +1,73 @@
+//! What a gate needs from the outside, as traits that the faces wire up.
+
+use std::net::IpAddr;
+
+use failcore_model::{Action, Answer, Counters, Event, HostName, Request, Text, Timestamp};
+use smallvec::SmallVec;
+
+/// Where events go, in order, before their effect.
+pub trait Sink: Send + Sync {
+    /// Keeps one event: on return it survives the death of the agent's process, as far as this sink promises.
+    ///
+    /// # Errors
+    /// [`SinkError`] where it could not be kept; the operation it speaks of is then denied.
+    fn append(&self, event: &Event) -> Result<(), SinkError>;
+}
+
+/// An event could not be kept.
+#[derive(Debug, thiserror::Error)]
+#[error("the trace cannot be written: {0}")]
+pub struct SinkError(pub Box<dyn std::error::Error + Send + Sync>);
+
+/// The names that our own resolution pinned to addresses.
+pub trait Names: Send + Sync {
+    /// Names pinned to `addr` that are still valid at `now`.
+    fn names(&self, addr: IpAddr, now: Timestamp) -> SmallVec<[HostName; 1]>;
+}
+
+/// What the session has used so far.
+pub trait Meter: Send + Sync {
+    /// The counters before the next operation, as of `now`.
+    fn counters(&self, now: Timestamp) -> Counters;
+
+    /// Counts an allowed operation.
+    fn count(&self, action: &Action);
+}
+
+/// Somebody who can say yes.
+pub trait Approver: Send + Sync {
+    /// Asks about an operation and waits. A time-out answers [`Answer::Denied`] with an empty name.
+    fn ask(&self, request: &Request, question: &str) -> (Answer, Text);
+}
+
+/// No names are pinned: every connection is judged by its address alone.
+#[derive(Debug, Clone, Copy)]
+pub struct NoNames;
+
+impl Names for NoNames {
+    fn names(&self, _: IpAddr, _: Timestamp) -> SmallVec<[HostName; 1]> {
+        SmallVec::new()
+    }
+}
+
+/// Nothing is counted, hence no limit is ever reached; for sessions whose policy has none.
+#[derive(Debug, Clone, Copy)]
+pub struct Uncounted;
+
+impl Meter for Uncounted {
+    fn counters(&self, _: Timestamp) -> Counters {
+        Counters::default()
+    }
+
+    fn count(&self, _: &Action) {}
+}
+
+/// Nobody is there to ask, which is a no.
+#[derive(Debug, Clone, Copy)]
+pub struct Nobody;
+
+impl Approver for Nobody {
+    fn ask(&self, _: &Request, _: &str) -> (Answer, Text) {
+        (Answer::Denied, Text::default())
+    }
+}

@@ -1,0 +1,118 @@
+//! The agent's side: joining a run that a parent governs.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use failcore_gate::{Approver, Meter, Sink};
+use failcore_model::{Answer, Request, Text};
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+
+use crate::page::RunPage;
+use crate::ring::Producer;
+use crate::wire::{Ask, Verdict, Welcome, WireError, receive, send};
+
+/// How long the parent may take to let a process in.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a process of a run got from its parent; nothing in it is a descriptor.
+pub struct Attachment {
+    /// The session's id.
+    pub session: String,
+    /// The agent's name.
+    pub agent: Option<Text>,
+    /// The caller's label of the run.
+    pub run: Option<Text>,
+    /// The resolved policy text.
+    pub policy: String,
+    sink: Arc<Producer>,
+    page: RunPage,
+    socket: PathBuf,
+}
+
+/// Why a process could not join; it must not run then.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot attach to the run at `{}`: {why}", socket.display())]
+pub struct AttachError {
+    socket: PathBuf,
+    why: String,
+}
+
+impl Attachment {
+    /// Joins the run behind `socket` ([`SOCKET_VAR`](crate::SOCKET_VAR)).
+    ///
+    /// A forked child joins anew: the ring belongs to one process.
+    ///
+    /// # Errors
+    /// [`AttachError`] where the parent is gone, refuses, or what it sends cannot be mapped.
+    pub fn connect(socket: &Path) -> Result<Self, AttachError> {
+        join(socket).map_err(|error| AttachError { socket: socket.into(), why: error.to_string() })
+    }
+
+    /// Where this process's records go.
+    pub fn sink(&self) -> Arc<dyn Sink> {
+        Arc::clone(&self.sink) as _
+    }
+
+    /// The run's shared counters.
+    pub fn meter(&self) -> Arc<dyn Meter> {
+        Arc::new(self.page.clone())
+    }
+
+    /// The person at the parent's terminal.
+    pub fn approver(&self) -> Arc<dyn Approver> {
+        Arc::new(AtParent { socket: self.socket.clone() })
+    }
+}
+
+fn join(socket: &Path) -> Result<Attachment, WireError> {
+    let connection = dial(socket, Some(PATIENCE))?;
+    send(&connection, &Ask::Attach {}, &[])?;
+    let (welcome, fds): (Welcome, _) = receive(&connection)?;
+    let [policy, page, ring] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| WireError::Truncated)?;
+    let mut text = String::new();
+    File::from(policy).read_to_string(&mut text).map_err(|_| WireError::Truncated)?;
+    let page = RunPage::map(page)?;
+    let sink = Arc::new(Producer::map(ring, page.clone())?);
+    Ok(Attachment {
+        session: welcome.session,
+        agent: welcome.agent,
+        run: welcome.run,
+        policy: text,
+        sink,
+        page,
+        socket: socket.into(),
+    })
+}
+
+fn dial(socket: &Path, patience: Option<Duration>) -> Result<OwnedFd, Errno> {
+    let fd = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&fd, Timeout::Recv, patience)?;
+    set_socket_timeout(&fd, Timeout::Send, patience)?;
+    connect(&fd, &SocketAddrUnix::new(socket)?)?;
+    Ok(fd)
+}
+
+struct AtParent {
+    socket: PathBuf,
+}
+
+impl Approver for AtParent {
+    fn ask(&self, request: &Request, question: &str) -> (Answer, Text) {
+        let ask = || -> Result<Verdict, WireError> {
+            let connection = dial(&self.socket, None)?;
+            send(
+                &connection,
+                &Ask::Approve { request: Box::new(request.clone()), question: question.into() },
+                &[],
+            )?;
+            Ok(receive(&connection)?.0)
+        };
+        ask().map_or((Answer::Denied, Text::default()), |verdict| (verdict.answer, verdict.who))
+    }
+}

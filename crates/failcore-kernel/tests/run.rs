@@ -1,0 +1,114 @@
+//! Parent and agent as two real processes: what the agent recorded is in the trace, however it dies.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::sync::Arc;
+
+use failcore_gate::Nobody;
+use failcore_kernel::{SOCKET_VAR, Served, Server};
+use failcore_model::{Event, Record};
+use failcore_trace::{Reader, SigningKey, Writer};
+
+/// The `agent` example, which cargo builds beside the tests.
+fn agent() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.parent().unwrap().parent().unwrap().join("examples/agent")
+}
+
+struct Run {
+    dir: tempfile::TempDir,
+    server: Server,
+}
+
+impl Run {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let key = SigningKey::load_or_create(&dir.path().join("key")).unwrap();
+        let writer = Writer::create(&dir.path().join("trace"), "s1", &key, "version = 1\n").unwrap();
+        let served = Served { session: "s1".into(), agent: None, run: None, policy: "version = 1\n".into() };
+        let server = Server::start(&dir.path().join("socket"), served, writer, Arc::new(Nobody)).unwrap();
+        Self { dir, server }
+    }
+
+    fn agent(&self, records: u32, end: &str) -> ExitStatus {
+        run_agent(&self.dir.path().join("socket"), records, end)
+    }
+
+    fn finish(self) -> Vec<Record> {
+        let writer = self.server.finish();
+        writer.close(Some(0)).unwrap();
+        Reader::open(&self.dir.path().join("trace")).unwrap().map(Result::unwrap).collect()
+    }
+}
+
+fn run_agent(socket: &Path, records: u32, end: &str) -> ExitStatus {
+    Command::new(agent()).args([&records.to_string(), end]).env(SOCKET_VAR, socket).status().unwrap()
+}
+
+fn notices(records: &[Record]) -> Vec<&str> {
+    let text = |record: &'_ Record| match &record.event {
+        Event::Notice { text } => Some(text.clone()),
+        _ => None,
+    };
+    let found: Vec<String> = records.iter().filter_map(text).collect();
+    found.leak().iter().map(String::as_str).collect()
+}
+
+#[test]
+fn a_killed_agent_loses_nothing() {
+    let run = Run::start();
+    let status = run.agent(20_000, "kill");
+    assert_eq!(status.signal(), Some(9));
+    let records = run.finish();
+    let notices = notices(&records);
+    assert_eq!(notices.len(), 20_000);
+    for (n, text) in notices.iter().enumerate() {
+        assert!(text.starts_with(&format!("{n} ")), "out of order: {text}");
+        assert!(text.ends_with("under version = 1\n"), "the policy did not arrive: {text}");
+    }
+}
+
+#[test]
+fn joining_leaves_no_descriptor_in_the_agent() {
+    let run = Run::start();
+    assert!(run.agent(1, "exit").success());
+    let records = run.finish();
+    assert!(notices(&records)[0].contains(" 0 more descriptors"), "{:?}", notices(&records));
+}
+
+#[test]
+fn processes_are_recorded_as_they_join_and_leave() {
+    let run = Run::start();
+    assert!(run.agent(10, "exit").success());
+    assert!(run.agent(10, "exit").success());
+    let kinds: Vec<&str> = run.finish().iter().map(|record| record.event.kind()).collect();
+    assert_eq!(kinds.iter().filter(|kind| **kind == "process.joined").count(), 2);
+    assert_eq!(kinds.iter().filter(|kind| **kind == "process.left").count(), 2);
+    assert_eq!(kinds.last(), Some(&"session.closed"));
+}
+
+#[test]
+fn many_agents_at_once() {
+    let run = Run::start();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| assert!(run.agent(2_000, "kill").signal() == Some(9)));
+        }
+    });
+    assert_eq!(notices(&run.finish()).len(), 16_000);
+}
+
+#[test]
+fn without_a_parent_nothing_starts() {
+    let run = Run::start();
+    let socket = run.dir.path().join("socket");
+    let dir = run.dir.path().to_owned();
+    let Run { dir: keep, server } = run;
+    server.finish().close(None).unwrap();
+    assert_eq!(run_agent(&socket, 1, "exit").code(), Some(126));
+    assert!(dir.exists());
+    drop(keep);
+}
