@@ -1,0 +1,77 @@
+//! The resolved policy: one self-contained text, from which the same decisions follow anywhere.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::error::{PolicyError, Problem};
+use crate::limits::Limits;
+use crate::rule::{Key, Rule};
+use crate::set::{Mode, Reads};
+
+/// A policy with everything in it expanded. [`crate::PolicySet`] is this, compiled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Resolved {
+    /// Version of this form.
+    pub(crate) resolved: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+    pub(crate) mode: Mode,
+    pub(crate) reads: Reads,
+    pub(crate) limits: Limits,
+    #[serde(default, rename = "tool", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tools: Vec<Tool>,
+    #[serde(default, rename = "rule", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) rules: Vec<Rule>,
+}
+
+/// A tool scope: the lists it has of its own. Its entries are rules that name it by position.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Tool {
+    /// Pattern over tool names.
+    pub(crate) name: crate::pattern::Glob,
+    /// The lists that stand instead of the session's.
+    pub(crate) keys: Vec<Key>,
+    /// The rule that names it in decisions.
+    pub(crate) rule: failcore_model::RuleId,
+}
+
+/// Version of the resolved form.
+pub(crate) const VERSION: u32 = 1;
+
+impl Resolved {
+    pub(crate) fn empty() -> Self {
+        Self {
+            resolved: VERSION,
+            name: None,
+            mode: Mode::Enforce,
+            reads: Reads::Binding,
+            limits: Limits::default(),
+            tools: Vec::new(),
+            rules: Vec::new(),
+        }
+    }
+
+    pub(crate) fn to_text(&self) -> Result<String, PolicyError> {
+        toml::to_string(self).map_err(|error| problem(format!("cannot write the resolved policy: {error}")))
+    }
+
+    pub(crate) fn from_text(text: &str) -> Result<Self, PolicyError> {
+        let resolved: Self = toml::from_str(text)
+            .map_err(|error| problem(format!("this is no resolved policy: {}", error.message())))?;
+        if resolved.resolved != VERSION {
+            return Err(problem(format!("resolved policy version {} is not known", resolved.resolved)));
+        }
+        Ok(resolved)
+    }
+}
+
+/// SHA-256 in hexadecimal.
+pub(crate) fn digest(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn problem(message: String) -> PolicyError {
+    PolicyError::new(vec![Problem::plain(message)])
+}

@@ -1,0 +1,240 @@
+//! The policy as everyone else sees it: immutable, checked, ready to decide.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use failcore_model::{AbsPath, FileId, RuleId};
+use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
+
+use crate::environment::Environment;
+use crate::error::PolicyError;
+use crate::index::Index;
+use crate::limits::Limits;
+use crate::pattern::Pattern;
+use crate::resolved::{self, Resolved};
+use crate::rule::{Effect, Key, Object, Rule};
+use crate::source;
+
+/// A policy, checked and compiled. Immutable; share it in an `Arc`.
+#[derive(Debug, Clone)]
+pub struct PolicySet {
+    pub(crate) resolved: Resolved,
+    pub(crate) index: Index,
+    by_id: FxHashMap<RuleId, u32>,
+    text: Arc<str>,
+    digest: Arc<str>,
+}
+
+/// What becomes of a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// It is refused.
+    #[default]
+    Enforce,
+    /// It is recorded and goes ahead, but for what is always refused.
+    Audit,
+}
+
+/// Who holds read-only opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Reads {
+    /// Each is mediated and recorded by the binding lane.
+    #[default]
+    Binding,
+    /// Compiled layers hold them; the record is the interpreter hook's.
+    Advisory,
+}
+
+impl PolicySet {
+    /// Loads a policy file and what it extends.
+    ///
+    /// # Errors
+    /// [`PolicyError`] holds every problem found, with its place.
+    ///
+    /// # Security
+    /// Symbolic links in the policy's paths are followed now: who can change them before the run starts can
+    /// change what is granted.
+    pub fn load(file: &Path, env: &Environment) -> Result<Self, PolicyError> {
+        Self::compile(source::load(file, env)?)
+    }
+
+    /// Reads a policy from text; `dir` is what its relative paths are relative to.
+    ///
+    /// # Errors
+    /// As [`PolicySet::load`].
+    pub fn parse(name: &str, text: &str, dir: &AbsPath, env: &Environment) -> Result<Self, PolicyError> {
+        Self::compile(source::parse(name, text, dir, env)?)
+    }
+
+    /// Reads what [`PolicySet::resolved`] wrote; depends on nothing but the text.
+    ///
+    /// # Errors
+    /// [`PolicyError`] where it is no resolved policy.
+    pub fn from_resolved(text: &str) -> Result<Self, PolicyError> {
+        Self::compile(Resolved::from_text(text)?)
+    }
+
+    pub(crate) fn compile(resolved: Resolved) -> Result<Self, PolicyError> {
+        let text = resolved.to_text()?;
+        Ok(Self {
+            index: Index::build(&resolved),
+            by_id: resolved.rules.iter().zip(0..).map(|(rule, n)| (rule.id.clone(), n)).collect(),
+            digest: resolved::digest(&text).into(),
+            text: text.into(),
+            resolved,
+        })
+    }
+
+    /// Self-contained TOML with everything expanded and each rule's id and place kept.
+    pub fn resolved(&self) -> &str {
+        &self.text
+    }
+
+    /// SHA-256 of [`PolicySet::resolved`], in hexadecimal.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// The rule of that id.
+    pub fn rule(&self, id: &RuleId) -> Option<&Rule> {
+        self.by_id.get(id).and_then(|n| self.resolved.rules.get(*n as usize))
+    }
+
+    /// Every rule, those of presets and what is built in first.
+    pub fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.resolved.rules.iter()
+    }
+
+    /// The policy's own name.
+    pub fn name(&self) -> Option<&str> {
+        self.resolved.name.as_deref()
+    }
+
+    /// What becomes of a refusal.
+    pub fn mode(&self) -> Mode {
+        self.resolved.mode
+    }
+
+    /// Who holds read-only opens.
+    pub fn reads(&self) -> Reads {
+        self.resolved.reads
+    }
+
+    /// The budgets.
+    pub fn limits(&self) -> &Limits {
+        &self.resolved.limits
+    }
+
+    /// Whether an environment variable reaches the program.
+    pub fn env_passes(&self, name: &[u8]) -> bool {
+        self.index.env_passes(name)
+    }
+
+    /// Whether some `[[tool]]` entry narrows the tool of that name.
+    pub fn has_scope(&self, tool: &str) -> bool {
+        self.index.tools_of(tool.as_bytes()).next().is_some()
+    }
+
+    /// Refuses every change to these paths and to what lies below, whatever the policy says: the trace, the
+    /// policy file, the keys.
+    #[must_use]
+    pub fn protect(self, paths: &[AbsPath]) -> Self {
+        use failcore_model::Rights;
+        self.with_rules(paths.iter().map(|path| Rule {
+            reason: Some("the gate's own files stay as they are".into()),
+            always: true,
+            ..Rule::own(
+                Effect::Forbid,
+                Key::Always,
+                Object::File { path: Pattern::of(path), rights: Rights::all() - Rights::READ },
+            )
+        }))
+    }
+
+    /// Permits reading one file, or one directory and below: the script of a run without a policy.
+    #[must_use]
+    pub fn permit_read(self, path: &AbsPath) -> Self {
+        use failcore_model::Rights;
+        let object = Object::File { path: Pattern::of(path), rights: Rights::READ };
+        self.with_rules([Rule::own(Effect::Permit, Key::FsRead, object)])
+    }
+
+    /// The denies that name one path, and that path: what the kernel can tell the identity of when a run begins.
+    pub fn literal_denies(&self) -> Vec<(RuleId, AbsPath)> {
+        let mut found = Vec::new();
+        for rule in self.rules().filter(|rule| rule.effect == Effect::Forbid) {
+            for object in &rule.objects {
+                if let Object::File { path, .. } = object {
+                    found.extend(path.literal().map(|path| (rule.id.clone(), path)));
+                }
+            }
+        }
+        found
+    }
+
+    /// Adds the identities that [`PolicySet::literal_denies`] were found to have; unknown ids are passed over.
+    #[must_use]
+    pub fn with_identities(mut self, ids: &[(RuleId, FileId)]) -> Self {
+        for (id, file) in ids {
+            let rule = self.by_id.get(id).and_then(|n| self.resolved.rules.get_mut(*n as usize));
+            if let Some(rule) = rule.filter(|rule| !rule.ids.contains(file)) {
+                rule.ids.push(*file);
+            }
+        }
+        self.again()
+    }
+
+    /// Whether any deny is held by identity, so that a request needs its file's identities.
+    pub fn has_identities(&self) -> bool {
+        self.rules().any(|rule| !rule.ids.is_empty())
+    }
+
+    fn with_rules(mut self, rules: impl IntoIterator<Item = Rule>) -> Self {
+        for mut rule in rules {
+            let same = self.rules().filter(|r| r.source == rule.source && r.key == rule.key).count();
+            rule.id = RuleId::from(&format!("{}#{}[{same}]", rule.source, rule.key));
+            rule.text = rule.objects.first().map_or_else(String::new, |object| match object {
+                Object::File { path, .. } => path.to_string(),
+                _ => String::new(),
+            });
+            self.resolved.rules.push(rule);
+        }
+        self.again()
+    }
+
+    /// Compiles again after a change of rules that cannot fail to print.
+    fn again(self) -> Self {
+        match Self::compile(self.resolved.clone()) {
+            Ok(set) => set,
+            // The text held these very kinds of values before; should printing fail all the same, nothing is
+            // granted any more.
+            Err(_) => Self { index: Index::build(&Resolved::empty()), ..self },
+        }
+    }
+}
+
+impl Rule {
+    /// A rule that the gate itself adds; its id is given when it is added.
+    fn own(effect: Effect, key: Key, object: Object) -> Self {
+        Self {
+            id: RuleId::from(""),
+            source: "run".into(),
+            line: 0,
+            column: 0,
+            text: String::new(),
+            effect,
+            key,
+            tool: None,
+            reason: None,
+            until: None,
+            approve: false,
+            audit: false,
+            always: false,
+            ids: Vec::new(),
+            objects: vec![object],
+        }
+    }
+}
