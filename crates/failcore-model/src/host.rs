@@ -493,9 +493,9 @@ mod tests {
         fn every_spelling_of_an_ipv4_address_is_that_address(n: u32, radix in prop::array::uniform4(0..3), parts in 1..5usize) {
             let addr = Host::Addr(IpAddr::from(n.to_be_bytes()));
             let mut text = Vec::new();
-            for i in 0..parts {
+            for (i, radix) in radix.iter().enumerate().take(parts) {
                 let bits = if i + 1 == parts { n & (u32::MAX >> (8 * i)) } else { n >> (24 - 8 * i) & 0xff };
-                text.push(match radix[i] {
+                text.push(match radix {
                     0 => bits.to_string(),
                     1 => format!("0{bits:o}"),
                     _ => format!("0x{bits:X}"),

@@ -1,0 +1,287 @@
+//! Look up, filter, pin: the one way from a judged name to addresses.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use failcore_model::{HostName, IpClass, Timestamp};
+
+use crate::Pins;
+
+/// Looks names up through the system's resolver (getaddrinfo(3): /etc/hosts, nsswitch.conf, DNS), and pins what
+/// may be connected to.
+///
+/// The program and this process therefore see the same names. The name is asked as it was judged: lower-case
+/// A-labels without a final dot, so that the system's search list applies as it would have anyway.
+///
+/// # Security
+/// The answer is data of whoever runs the name. An address that is not public is dropped unless the caller's
+/// policy grants the address itself, so that a name cannot lead inside (DNS rebinding). The program is to get these
+/// addresses and no others: a second look-up by the program would be an unjudged one.
+pub struct Resolver {
+    pins: Arc<Pins>,
+    ttl: Duration,
+    lookup: Box<Lookup>,
+}
+
+type Lookup = dyn Fn(&HostName) -> Result<Vec<IpAddr>, LookupError> + Send + Sync;
+
+/// What a name resolved to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The addresses that may be tried, in the resolver's order (RFC 6724), none twice; all are pinned.
+    pub addrs: Vec<IpAddr>,
+    /// The addresses that were dropped, with the class that is why.
+    pub dropped: Vec<(IpAddr, IpClass)>,
+}
+
+/// Why a name gave no address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResolveError {
+    /// Every address was dropped.
+    #[error("`{name}` resolves to {} only, which a host name does not grant", list(dropped))]
+    NotPublic {
+        /// The name.
+        name: HostName,
+        /// The addresses with the class of each.
+        dropped: Vec<(IpAddr, IpClass)>,
+    },
+    /// The system's resolver failed.
+    #[error("`{name}` cannot be resolved: {source}")]
+    Lookup {
+        /// The name.
+        name: HostName,
+        /// What it says.
+        source: LookupError,
+    },
+}
+
+/// A failure of getaddrinfo(3).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct LookupError {
+    /// `EAI_*`, as in netdb.h; 0 where the failure has none.
+    pub code: i32,
+    /// `errno`, where the code is `EAI_SYSTEM`.
+    pub errno: Option<i32>,
+    message: String,
+}
+
+impl Resolver {
+    /// How long a pin counts. getaddrinfo(3) tells no time to live, so it is one span for all: long enough for a
+    /// program that keeps addresses for its next connections, short enough that a name that moved is asked again.
+    pub const TTL: Duration = Duration::from_secs(300);
+
+    /// A resolver that asks the system.
+    pub fn system(pins: Arc<Pins>) -> Self {
+        Self::new(pins, getaddrinfo)
+    }
+
+    /// A resolver that asks `lookup`.
+    pub fn new(
+        pins: Arc<Pins>,
+        lookup: impl Fn(&HostName) -> Result<Vec<IpAddr>, LookupError> + Send + Sync + 'static,
+    ) -> Self {
+        Self { pins, ttl: Self::TTL, lookup: Box::new(lookup) }
+    }
+
+    /// Pins for this long instead of [`Resolver::TTL`].
+    #[must_use]
+    pub fn with_ttl(self, ttl: Duration) -> Self {
+        Self { ttl, ..self }
+    }
+
+    /// The table that it pins to.
+    pub fn pins(&self) -> &Arc<Pins> {
+        &self.pins
+    }
+
+    /// Resolves a name that was judged (`net.resolve`), filters the answer and pins what is left.
+    ///
+    /// `grants` says whether the policy grants an address that is not public by itself; it is asked for no other.
+    /// Blocks as long as the system's resolver does: hold no lock meanwhile.
+    ///
+    /// # Errors
+    /// [`ResolveError`]; nothing is pinned then.
+    pub fn resolve(
+        &self,
+        name: &HostName,
+        now: Timestamp,
+        grants: impl Fn(IpAddr) -> bool,
+    ) -> Result<Answer, ResolveError> {
+        match (self.lookup)(name) {
+            Ok(found) => self.admit(name, &found, now, grants),
+            Err(source) => Err(ResolveError::Lookup { name: name.clone(), source }),
+        }
+    }
+
+    /// Filters and pins addresses that a judged name resolved to elsewhere.
+    ///
+    /// # Errors
+    /// [`ResolveError::NotPublic`] where none is left, and EAI_NONAME where there was none to begin with.
+    pub fn admit(
+        &self,
+        name: &HostName,
+        found: &[IpAddr],
+        now: Timestamp,
+        grants: impl Fn(IpAddr) -> bool,
+    ) -> Result<Answer, ResolveError> {
+        let mut answer = Answer { addrs: Vec::new(), dropped: Vec::new() };
+        for &addr in found {
+            let class = IpClass::of(addr);
+            if class.is_public() || grants(addr) {
+                if !answer.addrs.contains(&addr) {
+                    answer.addrs.push(addr);
+                }
+            } else if !answer.dropped.contains(&(addr, class)) {
+                answer.dropped.push((addr, class));
+            }
+        }
+        if answer.addrs.is_empty() {
+            return Err(if answer.dropped.is_empty() {
+                ResolveError::Lookup { name: name.clone(), source: LookupError::no_name() }
+            } else {
+                ResolveError::NotPublic { name: name.clone(), dropped: answer.dropped }
+            });
+        }
+        self.pins.pin(name, &answer.addrs, self.ttl, now);
+        Ok(answer)
+    }
+}
+
+impl std::fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Resolver").field("pins", &self.pins).field("ttl", &self.ttl).finish_non_exhaustive()
+    }
+}
+
+impl ResolveError {
+    /// What getaddrinfo(3) would return for it: a refused name does not exist, since callers retry after
+    /// EAI_AGAIN and some after EAI_FAIL.
+    pub fn eai(&self) -> i32 {
+        match self {
+            Self::Lookup { source, .. } if source.code != 0 => source.code,
+            _ => EAI_NONAME,
+        }
+    }
+}
+
+impl LookupError {
+    /// A failure with its `EAI_*` code.
+    pub fn new(code: i32, message: impl Into<String>) -> Self {
+        Self { code, errno: None, message: message.into() }
+    }
+
+    fn no_name() -> Self {
+        Self::new(EAI_NONAME, "the name has no address")
+    }
+}
+
+/// netdb.h of glibc and musl.
+const EAI_NONAME: i32 = -2;
+/// SOCK_STREAM, so that each address comes once and not for every kind of socket.
+const SOCK_STREAM: i32 = 1;
+
+fn getaddrinfo(name: &HostName) -> Result<Vec<IpAddr>, LookupError> {
+    let hints = dns_lookup::AddrInfoHints { socktype: SOCK_STREAM, ..Default::default() };
+    dns_lookup::getaddrinfo(Some(name.as_str()), None, Some(hints))
+        .and_then(|found| {
+            found.map(|info| Ok(info?.sockaddr.ip())).collect::<io::Result<_>>().map_err(Into::into)
+        })
+        .map_err(|error| {
+            let code = error.error_num();
+            let error = io::Error::from(error);
+            LookupError { code, errno: error.raw_os_error(), message: error.to_string() }
+        })
+}
+
+fn list(dropped: &[(IpAddr, IpClass)]) -> String {
+    dropped.iter().map(|(addr, _)| addr.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_000_000_000);
+
+    fn name(text: &str) -> HostName {
+        HostName::parse(text).unwrap()
+    }
+
+    fn addrs(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn answering(texts: &[&str]) -> Resolver {
+        let found = addrs(texts);
+        Resolver::new(Arc::default(), move |_| Ok(found.clone()))
+    }
+
+    fn resolve(resolver: &Resolver, grants: impl Fn(IpAddr) -> bool) -> Result<Answer, ResolveError> {
+        resolver.resolve(&name("a.example"), NOW, grants)
+    }
+
+    #[test]
+    fn public_answers_are_kept_and_pinned_in_order() {
+        let resolver = answering(&["9.9.9.9", "2606:4700::1111", "9.9.9.9", "1.1.1.1"]);
+        let answer = resolve(&resolver, |_| panic!("asked about a public address")).unwrap();
+        assert_eq!(answer.addrs, addrs(&["9.9.9.9", "2606:4700::1111", "1.1.1.1"]));
+        for addr in answer.addrs {
+            assert_eq!(resolver.pins().names(addr, NOW).as_slice(), [name("a.example")]);
+        }
+    }
+
+    #[test]
+    fn a_name_does_not_lead_inside() {
+        let inside = [
+            "127.0.0.1",
+            "169.254.169.254",
+            "10.0.0.1",
+            "::1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::a9fe:a9fe",
+            "168.63.129.16",
+        ];
+        let resolver = answering(&[&inside[..], &["9.9.9.9"]].concat());
+        let answer = resolve(&resolver, |_| false).unwrap();
+        assert_eq!(answer.addrs, addrs(&["9.9.9.9"]));
+        assert_eq!(answer.dropped.len(), inside.len());
+        for addr in addrs(&inside) {
+            assert!(resolver.pins().names(addr, NOW).is_empty(), "{addr}");
+        }
+        let error = resolve(&answering(&["127.0.0.1", "10.0.0.1"]), |_| false).unwrap_err();
+        assert_eq!(error.eai(), EAI_NONAME);
+        assert_eq!(
+            error.to_string(),
+            "`a.example` resolves to 127.0.0.1, 10.0.0.1 only, which a host name does not grant"
+        );
+    }
+
+    #[test]
+    fn an_address_that_the_policy_grants_is_kept() {
+        let resolver = answering(&["10.0.0.1", "10.0.0.2"]);
+        let answer = resolve(&resolver, |addr| addr == IpAddr::from([10, 0, 0, 2])).unwrap();
+        assert_eq!(answer.addrs, addrs(&["10.0.0.2"]));
+        assert_eq!(answer.dropped, [(IpAddr::from([10, 0, 0, 1]), IpClass::Private)]);
+    }
+
+    #[test]
+    fn an_empty_answer_is_no_name() {
+        assert_eq!(resolve(&answering(&[]), |_| true).unwrap_err().eai(), EAI_NONAME);
+        let failing = Resolver::new(Arc::default(), |_| Err(LookupError::new(-3, "try again")));
+        assert_eq!(resolve(&failing, |_| true).unwrap_err().eai(), -3);
+    }
+
+    /// Every machine has this name, in /etc/hosts or by RFC 6761.
+    #[test]
+    fn the_system_knows_localhost() {
+        let resolver = Resolver::system(Arc::default());
+        let ask = |grants: fn(IpAddr) -> bool| resolver.resolve(&name("localhost"), NOW, grants);
+        let answer = ask(|addr| addr.is_loopback()).unwrap();
+        assert!(answer.addrs.iter().all(IpAddr::is_loopback) && !answer.addrs.is_empty());
+        assert!(matches!(ask(|_| false), Err(ResolveError::NotPublic { .. })));
+    }
+}
