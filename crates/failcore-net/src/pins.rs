@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use failcore_gate::Names;
 use failcore_model::{HostName, Timestamp};
 use smallvec::SmallVec;
 
@@ -20,6 +21,7 @@ use smallvec::SmallVec;
 /// chose it. The address's own class is to be judged beside the name.
 ///
 /// ```
+/// use failcore_gate::Names;
 /// use failcore_model::{HostName, Timestamp};
 /// use failcore_net::Pins;
 /// use std::time::Duration;
@@ -71,19 +73,6 @@ impl Pins {
         self.table.rcu(|table| table.with(&name, addrs, until, now, self.capacity));
     }
 
-    /// The names pinned to an address at `now`. IPv4 written as mapped IPv6 is the same address.
-    pub fn names(&self, addr: IpAddr, now: Timestamp) -> SmallVec<[HostName; 1]> {
-        let addr = addr.to_canonical();
-        let table = self.table.load();
-        let from = table.0.partition_point(|pin| pin.addr < addr);
-        table.0[from..]
-            .iter()
-            .take_while(|pin| pin.addr == addr)
-            .filter(|pin| pin.until > now)
-            .map(|pin| HostName::clone(&pin.name))
-            .collect()
-    }
-
     /// How many pairs it holds, expired ones included.
     pub fn len(&self) -> usize {
         self.table.load().0.len()
@@ -97,6 +86,21 @@ impl Pins {
     /// Forgets everything: no address has a name until it is resolved again.
     pub fn clear(&self) {
         self.table.store(Arc::default());
+    }
+}
+
+impl Names for Pins {
+    /// The names pinned to an address at `now`. IPv4 written as mapped IPv6 is the same address.
+    fn names(&self, addr: IpAddr, now: Timestamp) -> SmallVec<[HostName; 1]> {
+        let addr = addr.to_canonical();
+        let table = self.table.load();
+        let from = table.0.partition_point(|pin| pin.addr < addr);
+        table.0[from..]
+            .iter()
+            .take_while(|pin| pin.addr == addr)
+            .filter(|pin| pin.until > now)
+            .map(|pin| HostName::clone(&pin.name))
+            .collect()
     }
 }
 

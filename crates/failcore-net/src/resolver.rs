@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use failcore_model::{HostName, IpClass, Timestamp};
+use failcore_gate::Grant;
+use failcore_model::{Action, HostName, IpClass, Timestamp};
 
 use crate::Pins;
 
@@ -40,6 +41,9 @@ pub struct Answer {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResolveError {
+    /// The grant is for something else.
+    #[error("the grant is not for resolving a name")]
+    NotGranted,
     /// Every address was dropped.
     #[error("`{name}` resolves to {} only, which a host name does not grant", list(dropped))]
     NotPublic {
@@ -98,7 +102,7 @@ impl Resolver {
         &self.pins
     }
 
-    /// Resolves a name that was judged (`net.resolve`), filters the answer and pins what is left.
+    /// Resolves the name that was granted (`net.resolve`), filters the answer and pins what is left.
     ///
     /// `grants` says whether the policy grants an address that is not public by itself; it is asked for no other.
     /// Blocks as long as the system's resolver does: hold no lock meanwhile.
@@ -106,6 +110,18 @@ impl Resolver {
     /// # Errors
     /// [`ResolveError`]; nothing is pinned then.
     pub fn resolve(
+        &self,
+        grant: &Grant,
+        now: Timestamp,
+        grants: impl Fn(IpAddr) -> bool,
+    ) -> Result<Answer, ResolveError> {
+        match grant.action() {
+            Action::Resolve(name) => self.look_up(name, now, grants),
+            _ => Err(ResolveError::NotGranted),
+        }
+    }
+
+    fn look_up(
         &self,
         name: &HostName,
         now: Timestamp,
@@ -117,7 +133,8 @@ impl Resolver {
         }
     }
 
-    /// Filters and pins addresses that a judged name resolved to elsewhere.
+    /// Filters and pins addresses that a judged name resolved to elsewhere, as where the program's own call of
+    /// getaddrinfo(3) was made on its behalf.
     ///
     /// # Errors
     /// [`ResolveError::NotPublic`] where none is left, and EAI_NONAME where there was none to begin with.
@@ -203,6 +220,8 @@ fn list(dropped: &[(IpAddr, IpClass)]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use failcore_gate::Names;
+
     use super::*;
 
     const NOW: Timestamp = Timestamp(1_000_000_000);
@@ -221,7 +240,7 @@ mod tests {
     }
 
     fn resolve(resolver: &Resolver, grants: impl Fn(IpAddr) -> bool) -> Result<Answer, ResolveError> {
-        resolver.resolve(&name("a.example"), NOW, grants)
+        resolver.look_up(&name("a.example"), NOW, grants)
     }
 
     #[test]
@@ -279,7 +298,7 @@ mod tests {
     #[test]
     fn the_system_knows_localhost() {
         let resolver = Resolver::system(Arc::default());
-        let ask = |grants: fn(IpAddr) -> bool| resolver.resolve(&name("localhost"), NOW, grants);
+        let ask = |grants: fn(IpAddr) -> bool| resolver.look_up(&name("localhost"), NOW, grants);
         let answer = ask(|addr| addr.is_loopback()).unwrap();
         assert!(answer.addrs.iter().all(IpAddr::is_loopback) && !answer.addrs.is_empty());
         assert!(matches!(ask(|_| false), Err(ResolveError::NotPublic { .. })));

@@ -13,8 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use failcore_model::{HostName, IpClass, Timestamp};
-use failcore_net::{Pins, ResolveError, Resolver};
+use failcore_gate::{Gate, Grant, Names, Sink, SinkError};
+use failcore_model::{AbsPath, Action, Claims, Event, HostName, IpClass, Lane, Timestamp};
+use failcore_net::{Answer, Pins, ResolveError, Resolver};
+use failcore_policy::{Environment, PolicySet};
 
 const INSIDE: &str = "FAILCORE_TEST_INSIDE_NAMESPACE";
 const PUBLIC: IpAddr = IpAddr::V4(Ipv4Addr::new(93, 184, 215, 14));
@@ -30,7 +32,7 @@ fn the_second_answer_leads_nowhere() {
     let resolver = Resolver::system(pins.clone()).with_ttl(Duration::from_secs(60));
     let rebind = name("rebind.example");
 
-    let answer = resolver.resolve(&rebind, seconds(1), no).unwrap();
+    let answer = resolve(&resolver, "rebind.example", seconds(1), no).unwrap();
     assert_eq!(answer.addrs, [PUBLIC]);
     assert_eq!(pins.names(PUBLIC, seconds(2)).as_slice(), std::slice::from_ref(&rebind));
 
@@ -42,7 +44,7 @@ fn the_second_answer_leads_nowhere() {
     assert!(!IpClass::of(LOOPBACK).is_public());
 
     // Through the resolver it gets no address at all, and the first answer stays what it was.
-    let error = resolver.resolve(&rebind, seconds(3), no).unwrap_err();
+    let error = resolve(&resolver, "rebind.example", seconds(3), no).unwrap_err();
     let dropped = vec![(LOOPBACK, IpClass::Loopback)];
     assert_eq!(error, ResolveError::NotPublic { name: rebind.clone(), dropped });
     assert_eq!(pins.names(PUBLIC, seconds(4)).as_slice(), [rebind]);
@@ -57,7 +59,7 @@ fn a_mixed_answer_keeps_only_what_is_public() {
     let mixed = [[10, 0, 0, 1], [93, 184, 215, 14], [169, 254, 169, 254], [127, 0, 0, 1]].map(Ipv4Addr::from);
     serve(move |_| mixed.to_vec());
     let resolver = Resolver::system(Arc::default());
-    let answer = resolver.resolve(&name("mixed.example"), seconds(1), no).unwrap();
+    let answer = resolve(&resolver, "mixed.example", seconds(1), no).unwrap();
     assert_eq!(answer.addrs, [PUBLIC]);
     let mut classes: Vec<_> = answer.dropped.iter().map(|(_, class)| *class).collect();
     classes.sort();
@@ -71,13 +73,14 @@ fn the_hosts_file_counts_and_is_filtered_too() {
     }
     let asked = serve(|_| vec![Ipv4Addr::new(9, 9, 9, 9)]);
     let resolver = Resolver::system(Arc::default());
-    let answer = resolver.resolve(&name("public.example"), seconds(1), no).unwrap();
+    let answer = resolve(&resolver, "public.example", seconds(1), no).unwrap();
     assert_eq!(answer.addrs, [IpAddr::from([1, 2, 3, 4])]);
     let documentation = IpAddr::from([192, 0, 2, 7]);
-    let error = resolver.resolve(&name("reserved.example"), seconds(1), no).unwrap_err();
+    let error = resolve(&resolver, "reserved.example", seconds(1), no).unwrap_err();
     assert_eq!(error.eai(), -2, "{error}");
     let answer =
-        resolver.resolve(&name("reserved.example"), seconds(1), |addr| addr == documentation).unwrap();
+        resolve(&resolver, "reserved.example", seconds(1), |addr| addr == IpAddr::from([192, 0, 2, 7]))
+            .unwrap();
     assert_eq!(answer.addrs, [documentation]);
     assert_eq!(asked.load(Ordering::SeqCst), 0, "the hosts file came first");
 }
@@ -88,7 +91,7 @@ fn an_unknown_name_has_the_systems_own_error() {
         return;
     }
     serve(|_| Vec::new());
-    let error = Resolver::system(Arc::default()).resolve(&name("none.example"), seconds(1), no).unwrap_err();
+    let error = resolve(&Resolver::system(Arc::default()), "none.example", seconds(1), no).unwrap_err();
     let ResolveError::Lookup { source, .. } = &error else { panic!("{error}") };
     // EAI_NODATA, or EAI_NONAME where the C library makes no difference.
     assert!([-2, -5].contains(&source.code), "{error}");
@@ -101,6 +104,38 @@ fn name(text: &str) -> HostName {
 
 fn seconds(n: u64) -> Timestamp {
     Timestamp(n * 1_000_000_000)
+}
+
+/// Keeps nothing: the record is not what is tested here.
+struct Nowhere;
+
+impl Sink for Nowhere {
+    fn append(&self, _: &Event) -> Result<(), SinkError> {
+        Ok(())
+    }
+}
+
+/// A gate that permits connecting to these hosts and to nothing else.
+fn gate(hosts: &[&str], pins: &Arc<Pins>) -> Gate {
+    let policy = format!("version = 1\n[net]\nconnect = {hosts:?}\n");
+    let dir = AbsPath::new(b"/").unwrap();
+    let policy = PolicySet::parse("test", &policy, &dir, &Environment::default()).unwrap();
+    Gate::builder(Arc::new(policy), Arc::new(Nowhere), Lane::Runtime).names(pins.clone()).build()
+}
+
+fn granted(gate: &Gate, host: &str) -> Grant {
+    gate.check(Action::Resolve(name(host)), Claims::default(), &[]).unwrap()
+}
+
+/// Resolves through a gate that permits the name.
+fn resolve(
+    resolver: &Resolver,
+    host: &str,
+    now: Timestamp,
+    grants: fn(IpAddr) -> bool,
+) -> Result<Answer, ResolveError> {
+    let gate = gate(&[&format!("{host}:80")], resolver.pins());
+    resolver.resolve(&granted(&gate, host), now, grants)
 }
 
 fn no(_: IpAddr) -> bool {
