@@ -71,7 +71,7 @@ class Attempt:
     @property
     def refused(self) -> bool:
         """Refused by the gate, rather than failed for another reason."""
-        return not self.ok and "Denied" in self.kinds
+        return not self.ok and any(kind.startswith("Denied") for kind in self.kinds)
 
 
 @dataclass

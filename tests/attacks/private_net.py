@@ -1,0 +1,124 @@
+"""A private internet in a network namespace: names, answers that change, servers on "public" addresses.
+
+    unshare --mount --net -- python private_net.py CONFIG REPORT -- COMMAND…
+
+CONFIG is JSON: `names` maps a host name to its successive answers (the last one stays), `addresses` are put on
+loopback, and a web server listens on `port` of each. REPORT gets what was asked and who got through to what. Nothing
+leaves the namespace: it has no other interface.
+"""
+
+import ctypes
+import fcntl
+import ipaddress
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+
+SIOCSIFADDR, SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8916, 0x8913, 0x8914, 1
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
+
+
+def interface(name: str, address: str | None) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        if address:
+            packed = struct.pack("16sHH4s8x", name.encode(), socket.AF_INET, 0, socket.inet_aton(address))
+            fcntl.ioctl(control, SIOCSIFADDR, packed)
+        flags = struct.unpack("16sh", fcntl.ioctl(control, SIOCGIFFLAGS, struct.pack("16sh", name.encode(), 0)))[1]
+        fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh", name.encode(), flags | IFF_UP))
+
+
+def mount_over(path: str, text: str) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    with tempfile.NamedTemporaryFile("w", delete=False) as file:
+        file.write(text)
+    os.chmod(file.name, 0o644)
+    real = os.path.realpath(path)
+    if libc.mount(file.name.encode(), real.encode(), None, MS_BIND, None) != 0:
+        raise OSError(ctypes.get_errno(), f"cannot mount over {real}")
+    os.unlink(file.name)
+
+
+def serve_names(names: dict[str, list[list[str]]], asked: list[str]) -> None:
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind(("127.0.0.1", 53))
+    turns: dict[str, int] = {}
+
+    def answer(query: bytes) -> bytes:
+        labels, at = [], 12
+        while query[at]:
+            labels.append(query[at + 1 : at + 1 + query[at]])
+            at += 1 + query[at]
+        kind = struct.unpack("!H", query[at + 1 : at + 3])[0]
+        question = query[12 : at + 5]
+        name = b".".join(labels).decode("latin-1").lower()
+        asked.append(name)
+        if name not in names:
+            return query[:2] + struct.pack("!HHHHH", 0x8183, 1, 0, 0, 0) + question
+        addresses: list[str] = []
+        if kind == 1:
+            turn = turns.get(name, 0)
+            turns[name] = turn + 1
+            addresses = names[name][min(turn, len(names[name]) - 1)]
+        data = [ipaddress.ip_address(a).packed for a in addresses if ":" not in a]
+        rows = b"".join(b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 0, len(d)) + d for d in data)
+        return query[:2] + struct.pack("!HHHHH", 0x8180, 1, len(data), 0, 0) + question + rows
+
+    def loop() -> None:
+        while True:
+            query, peer = server.recvfrom(4096)
+            try:
+                server.sendto(answer(query), peer)
+            except (IndexError, struct.error):
+                continue
+
+    threading.Thread(target=loop, daemon=True).start()
+
+
+def serve_web(address: str, port: int, reached: dict[str, int]) -> None:
+    server = socket.create_server((address, port))
+    reached[address] = 0
+
+    def loop() -> None:
+        while True:
+            peer, _ = server.accept()
+            reached[address] += 1
+            with peer:
+                peer.settimeout(5)
+                try:
+                    peer.recv(65536)
+                    body = f"page of {address}".encode()
+                    peer.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+                except OSError:
+                    pass
+
+    threading.Thread(target=loop, daemon=True).start()
+
+
+def main() -> int:
+    config, report, _, *command = sys.argv[1:]
+    with open(config) as file:
+        wanted = json.load(file)
+    ctypes.CDLL(None).mount(None, b"/", None, MS_REC | MS_PRIVATE, None)
+    interface("lo", None)
+    for i, address in enumerate(wanted["addresses"]):
+        interface(f"lo:{i}", address)
+    mount_over("/etc/resolv.conf", "nameserver 127.0.0.1\noptions timeout:2 attempts:1\n")
+    mount_over("/etc/hosts", "127.0.0.1 localhost\n")
+    asked: list[str] = []
+    reached: dict[str, int] = {}
+    serve_names(wanted["names"], asked)
+    for address in ["127.0.0.1", *wanted["addresses"]]:
+        serve_web(address, wanted["port"], reached)
+    code = subprocess.run(command, check=False).returncode
+    with open(report, "w") as file:
+        json.dump({"asked": asked, "reached": reached}, file)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
