@@ -394,7 +394,7 @@ impl Drain<'_> {
                     Ok(Some(())) => {
                         any = true;
                         let record = std::mem::take(&mut self.record);
-                        if !self.write(|writer| writer.append_body(&record)) {
+                        if !self.write(|writer| writer.stage_body(&record)) {
                             self.shun(at);
                         }
                         self.record = record;
@@ -402,6 +402,8 @@ impl Drain<'_> {
                     Err(_) => self.shun(at),
                 }
             }
+            // One write for all that this ring held.
+            self.write(Writer::flush);
         }
         if any {
             self.grant();
