@@ -8,6 +8,7 @@
 //! [`Action`]: failcore_model::Action
 //! [`Denial`]: failcore_model::Denial
 
+pub mod coverage;
 mod gate;
 mod ports;
 pub mod replay;

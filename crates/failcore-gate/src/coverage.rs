@@ -1,0 +1,76 @@
+//! What the interpreter lane really holds, said once for every face.
+
+use failcore_model::{Coverage, Hold, Lane, Verb, VerbCoverage};
+
+/// The coverage of the interpreter lane: `trace` is binding where a parent writes it, advisory where the session's
+/// own process does.
+pub fn runtime(trace: Hold) -> Coverage {
+    let verbs = Verb::ALL.iter().map(|verb| {
+        let (hold, by) = held(*verb);
+        VerbCoverage { verb: *verb, hold, by: by.into() }
+    });
+    let mut notes: Vec<String> = NOT_HELD.iter().map(|note| (*note).into()).collect();
+    if trace == Hold::Advisory {
+        notes.push("the trace is written by the process it speaks of, which could forge or stop it".into());
+    }
+    Coverage { lane: Lane::Runtime, trace, verbs: verbs.collect(), notes }
+}
+
+fn held(verb: Verb) -> (Hold, &'static str) {
+    const HOOK: &str = "audit hook";
+    const WRAPPER: &str = "audit hook and wrappers";
+    match verb {
+        Verb::FsOpen
+        | Verb::FsRead
+        | Verb::FsModify
+        | Verb::FsDelete
+        | Verb::FsRename
+        | Verb::FsLink
+        | Verb::FsSymlink
+        | Verb::NetBind
+        | Verb::NativeLoad
+        | Verb::Unmapped
+        | Verb::ProcessLimit => (Hold::Advisory, HOOK),
+        Verb::FsCreate
+        | Verb::FsAttr
+        | Verb::NetResolve
+        | Verb::NetConnect
+        | Verb::NetSend
+        | Verb::NetListen
+        | Verb::NetSocket
+        | Verb::IpcConnect
+        | Verb::ProcessExec
+        | Verb::ProcessSignal
+        | Verb::KernelCall => (Hold::Advisory, WRAPPER),
+        Verb::NetHttp | Verb::EnvRead | Verb::ProcessTrace => (Hold::None, "nothing"),
+    }
+}
+
+/// What the interpreter lane cannot hold, each for a reason that lies in CPython.
+const NOT_HELD: &[&str] = &[
+    "native code in the process (an extension module, ctypes where granted) can go round every rule",
+    "stat, access, readlink and chdir are not mediated: existence and metadata stay visible",
+    "a thread that swaps a symbolic link between the decision and CPython's own open is not stopped",
+    "os.write, os.ftruncate and os.sendfile on a descriptor that is already open raise no event",
+    "a child program that is not CPython runs outside the gate; its start is recorded",
+    "in a sub-interpreter the audit hook's rules hold alone, without the wrappers",
+    "an address reached directly may be shared by other hosts than the one that was granted",
+    "open descriptors and connections outlive a grant that ends, until the run stops",
+    "hard links made before the run to files that only a glob denies are not held",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_in_process_lane_never_claims_to_bind() {
+        for trace in [Hold::Advisory, Hold::Binding] {
+            let coverage = runtime(trace);
+            assert_eq!(coverage.verbs.iter().map(|v| v.verb).collect::<Vec<_>>(), Verb::ALL);
+            assert!(coverage.verbs.iter().all(|v| v.hold < Hold::Binding));
+            assert_eq!(coverage.trace, trace);
+        }
+        assert!(runtime(Hold::Advisory).notes.len() > runtime(Hold::Binding).notes.len());
+    }
+}
