@@ -3,6 +3,8 @@
 //! Without a harness, because a size limit and a mount belong to a whole process: it starts itself again, once under
 //! RLIMIT_FSIZE and once with a tiny tmpfs in a mount namespace of its own.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test without a harness")]
+
 mod common;
 
 use std::fs;

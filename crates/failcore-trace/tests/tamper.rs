@@ -1,5 +1,7 @@
 //! Nothing in a trace can be changed unseen, and the first record that was is named.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod common;
 
 use std::fs;
