@@ -97,11 +97,11 @@ impl fmt::Debug for RuleId {
 }
 
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident = $text:literal),* $(,)?) => {
+    ($($(#[doc = $doc:literal])* $name:ident = $text:literal),* $(,)?) => {
         /// Why a decision came out as it did; a fixed list of codes, in trace, Python and documentation alike.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
         pub enum Reason {
-            $($(#[$doc])* #[serde(rename = $text)] $name,)*
+            $($(#[doc = $doc])* #[serde(rename = $text)] $name,)*
         }
 
         impl Reason {
@@ -111,6 +111,11 @@ macro_rules! reasons {
             /// The code.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Reason::$name => $text,)* }
+            }
+
+            /// What the code means, as a sentence.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Reason::$name => concat!($($doc),*).trim_ascii(),)* }
             }
         }
     };
