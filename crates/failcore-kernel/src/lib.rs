@@ -8,6 +8,7 @@
 
 mod attach;
 mod page;
+pub mod probe;
 mod ring;
 mod server;
 mod shared;
