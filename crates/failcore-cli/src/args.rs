@@ -1,0 +1,311 @@
+//! The command line: every command, option and help text. Completions and man pages are made from it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use failcore_model::Verb;
+
+/// Runs AI agents and other untrusted programs under a policy, records what they do, explains and replays it.
+#[derive(Debug, Parser)]
+#[command(name = "failcore", version, after_help = crate::exit::TABLE, disable_help_subcommand = true)]
+#[command(max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) face: Face,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How answers are shown.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct Face {
+    /// Answer in JSON: one object, or one a line where there are many
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// When to use colour
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: Color,
+    /// Say nothing beside the answer and errors
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+}
+
+/// When to use colour.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a program under a policy
+    Run(Run),
+    /// Show, compare or describe policies
+    #[command(subcommand)]
+    Policy(Policy),
+    /// Write a commented policy to start from
+    Init(Init),
+    /// Trust a failcore.toml, so that `run` uses it without -p
+    Trust(Trust),
+    /// Read and verify traces
+    #[command(subcommand)]
+    Trace(Trace),
+    /// Decide a whole trace again under another policy
+    Replay(Replay),
+    /// Say what this machine can hold, and why not
+    Doctor(Doctor),
+    /// Print the completions of a shell
+    Completions(Completions),
+    /// Write the manual pages
+    Man(Man),
+}
+
+/// The policy a program runs under is the file given with -p; else the nearest failcore.toml from the working
+/// directory upwards, if you trusted its present contents (`failcore trust`); else what Python itself needs,
+/// and the script.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+#[command(after_help = "\
+Examples:
+  failcore run -- python agent.py
+  failcore run -p agent.toml --agent researcher -- .venv/bin/python -m my_agent")]
+pub(crate) struct Run {
+    /// The policy
+    #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) policy: Option<PathBuf>,
+    /// Where the trace goes: a directory that does not exist yet
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) trace: Option<PathBuf>,
+    /// What enforces the policy
+    #[arg(long, value_name = "LANE", default_value = "auto")]
+    pub(crate) lane: LaneChoice,
+    /// The agent's name, for the trace
+    #[arg(long, value_name = "NAME")]
+    pub(crate) agent: Option<String>,
+    /// Your own label for this run, for the trace
+    #[arg(long = "run", value_name = "LABEL")]
+    pub(crate) label: Option<String>,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    #[arg(value_hint = ValueHint::CommandWithArguments)]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// What enforces the policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LaneChoice {
+    /// The strongest lane there is; today that is `runtime`, and the run says so
+    Auto,
+    /// The audit hook in the Python interpreter; native code in the same process can go round it
+    Runtime,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Policy {
+    /// Print a policy as it is resolved: everything it extends and expands, in one file
+    Show {
+        /// The policy: a file, or a preset such as `preset:python`
+        #[arg(value_name = "POLICY", value_hint = ValueHint::FilePath)]
+        policy: PathBuf,
+    },
+    /// Compare the rules of two policies; exit code 3 where they differ
+    Diff {
+        /// The one before
+        #[arg(value_name = "OLD", value_hint = ValueHint::FilePath)]
+        old: PathBuf,
+        /// The one after
+        #[arg(value_name = "NEW", value_hint = ValueHint::FilePath)]
+        new: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// Where to write it; nothing is ever overwritten
+    #[arg(value_name = "FILE", default_value = "failcore.toml", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Trust {
+    /// The policy; the nearest failcore.toml from the working directory upwards where not given
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: Option<PathBuf>,
+    /// Take the trust back
+    #[arg(long)]
+    pub(crate) revoke: bool,
+}
+
+/// A trace is named by its directory, or by its session id or a unique beginning of it.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Trace {
+    /// List the traces of this user's runs, the newest first
+    List,
+    /// Show the records of a trace
+    Show(Show),
+    /// Show records as they are written, until the session closes
+    Tail(Show),
+    /// Check that a trace is whole, unchanged and closed
+    Verify {
+        /// The trace
+        #[arg(value_name = "TRACE", value_hint = ValueHint::DirPath)]
+        trace: PathBuf,
+        /// Trust only this public key (a file), not the one that lies in the trace
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        key: Option<PathBuf>,
+    },
+    /// Export one record with a proof that verifies alone
+    Prove {
+        /// The trace
+        #[arg(value_name = "TRACE", value_hint = ValueHint::DirPath)]
+        trace: PathBuf,
+        /// The record's number
+        #[arg(value_name = "SEQ")]
+        seq: u64,
+    },
+    /// Explain one record: the rule at its line, and what would permit what was refused
+    Explain {
+        /// The trace
+        #[arg(value_name = "TRACE", value_hint = ValueHint::DirPath)]
+        trace: PathBuf,
+        /// The record's number
+        #[arg(value_name = "SEQ")]
+        seq: u64,
+    },
+    /// Write the records in another form to the standard output
+    Export {
+        /// The trace
+        #[arg(value_name = "TRACE", value_hint = ValueHint::DirPath)]
+        trace: PathBuf,
+        /// The form
+        #[arg(long, value_name = "FORM", default_value = "jsonl")]
+        format: Format,
+    },
+}
+
+/// The form of an export.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Format {
+    /// One JSON object a line, as in the trace itself, across all its segments
+    Jsonl,
+    /// One line an operation, comma separated
+    Csv,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    /// The trace
+    #[arg(value_name = "TRACE", value_hint = ValueHint::DirPath)]
+    pub(crate) trace: PathBuf,
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+}
+
+/// Which records are shown; all conditions must hold.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Filters")]
+pub(crate) struct Filter {
+    /// Only what was refused
+    #[arg(long)]
+    pub(crate) denied: bool,
+    /// Only these verbs; `fs.*` for a family
+    #[arg(long, value_name = "VERB", value_parser = verbs)]
+    pub(crate) verb: Vec<Verbs>,
+    /// Only what this tool scope did
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tool: Option<String>,
+    /// Only files at or below this path
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub(crate) path: Option<PathBuf>,
+    /// Show every record on a line of its own, repeats and absent files too
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// One verb, or all of a family.
+#[derive(Debug, Clone)]
+pub(crate) struct Verbs(pub(crate) Vec<Verb>);
+
+fn verbs(text: &str) -> Result<Verbs, String> {
+    let family = text.strip_suffix(".*").map(|family| format!("{family}."));
+    let chosen: Vec<Verb> = Verb::ALL
+        .iter()
+        .copied()
+        .filter(|verb| match &family {
+            Some(family) => verb.as_str().starts_with(family.as_str()),
+            None => verb.as_str() == text,
+        })
+        .collect();
+    if chosen.is_empty() {
+        let all: Vec<&str> = Verb::ALL.iter().map(|verb| verb.as_str()).collect();
+        return Err(format!("no such verb; there are {}", all.join(", ")));
+    }
+    Ok(Verbs(chosen))
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Replay {
+    /// The trace
+    #[arg(value_name = "TRACE", value_hint = ValueHint::DirPath)]
+    pub(crate) trace: PathBuf,
+    /// The policy to decide by
+    #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) policy: PathBuf,
+    /// Show every difference, not only a few of each group
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Exit with 126 unless this machine holds the lane
+    #[arg(long, value_name = "LANE")]
+    pub(crate) lane: Option<LaneChoice>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// The directory they go to
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) dir: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_the_program_belongs_to_it() {
+        let cli = Cli::parse_from(["failcore", "run", "python", "--json", "-q", "a.py"]);
+        let Command::Run(run) = cli.command else { panic!("not a run") };
+        assert_eq!(run.command, ["python", "--json", "-q", "a.py"]);
+        assert!(!cli.face.json && !cli.face.quiet);
+    }
+
+    #[test]
+    fn a_family_is_all_its_verbs() {
+        assert!(verbs("net.*").unwrap().0.contains(&Verb::NetConnect));
+        assert_eq!(verbs("fs.read").unwrap().0, [Verb::FsRead]);
+        assert!(verbs("fs.reed").unwrap_err().contains("fs.read"));
+    }
+}

@@ -1,0 +1,92 @@
+//! `failcore replay`: decides a whole trace again under another policy. Nothing is done again, only decided.
+
+use std::io::{self, Write};
+
+use failcore_gate::replay::{Change, Differences, what_if};
+use failcore_model::Verdict;
+use failcore_policy::Rule;
+use serde::Serialize;
+
+use crate::args::Replay;
+use crate::exit::Exit;
+use crate::failure::{Failure, Problem};
+use crate::policy::{self, said};
+use crate::trace;
+use crate::ui::{Answer, BAD, FAINT, GOOD, STRONG, Styled, Ui, WARN, count};
+
+/// How many operations of a group are shown unless all are asked for.
+const SHOWN: usize = 5;
+
+/// Decides every record again; exit code 3 where a decision changed or could not be made.
+pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
+    let dir = trace::locate(&args.trace)?;
+    let policy = policy::load(&args.policy, &policy::environment())?;
+    let bar = ui.progress("deciding again", None);
+    let records = trace::read(&dir)?.inspect(|_| bar.inc(1));
+    let found = what_if(records, &policy, |_| false);
+    bar.finish_and_clear();
+    let differences = found.map_err(Problem::trace)?;
+    let exit = if differences.is_empty() { Exit::Success } else { Exit::Denied };
+    let rules =
+        differences.changes.iter().map(|change| change.rule.as_ref().and_then(|id| policy.rule(id)).cloned());
+    let rules = rules.collect();
+    ui.answer(&Replayed { differences, rules })?;
+    Ok(exit)
+}
+
+#[derive(Serialize)]
+struct Replayed {
+    #[serde(flatten)]
+    differences: Differences,
+    /// The rule of each change, in the same order.
+    rules: Vec<Option<Rule>>,
+}
+
+impl Answer for Replayed {
+    fn tell(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Differences { records, decided, undecidable, changes } = &self.differences;
+        for (change, rule) in changes.iter().zip(&self.rules) {
+            tell(change, rule.as_ref(), out)?;
+        }
+        let changed: u64 = changes.iter().map(|change| change.count).sum();
+        let verdict = match changed {
+            0 => Styled(GOOD, "nothing changes".to_owned()),
+            n => Styled(BAD, count(n, "decision") + " would change"),
+        };
+        writeln!(
+            out,
+            "{verdict}: {} decided again, of {}",
+            count(*decided, "operation"),
+            count(*records, "record")
+        )?;
+        if *undecidable > 0 {
+            let text = format!(
+                "{} cannot be decided again: a secret was taken out",
+                count(*undecidable, "operation")
+            );
+            writeln!(out, "{}", Styled(WARN, text))?;
+        }
+        Ok(())
+    }
+}
+
+fn tell(change: &Change, rule: Option<&Rule>, out: &mut dyn Write) -> io::Result<()> {
+    let (style, word) = match change.now {
+        Verdict::Allow => (GOOD, "now allowed"),
+        Verdict::Deny => (BAD, "now denied"),
+    };
+    let why = match rule {
+        Some(rule) => format!("{}  {}", said(rule), Styled(FAINT, rule.place())),
+        None => change.reason.meaning().trim_end_matches('.').to_owned(),
+    };
+    let times = Styled(STRONG, format_args!("×{}", change.count));
+    writeln!(out, "{} {times}  {why}", Styled(style, word))?;
+    for example in change.examples.iter().take(SHOWN) {
+        writeln!(out, "  {} {}", Styled(FAINT, format_args!("{:>6}", example.seq)), example.operation)?;
+    }
+    let more = change.count.saturating_sub(change.examples.len() as u64);
+    if more > 0 {
+        writeln!(out, "         and {more} more")?;
+    }
+    writeln!(out)
+}

@@ -1,0 +1,236 @@
+//! Everything a run needs before its program starts; whatever fails here leaves nothing behind.
+
+use std::ffi::OsString;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use failcore_model::{AbsPath, Event, FileId, RuleId, Text};
+use failcore_policy::{Environment, Mode, PolicySet, Python};
+use failcore_trace::{SigningKey, Writer};
+use tempfile::TempDir;
+
+use super::{coverage, io_problem, text};
+use crate::args::Run;
+use crate::failure::{Failure, Problem};
+use crate::install::Installation;
+use crate::interpreter::Program;
+use crate::policy;
+use crate::trust;
+use crate::ui::Ui;
+
+/// A run that can start.
+pub(super) struct Prepared {
+    pub(super) session: String,
+    pub(super) agent: Option<Text>,
+    pub(super) label: Option<Text>,
+    pub(super) program: Program,
+    pub(super) policy: PolicySet,
+    pub(super) hook: PathBuf,
+    preload: PathBuf,
+    command: Vec<Text>,
+    key: SigningKey,
+    trace: PathBuf,
+    /// Whether the trace's directory was made here.
+    made: bool,
+    /// Where the program attaches; closed to it otherwise.
+    door: TempDir,
+    /// The program's private directory for temporary files.
+    tmp: TempDir,
+}
+
+impl Prepared {
+    /// Chooses and completes all of it.
+    pub(super) fn new(args: &Run, ui: &Ui) -> Result<Self, Failure> {
+        let program = Program::find(&args.command)?;
+        let part = |found: Result<PathBuf, PathBuf>| {
+            found.map_err(|sought| Problem::NotInstalled { what: sought.display().to_string() })
+        };
+        let Installation { hook, preload } = Installation::find();
+        let (hook, preload) = (part(hook)?, part(preload)?);
+
+        let session = failcore_trace::new_session_id();
+        let trace = match &args.trace {
+            Some(dir) => std::path::absolute(dir).map_err(io_problem("resolve", dir))?,
+            None => failcore_trace::runs_dir().map_err(Problem::trace)?.join(&session),
+        };
+        let key_path = failcore_trace::key_path().map_err(Problem::trace)?;
+        let key = SigningKey::load_or_create(&key_path).map_err(Problem::trace)?;
+
+        let private = |purpose: &str| {
+            let dir = std::env::temp_dir();
+            tempfile::Builder::new()
+                .prefix(&format!("failcore-{purpose}-"))
+                .tempdir()
+                .map_err(io_problem("write in", &dir))
+        };
+        let (door, tmp) = (private("run")?, private("tmp")?);
+        let mut env = Environment::current();
+        env.python = Python::find(program.interpreter.as_os_str(), &env.path);
+        env.tmp = Some(real(tmp.path())?);
+        let (policy, file) = choose(args, &program, &env, ui)?;
+        if policy.mode() == Mode::Audit {
+            ui.note("the policy only audits: what it would refuse is recorded and goes ahead");
+        }
+
+        let mut this = Self {
+            session,
+            agent: args.agent.as_deref().map(Text::from),
+            label: args.label.as_deref().map(Text::from),
+            command: args.command.iter().map(|arg| text(arg)).collect(),
+            program,
+            policy,
+            hook,
+            preload,
+            key,
+            trace,
+            made: false,
+            door,
+            tmp,
+        };
+        this.protect(file.as_deref(), &key_path)?;
+        Ok(this)
+    }
+
+    /// Puts the gate's own files out of the program's reach, whatever the policy says.
+    fn protect(&mut self, policy: Option<&Path>, key: &Path) -> Result<(), Failure> {
+        let state = failcore_trace::state_dir().map_err(Problem::trace)?;
+        let own = std::env::current_exe().unwrap_or_default();
+        let files = [&self.trace, &self.hook, &self.preload, &state, &own]
+            .into_iter()
+            .map(PathBuf::as_path)
+            .chain([self.door.path(), key])
+            .chain(policy);
+        let files: Vec<AbsPath> =
+            files.filter(|file| !file.as_os_str().is_empty()).map(real).collect::<Result<_, _>>()?;
+        let set = std::mem::replace(&mut self.policy, PolicySet::from_resolved("")?);
+        self.policy = set.protect(&files);
+        Ok(())
+    }
+
+    /// Begins the trace, with the policy as it will be enforced.
+    pub(super) fn open_trace(&mut self) -> Result<Writer, Failure> {
+        // The directory first, so that its identity is known to the policy that the trace keeps.
+        if !self.trace.exists() {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&self.trace)
+                .map_err(io_problem("make", &self.trace))?;
+            self.made = true;
+        }
+        let begun = self.begin();
+        if begun.is_err() {
+            self.discard_trace();
+        }
+        begun
+    }
+
+    fn begin(&mut self) -> Result<Writer, Failure> {
+        let identities: Vec<(RuleId, FileId)> = self
+            .policy
+            .literal_denies()
+            .into_iter()
+            .filter_map(|(rule, path)| {
+                let found = std::fs::metadata(path.as_path()).ok()?;
+                Some((rule, FileId { dev: found.dev(), ino: found.ino() }))
+            })
+            .collect();
+        let set = std::mem::replace(&mut self.policy, PolicySet::from_resolved("")?);
+        self.policy = set.with_identities(&identities);
+        let mut writer = Writer::create(&self.trace, &self.session, &self.key, self.policy.resolved())
+            .map_err(Problem::trace)?;
+        let opened = Event::SessionOpened {
+            policy: self.policy.digest().to_owned(),
+            coverage: Box::new(coverage::runtime()),
+            command: self.command.clone(),
+        };
+        writer.append(&opened).map_err(Problem::trace)?;
+        Ok(writer)
+    }
+
+    /// Takes back a trace of a program that never started.
+    pub(super) fn discard_trace(&self) {
+        if self.made {
+            drop(std::fs::remove_dir_all(&self.trace));
+        }
+    }
+
+    /// The socket where the program's processes attach.
+    pub(super) fn socket(&self) -> PathBuf {
+        self.door.path().join("attach")
+    }
+
+    /// What of this environment reaches the program, and what the lane adds.
+    pub(super) fn environment(&self) -> Vec<(OsString, OsString)> {
+        let passed = |name: &OsString| self.policy.env_passes(name.as_encoded_bytes());
+        let mut env: Vec<(OsString, OsString)> = std::env::vars_os()
+            .filter(|(name, _)| {
+                passed(name) && name != "LD_PRELOAD" && !name.as_encoded_bytes().starts_with(b"FAILCORE_")
+            })
+            .collect();
+        let mut preload = self.preload.clone().into_os_string();
+        if let Some(theirs) = std::env::var_os("LD_PRELOAD").filter(|_| passed(&"LD_PRELOAD".into())) {
+            preload.push(":");
+            preload.push(theirs);
+        }
+        env.push(("LD_PRELOAD".into(), preload));
+        env.push(("PYTHONDONTWRITEBYTECODE".into(), "1".into()));
+        env.push(("TMPDIR".into(), self.tmp.path().into()));
+        env
+    }
+}
+
+/// The policy of the run, and the file it came from.
+fn choose(
+    args: &Run,
+    program: &Program,
+    env: &Environment,
+    ui: &Ui,
+) -> Result<(PolicySet, Option<PathBuf>), Failure> {
+    if let Some(named) = &args.policy {
+        let is_file = !named.to_str().is_some_and(|name| name.starts_with("preset:"));
+        return Ok((policy::load(named, env)?, is_file.then(|| named.clone())));
+    }
+    if let Some(found) = trust::nearest() {
+        // Trusted before it is read and still so after: nobody changed it in between.
+        if trust::is_trusted(&found)? {
+            let set = PolicySet::load(&found, env)?;
+            if trust::is_trusted(&found)? {
+                ui.note(format_args!("policy {}", found.display()));
+                return Ok((set, Some(found)));
+            }
+        }
+        ui.note(format_args!(
+            "{} is not used: you have not trusted it as it is now; read it, then `failcore trust`, or name it with -p",
+            found.display()
+        ));
+    }
+    let mut set = policy::preset("preset:python", env)?;
+    if let Some(script) = &program.script {
+        set = set.permit_read(&real(script)?);
+    }
+    ui.note("no policy: the program may use what Python needs and read its script; `failcore init` writes a policy");
+    Ok((set, None))
+}
+
+/// The path after symbolic links, as far as it exists.
+fn real(path: &Path) -> Result<AbsPath, Failure> {
+    let absolute = std::path::absolute(path).map_err(io_problem("resolve", path))?;
+    let mut rest = Vec::new();
+    let mut dir = absolute.as_path();
+    let found = loop {
+        match (dir.canonicalize(), dir.parent(), dir.file_name()) {
+            (Ok(found), ..) => break found,
+            (Err(_), Some(parent), Some(name)) => {
+                rest.push(name.to_owned());
+                dir = parent;
+            }
+            (Err(error), ..) => return Err(Problem::io("resolve", path, error).into()),
+        }
+    };
+    let whole = rest.iter().rev().fold(found, |path, name| path.join(name));
+    Ok(AbsPath::lexical(whole.as_os_str().as_encoded_bytes()).map_err(|error| Problem::Nonsense {
+        what: format!("`{}`: {error}", path.display()),
+        help: "name another path".into(),
+    })?)
+}

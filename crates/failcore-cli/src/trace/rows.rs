@@ -1,0 +1,234 @@
+//! Records as lines for people: one line each, repeats folded, and a summary.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use failcore_model::{
+    Action, Answer, Coverage, Decision, Event, Hold, Obligation, Outcome, Reason, Record, Request, Text,
+};
+
+use crate::ui::{BAD, FAINT, GOOD, STRONG, Styled, WARN, count};
+
+/// How many refusals the summary names.
+const NAMED: usize = 10;
+
+/// Writes records as lines.
+pub(super) struct Rows {
+    all: bool,
+    held: Option<Held>,
+    allowed: u64,
+    refused: u64,
+    absent: u64,
+    refusals: BTreeMap<(String, Reason), u64>,
+}
+
+/// A line that waits for its repeats.
+struct Held {
+    line: String,
+    what: (bool, String),
+    times: u64,
+}
+
+impl Rows {
+    /// With `all` nothing is folded.
+    pub(super) fn new(all: bool) -> Self {
+        Self { all, held: None, allowed: 0, refused: 0, absent: 0, refusals: BTreeMap::new() }
+    }
+
+    /// Takes the next record.
+    pub(super) fn record(&mut self, record: &Record, out: &mut dyn Write) -> io::Result<()> {
+        if let Event::Decided { request, decision, enforced, .. } = &record.event {
+            return self.decision(record, request, decision, *enforced, out);
+        }
+        let Some(text) = words(&record.event, self.all) else { return Ok(()) };
+        self.settle(out)?;
+        writeln!(out, "{}{text}", head(record))
+    }
+
+    fn decision(
+        &mut self,
+        record: &Record,
+        request: &Request,
+        decision: &Decision,
+        enforced: bool,
+        out: &mut dyn Write,
+    ) -> io::Result<()> {
+        let operation = operation(request);
+        if decision.is_allow() {
+            self.allowed += 1;
+        } else if decision.reason == Reason::Absent {
+            self.absent += 1;
+            if !self.all {
+                return Ok(());
+            }
+        } else {
+            self.refused += 1;
+            *self.refusals.entry((operation.clone(), decision.reason)).or_default() += 1;
+        }
+        let what = (decision.is_allow(), operation);
+        if !self.all
+            && let Some(held) = &mut self.held
+            && held.what == what
+        {
+            held.times += 1;
+            return Ok(());
+        }
+        self.settle(out)?;
+        let line = format!("{}{}", head(record), judged(request, decision, enforced, &what.1));
+        self.held = Some(Held { line, what, times: 1 });
+        if self.all { self.settle(out) } else { Ok(()) }
+    }
+
+    /// Writes the line that waits.
+    pub(super) fn settle(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        match self.held.take() {
+            Some(Held { line, times: 1, .. }) => writeln!(out, "{line}"),
+            Some(Held { line, times, .. }) => writeln!(out, "{line} {}", Styled(STRONG, format!("×{times}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes what is left, and the summary.
+    pub(super) fn end(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        self.settle(out)?;
+        if self.allowed + self.refused + self.absent == 0 {
+            return Ok(());
+        }
+        writeln!(out)?;
+        write!(
+            out,
+            "{} allowed, {} refused",
+            Styled(GOOD, self.allowed),
+            Styled(if self.refused > 0 { BAD } else { FAINT }, self.refused)
+        )?;
+        if self.absent > 0 {
+            let looked = format!("; {} looked for that are not there", count(self.absent, "file"));
+            write!(out, "{}", Styled(FAINT, looked))?;
+        }
+        writeln!(out)?;
+        let mut refusals: Vec<_> = std::mem::take(&mut self.refusals).into_iter().collect();
+        refusals.sort_by(|(a, n), (b, m)| m.cmp(n).then_with(|| a.cmp(b)));
+        let more = refusals.len().saturating_sub(NAMED);
+        for ((operation, reason), times) in refusals.into_iter().take(NAMED) {
+            writeln!(out, "  {times:>5} × {operation} {}", Styled(FAINT, reason))?;
+        }
+        if more > 0 {
+            writeln!(out, "          and {more} others")?;
+        }
+        Ok(())
+    }
+}
+
+/// `verb resource`, with the rights of an open.
+pub(super) fn operation(request: &Request) -> String {
+    let action = &request.action;
+    let (verb, resource) = (action.verb(), action.resource());
+    match action {
+        Action::Open { rights, .. } => {
+            format!("{verb} {resource} ({})", rights.names().collect::<Vec<_>>().join(", "))
+        }
+        _ => format!("{verb} {resource}"),
+    }
+}
+
+/// A command line as one text.
+pub(super) fn command(argv: &[Text]) -> String {
+    argv.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+fn head(record: &Record) -> String {
+    let ts = record.ts.to_string();
+    let time = ts.get(11..23).unwrap_or(&ts);
+    format!("{} {}  ", Styled(FAINT, format_args!("{:>6}", record.seq)), Styled(FAINT, time))
+}
+
+fn judged(request: &Request, decision: &Decision, enforced: bool, operation: &str) -> String {
+    let (style, word) = match (decision.is_allow(), enforced) {
+        (true, _) if decision.obligations.contains(&Obligation::Approve) => (WARN, "asked"),
+        (true, _) => (GOOD, "allowed"),
+        (false, true) => (BAD, "refused"),
+        (false, false) => (WARN, "audited"),
+    };
+    let mut line = format!("{} {operation}", Styled(style, format_args!("{word:<7}")));
+    if !decision.is_allow() {
+        line += &format!("  {}", Styled(FAINT, decision.reason));
+        if let Some(rule) = decision.rules.first() {
+            line += &format!(" {}", Styled(FAINT, format_args!("by {rule}")));
+        }
+    }
+    if decision.obligations.contains(&Obligation::Audit) {
+        line += &format!(" {}", Styled(WARN, "flagged"));
+    }
+    if !request.subject.claimed.scope.is_empty() {
+        let scope: Vec<String> = request.subject.claimed.scope.iter().map(ToString::to_string).collect();
+        line += &format!(" {}", Styled(FAINT, format_args!("[{}]", scope.join("/"))));
+    }
+    line
+}
+
+/// What is no decision, in words; nothing for what only `all` shows.
+fn words(event: &Event, all: bool) -> Option<String> {
+    Some(match event {
+        Event::SessionOpened { policy, coverage, command: argv } => format!(
+            "{} {}  policy {}, {}",
+            Styled(STRONG, "opened "),
+            command(argv),
+            policy.get(..12).unwrap_or(policy),
+            held(coverage),
+        ),
+        Event::Approval { answer: Answer::Approved, who, op, .. } => {
+            format!("{} operation {op} by {who}", Styled(GOOD, "approved"))
+        }
+        Event::Approval { answer: Answer::Denied, who, op, .. } if who.is_empty() => {
+            format!("{} operation {op}: nobody answered", Styled(BAD, "not approved"))
+        }
+        Event::Approval { answer: Answer::Denied, who, op, .. } => {
+            format!("{} operation {op} by {who}", Styled(BAD, "not approved"))
+        }
+        Event::Concluded { op, pid, outcome } if all => match outcome {
+            Outcome::Done(value) => {
+                let value = value.map(|value| format!(": {value}")).unwrap_or_default();
+                format!("{} operation {op} of process {pid}{value}", Styled(FAINT, "done   "))
+            }
+            Outcome::Failed(errno) => {
+                let error = io::Error::from_raw_os_error(*errno);
+                format!("{} operation {op} of process {pid}: {error}", Styled(FAINT, "failed "))
+            }
+        },
+        // Decisions have a line of their own.
+        Event::Concluded { .. } | Event::Decided { .. } => return None,
+        Event::ScopeEntered { scope, step, .. } => {
+            let step = step.as_ref().map(|step| format!(", step {step}")).unwrap_or_default();
+            format!("{} {}{step}", Styled(FAINT, "entered"), path(scope))
+        }
+        Event::ScopeLeft { scope, .. } => format!("{} {}", Styled(FAINT, "left   "), path(scope)),
+        Event::ProcessJoined { pid, parent, exe } => {
+            format!("{} process {pid} {exe}, child of {parent}", Styled(FAINT, "joined "))
+        }
+        Event::ProcessLeft { pid } => format!("{} process {pid}", Styled(FAINT, "ended  ")),
+        Event::SegmentOpened { segment, .. } => {
+            if !all {
+                return None;
+            }
+            format!("{} {segment}", Styled(FAINT, "segment"))
+        }
+        Event::Notice { text } => format!("{} {text}", Styled(WARN, "notice ")),
+        Event::SessionClosed { exit } => {
+            let exit = exit.map(|code| format!("exit code {code}")).unwrap_or_default();
+            format!("{} {exit}", Styled(STRONG, "closed "))
+        }
+    })
+}
+
+fn path(scope: &[Text]) -> String {
+    scope.iter().map(ToString::to_string).collect::<Vec<_>>().join("/")
+}
+
+fn held(coverage: &Coverage) -> String {
+    let trace = match coverage.trace {
+        Hold::Binding => "trace kept outside the agent",
+        Hold::Advisory => "trace kept by the agent itself",
+        Hold::None => "no trace",
+    };
+    format!("lane {}, {trace}", coverage.lane.as_str())
+}
