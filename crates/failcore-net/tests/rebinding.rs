@@ -18,7 +18,7 @@ use failcore_model::{AbsPath, Action, Claims, Event, HostName, IpClass, Lane, Ti
 use failcore_net::{Answer, Pins, ResolveError, Resolver};
 use failcore_policy::{Environment, PolicySet};
 
-const INSIDE: &str = "FAILCORE_TEST_INSIDE_NAMESPACE";
+const INSIDE: &str = "REBINDING_TEST_IS_INSIDE";
 const PUBLIC: IpAddr = IpAddr::V4(Ipv4Addr::new(93, 184, 215, 14));
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
