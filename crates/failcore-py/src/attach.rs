@@ -1,0 +1,160 @@
+//! A process of a `failcore run`: joined to its parent before the interpreter starts, and never let go.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use failcore_gate::{Approver, Gate};
+use failcore_kernel::{Attachment, HOOK_VAR, SOCKET_VAR};
+use failcore_model::{Answer, FileRef, Lane, Request, Text};
+use failcore_policy::PolicySet;
+
+use crate::monitor::{self, Identity, Source};
+use crate::patched_net::PINS;
+use crate::{expected, hook_attach, hook_make, hook_patch, program};
+
+/// The variable of the dynamic loader (ld.so(8)).
+const PRELOAD: &str = "LD_PRELOAD";
+
+/// What children must find in their environment, as it was when this process started.
+static FORCED: OnceLock<Vec<(Vec<u8>, Vec<u8>)>> = OnceLock::new();
+
+const BEFORE: u8 = 0;
+const READY: u8 = 1;
+const BROKEN: u8 = 2;
+static INTERPRETER: AtomicU8 = AtomicU8::new(BEFORE);
+
+/// Joins the run that the environment names, and seals this process.
+///
+/// # Errors
+/// In words; the process must not go on then.
+pub(crate) fn attach() -> Result<(), String> {
+    let socket = std::env::var_os(SOCKET_VAR).ok_or_else(|| format!("`{SOCKET_VAR}` is not set"))?;
+    let forced = [PRELOAD, SOCKET_VAR, HOOK_VAR]
+        .into_iter()
+        .filter_map(|name| std::env::var_os(name).map(|value| (name.into(), value.into_encoded_bytes())))
+        .collect();
+    monitor::enter(Box::new(Run { socket: socket.into(), identity: Mutex::default() }), true)?;
+    drop(FORCED.set(forced));
+    hook_attach::watch_forks()
+}
+
+/// Whether this process belongs to a `failcore run`.
+pub(crate) fn is_attached() -> bool {
+    FORCED.get().is_some()
+}
+
+/// Called at the first import of a process that was attached before its interpreter started: now the functions
+/// that need stand-ins exist, and no code of the agent has run yet.
+///
+/// # Errors
+/// In words, where a stand-in does not fit; then nothing more is imported.
+pub(crate) fn interpreter_is_up() -> Result<(), String> {
+    if !is_attached() {
+        return Ok(());
+    }
+    match INTERPRETER.compare_exchange(BEFORE, READY, Ordering::SeqCst, Ordering::SeqCst) {
+        Ok(_) => {
+            let _loading = expected::note_loading();
+            hook_patch::replace_loaded().inspect_err(|_| INTERPRETER.store(BROKEN, Ordering::SeqCst))
+        }
+        Err(READY) => Ok(()),
+        Err(_) => Err("this interpreter's functions are not what the gate knows".into()),
+    }
+}
+
+/// The gate of an attached process.
+struct Run {
+    socket: PathBuf,
+    identity: Mutex<Identity>,
+}
+
+impl Source for Run {
+    fn gate(&self) -> Result<Arc<Gate>, String> {
+        let attachment = Attachment::connect(&self.socket).map_err(|error| error.to_string())?;
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = Identity {
+            session: attachment.session.clone(),
+            agent: attachment.agent.clone(),
+            run: attachment.run.clone(),
+        };
+        let policy = PolicySet::from_resolved(&attachment.policy).map_err(|error| error.to_string())?;
+        let gate = Gate::builder(Arc::new(policy), attachment.sink(), Lane::Runtime)
+            .names(Arc::clone(&PINS) as _)
+            .meter(attachment.meter())
+            .approver(Arc::new(Patient(attachment.approver())))
+            .identity(attachment.agent.clone(), attachment.run.clone())
+            .build();
+        Ok(Arc::new(gate))
+    }
+
+    fn identity(&self) -> Identity {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// An approver whose waiting does not stop the other threads of the program.
+struct Patient(Arc<dyn Approver>);
+
+impl Approver for Patient {
+    fn ask(&self, request: &Request, question: &str) -> (Answer, Text) {
+        hook_make::unlocked(|| self.0.ask(request, question))
+    }
+}
+
+/// Whether a program, if it is a Python, can load the gate.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn preloadable(image: &FileRef) -> Result<(), &'static str> {
+    if is_attached() && program::is_static_python(&image.path) {
+        return Err("a statically linked interpreter cannot load the gate");
+    }
+    Ok(())
+}
+
+/// Makes this process's own environment fit for children that inherit it.
+pub(crate) fn force_own_environment() {
+    for (name, value) in FORCED.get().into_iter().flatten() {
+        let name_text = String::from_utf8_lossy(name);
+        let now = std::env::var_os(&*name_text).map(std::ffi::OsString::into_encoded_bytes);
+        let wanted = merged(name, value, now.as_deref());
+        if now.as_deref() != Some(&*wanted) {
+            hook_attach::set_environment(name, &wanted);
+        }
+    }
+}
+
+/// Puts what children must find into `NAME=value` lines.
+pub(crate) fn force_lines(lines: &mut Vec<Vec<u8>>) {
+    for (name, value) in FORCED.get().into_iter().flatten() {
+        let prefix = [name, &b"="[..]].concat();
+        let now = lines.iter().find_map(|line| line.strip_prefix(&*prefix)).map(<[u8]>::to_vec);
+        let wanted = merged(name, value, now.as_deref());
+        lines.retain(|line| !line.starts_with(&prefix));
+        lines.push([&prefix, &*wanted].concat());
+    }
+}
+
+/// The same for pairs.
+pub(crate) fn force_pairs(pairs: &mut Vec<(Vec<u8>, Vec<u8>)>) {
+    for (name, value) in FORCED.get().into_iter().flatten() {
+        let now = pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+        let wanted = merged(name, value, now.as_deref());
+        pairs.retain(|(key, _)| key != name);
+        pairs.push((name.clone(), wanted));
+    }
+}
+
+/// A variable's value for a child: ours, and for `LD_PRELOAD` ours before the agent's own.
+fn merged(name: &[u8], forced: &[u8], now: Option<&[u8]>) -> Vec<u8> {
+    match now {
+        Some(now) if name == PRELOAD.as_bytes() && !now.is_empty() && now != forced => {
+            if now.starts_with(&[forced, b":"].concat()) {
+                now.to_vec()
+            } else {
+                [forced, b":", now].concat()
+            }
+        }
+        _ => forced.to_vec(),
+    }
+}

@@ -1,0 +1,336 @@
+//! Stand-ins for functions that say too little to the audit hook, or nothing.
+//!
+//! A function of an extension module is a `PyMethodDef` in the module's static data, and every builtin function
+//! object reads its C pointer from there at each call. Replacing that pointer replaces the function for all of
+//! them: in every interpreter, for references taken before, after a reload of the module, and without anything
+//! that Python code could unwrap or put back. The signature stays, so introspection and pickling do not notice.
+#![allow(unsafe_code, reason = "replaces C functions in CPython's method tables")]
+
+use std::ffi::{CStr, c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use pyo3::ffi;
+
+use crate::hook_call::{Call, Shape, convention, direct};
+use crate::hook_raise::{self, Refusal};
+use crate::monitor;
+use crate::patched::TARGETS;
+
+type Raw = *mut ffi::PyObject;
+
+/// A function to stand in for.
+pub(crate) struct Target {
+    /// The module that defines it.
+    pub(crate) module: &'static CStr,
+    /// The type it is a method of.
+    pub(crate) class: Option<&'static CStr>,
+    /// Its name.
+    pub(crate) name: &'static CStr,
+    /// Judges the call, and may replace arguments by what was judged.
+    pub(crate) judge: fn(&mut Call) -> Result<(), Box<Refusal>>,
+}
+
+/// The original functions, by target.
+static ORIGINALS: [AtomicPtr<c_void>; SLOTS] = [const { AtomicPtr::new(ptr::null_mut()) }; SLOTS];
+static DONE: Mutex<()> = Mutex::new(());
+
+/// Runs a call of target `index` through its judge.
+unsafe fn run(index: usize, slf: Raw, shape: Shape) -> Raw {
+    let original = ORIGINALS[index].load(Ordering::Acquire);
+    if !monitor::active() {
+        // SAFETY: the original follows the same convention, and gets what CPython passed.
+        return unsafe { direct(original, slf, shape) };
+    }
+    // SAFETY: CPython passed this shape with the GIL held.
+    let mut call = unsafe { Call::new(slf, shape) };
+    match catch_unwind(AssertUnwindSafe(|| (TARGETS[index].judge)(&mut call))) {
+        // SAFETY: the original follows the same convention.
+        Ok(Ok(())) => return unsafe { call.run(original) },
+        Ok(Err(refusal)) => hook_raise::raise(*refusal),
+        Err(_) => hook_raise::raise(Refusal::of(monitor::broken("the gate failed inside"))),
+    }
+    ptr::null_mut()
+}
+
+unsafe extern "C" fn one<const I: usize>(slf: Raw, value: Raw) -> Raw {
+    // SAFETY: called by CPython as METH_O, METH_NOARGS.
+    unsafe { run(I, slf, Shape::One(value)) }
+}
+
+unsafe extern "C" fn tuple<const I: usize>(slf: Raw, args: Raw) -> Raw {
+    // SAFETY: called by CPython as METH_VARARGS.
+    unsafe { run(I, slf, Shape::Tuple(args, None)) }
+}
+
+unsafe extern "C" fn named<const I: usize>(slf: Raw, args: Raw, keywords: Raw) -> Raw {
+    // SAFETY: called by CPython as METH_VARARGS | METH_KEYWORDS.
+    unsafe { run(I, slf, Shape::Tuple(args, Some(keywords))) }
+}
+
+unsafe extern "C" fn fast<const I: usize>(slf: Raw, args: *const Raw, count: ffi::Py_ssize_t) -> Raw {
+    // SAFETY: called by CPython as METH_FASTCALL.
+    unsafe { run(I, slf, Shape::Fast { args, count, names: None, class: None }) }
+}
+
+unsafe extern "C" fn fast_named<const I: usize>(
+    slf: Raw,
+    args: *const Raw,
+    count: ffi::Py_ssize_t,
+    names: Raw,
+) -> Raw {
+    // SAFETY: called by CPython as METH_FASTCALL | METH_KEYWORDS.
+    unsafe { run(I, slf, Shape::Fast { args, count, names: Some(names), class: None }) }
+}
+
+unsafe extern "C" fn method<const I: usize>(
+    slf: Raw,
+    class: *mut c_void,
+    args: *const Raw,
+    count: ffi::Py_ssize_t,
+    names: Raw,
+) -> Raw {
+    // SAFETY: called by CPython as METH_METHOD | METH_FASTCALL | METH_KEYWORDS.
+    unsafe { run(I, slf, Shape::Fast { args, count, names: Some(names), class: Some(class) }) }
+}
+
+macro_rules! stand_ins {
+    ($($i:literal)*) => {
+        /// How many functions can be replaced.
+        pub(crate) const SLOTS: usize = [$($i),*].len();
+
+        /// The stand-in of target `index` in the convention that the function's flags say.
+        fn stand_in(index: usize, flags: c_int) -> Option<*mut c_void> {
+            const METHOD: c_int = 0x0200; // METH_METHOD, outside the limited API's headers
+            const FAST: c_int = ffi::METH_FASTCALL;
+            const NAMED: c_int = ffi::METH_KEYWORDS;
+            let table: [*mut c_void; SLOTS] = if flags == ffi::METH_O || flags == ffi::METH_NOARGS {
+                [$(one::<$i> as *mut c_void),*]
+            } else if flags == ffi::METH_VARARGS {
+                [$(tuple::<$i> as *mut c_void),*]
+            } else if flags == ffi::METH_VARARGS | NAMED {
+                [$(named::<$i> as *mut c_void),*]
+            } else if flags == FAST {
+                [$(fast::<$i> as *mut c_void),*]
+            } else if flags == FAST | NAMED {
+                [$(fast_named::<$i> as *mut c_void),*]
+            } else if flags == METHOD | FAST | NAMED {
+                [$(method::<$i> as *mut c_void),*]
+            } else {
+                return None;
+            };
+            table.get(index).copied()
+        }
+    };
+}
+
+stand_ins! {
+    0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31
+    32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63
+}
+
+const _: () = assert!(TARGETS.len() <= SLOTS, "more targets than stand-ins");
+
+/// Whether functions of this module are replaced.
+pub(crate) fn concerns(module: &str) -> bool {
+    TARGETS.iter().any(|target| target.module.to_bytes() == module.as_bytes())
+}
+
+/// Whether every function of this module that exists here is replaced.
+fn done(module: &CStr) -> bool {
+    TARGETS
+        .iter()
+        .enumerate()
+        .filter(|(_, target)| target.module == module)
+        .any(|(index, _)| !ORIGINALS[index].load(Ordering::Acquire).is_null())
+}
+
+/// Replaces what is to be replaced in the modules that are loaded already, and in those built into the
+/// interpreter, which load without an event.
+///
+/// # Errors
+/// In words, where a function is not what it should be; nothing should run under the gate then.
+pub(crate) fn replace_loaded() -> Result<(), String> {
+    let mut previous = None;
+    for target in TARGETS {
+        if previous == Some(target.module) {
+            continue;
+        }
+        previous = Some(target.module);
+        // SAFETY: the GIL is held; the module is a new reference or null, and a builtin one is imported.
+        unsafe {
+            let name = ffi::PyUnicode_FromString(target.module.as_ptr());
+            if name.is_null() {
+                return Err("no memory".into());
+            }
+            let mut module = ffi::PyImport_GetModule(name);
+            ffi::Py_DECREF(name);
+            if module.is_null() {
+                ffi::PyErr_Clear();
+                if !builtin(target.module) {
+                    continue;
+                }
+                module = ffi::PyImport_ImportModule(target.module.as_ptr());
+            }
+            if module.is_null() {
+                ffi::PyErr_Clear();
+                return Err(format!("`{}` does not load", target.module.to_string_lossy()));
+            }
+            let answer = replace(target.module, module);
+            ffi::Py_DECREF(module);
+            answer?;
+        }
+    }
+    Ok(())
+}
+
+/// Imports a module and replaces its functions before anybody else gets hold of it.
+///
+/// # Errors
+/// In words; `None` inside where the module cannot be imported, which the agent will hear from its own import.
+pub(crate) fn replace_module(module: &str) -> Result<(), String> {
+    let Some(target) = TARGETS.iter().find(|target| target.module.to_bytes() == module.as_bytes()) else {
+        return Ok(());
+    };
+    if done(target.module) {
+        return Ok(());
+    }
+    // SAFETY: the GIL is held; the name is a C string; the module is a new reference or null.
+    unsafe {
+        let object = ffi::PyImport_ImportModule(target.module.as_ptr());
+        if object.is_null() {
+            ffi::PyErr_Clear();
+            return Ok(());
+        }
+        let answer = replace(target.module, object);
+        ffi::Py_DECREF(object);
+        answer
+    }
+}
+
+/// Whether a module is built into the interpreter, and so loads without an event that names a file.
+pub(crate) fn is_builtin(module: &str) -> bool {
+    std::ffi::CString::new(module).is_ok_and(|module| builtin(&module))
+}
+
+fn builtin(module: &CStr) -> bool {
+    // SAFETY: the table is static and ends with a null name (Include/cpython/import.h).
+    unsafe {
+        let mut entry = PyImport_Inittab;
+        while !entry.is_null() && !(*entry).name.is_null() {
+            if CStr::from_ptr((*entry).name) == module {
+                return true;
+            }
+            entry = entry.add(1);
+        }
+    }
+    false
+}
+
+#[repr(C)]
+struct Inittab {
+    name: *const std::ffi::c_char,
+    init: *const c_void,
+}
+
+unsafe extern "C" {
+    static PyImport_Inittab: *const Inittab;
+}
+
+/// Replaces the functions of one loaded module.
+unsafe fn replace(name: &CStr, module: Raw) -> Result<(), String> {
+    let guard = DONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if done(name) {
+        return Ok(());
+    }
+    let wrong = |target: &Target, what: &str| {
+        Err(format!("`{}.{}` {what}", name.to_string_lossy(), target.name.to_string_lossy()))
+    };
+    for (index, target) in TARGETS.iter().enumerate().filter(|(_, target)| target.module == name) {
+        // SAFETY: the module is live and the GIL is held; each object is checked before it is looked into.
+        unsafe {
+            let Some(def) = definition(module, target) else {
+                continue; // this version or build has no such function
+            };
+            let Ok(def) = def else { return wrong(target, "is no function of the interpreter") };
+            let Some(stand_in) = stand_in(index, convention((*def).ml_flags)) else {
+                return wrong(target, "is called in a way that is not known");
+            };
+            if !writable(def) {
+                return wrong(target, "cannot be replaced");
+            }
+            let pointer = (&raw mut (*def).ml_meth).cast::<AtomicPtr<c_void>>();
+            ORIGINALS[index].store((*pointer).load(Ordering::Acquire), Ordering::Release);
+            (*pointer).store(stand_in, Ordering::Release);
+        }
+    }
+    drop(guard);
+    Ok(())
+}
+
+/// The definition of a function, if the module has it; `Err` where something else stands in its place.
+unsafe fn definition(module: Raw, target: &Target) -> Option<Result<*mut ffi::PyMethodDef, ()>> {
+    // Fields outside the limited API: m_ml follows the head of a PyCFunctionObject, d_method the three pointers of
+    // a PyDescrObject (Include/cpython/methodobject.h, descrobject.h; unchanged from 3.8 to 3.13). What is read is
+    // compared with what public functions and the name say before it is believed.
+    const HEAD: usize = size_of::<ffi::PyObject>() / size_of::<usize>();
+    // SAFETY: attribute look-ups on a live module; exact types are checked before fields are read.
+    unsafe {
+        let found = |object: Raw, name: &CStr| {
+            let found = ffi::PyObject_GetAttrString(object, name.as_ptr());
+            if found.is_null() {
+                ffi::PyErr_Clear();
+            } else {
+                ffi::Py_DECREF(found); // the module or type keeps it
+            }
+            found
+        };
+        let mut holder = module;
+        if let Some(class) = target.class {
+            holder = found(module, class);
+            if holder.is_null() {
+                return None;
+            }
+        }
+        let object = found(holder, target.name);
+        if object.is_null() {
+            return None;
+        }
+        let def = if target.class.is_some() {
+            if ffi::Py_TYPE(object) != &raw mut ffi::PyMethodDescr_Type {
+                return Some(Err(()));
+            }
+            *object.cast::<*mut ffi::PyMethodDef>().add(HEAD + 3)
+        } else {
+            if ffi::PyCFunction_Check(object) == 0 {
+                return Some(Err(()));
+            }
+            let def = *object.cast::<*mut ffi::PyMethodDef>().add(HEAD);
+            let known = ffi::PyCFunction_GetFunction(object).map_or(ptr::null_mut(), |f| f as *mut c_void);
+            if def.is_null()
+                || *(&raw const (*def).ml_meth).cast::<*mut c_void>() != known
+                || (*def).ml_flags != ffi::PyCFunction_GetFlags(object)
+            {
+                return Some(Err(()));
+            }
+            def
+        };
+        if def.is_null() || (*def).ml_name.is_null() || CStr::from_ptr((*def).ml_name) != target.name {
+            return Some(Err(()));
+        }
+        Some(Ok(def))
+    }
+}
+
+/// Makes the page of a definition writable, which it nearly always is.
+unsafe fn writable(def: *mut ffi::PyMethodDef) -> bool {
+    // SAFETY: sysconf has no effect; mprotect adds a right to pages that hold static data.
+    unsafe {
+        let Ok(page) = usize::try_from(libc::sysconf(libc::_SC_PAGESIZE)) else { return false };
+        let start = def as usize & !(page - 1);
+        let end = (def as usize + size_of::<ffi::PyMethodDef>()).next_multiple_of(page);
+        libc::mprotect(start as *mut c_void, end - start, libc::PROT_READ | libc::PROT_WRITE) == 0
+    }
+}

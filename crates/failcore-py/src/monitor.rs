@@ -1,0 +1,234 @@
+//! The gates that stand before every operation of this process.
+//!
+//! A sealed gate stays for the life of the process; those of embedded sessions come and go above it. An operation
+//! must be granted by all of them, so opening a session inside another can only narrow.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use failcore_gate::{Gate, Grant, resolve};
+use failcore_model::{Action, Context, Denial, Event, FileRef, Reason, Request, Subject, Text, Timestamp};
+use smallvec::SmallVec;
+
+use crate::scope;
+
+/// Makes the gate of one process: a gate does not survive a fork, so the child asks for its own.
+pub(crate) trait Source: Send + Sync {
+    /// A gate for the calling process, whose trace continues the session's.
+    ///
+    /// # Errors
+    /// In words, where none can be had; every operation is refused then.
+    fn gate(&self) -> Result<Arc<Gate>, String>;
+
+    /// Who the session belongs to.
+    fn identity(&self) -> Identity;
+}
+
+/// Who a session belongs to.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Identity {
+    /// The session's id.
+    pub(crate) session: String,
+    /// The agent's name.
+    pub(crate) agent: Option<Text>,
+    /// The caller's label of the run.
+    pub(crate) run: Option<Text>,
+}
+
+/// One gate in force.
+pub(crate) struct Post {
+    id: u64,
+    sealed: bool,
+    source: Box<dyn Source>,
+    gate: ArcSwap<(u64, Arc<Gate>)>,
+}
+
+impl Post {
+    /// The gate of the calling process.
+    pub(crate) fn gate(&self) -> Result<Arc<Gate>, Denial> {
+        let now = FORKS.load(Ordering::Relaxed);
+        let current = self.gate.load();
+        if current.0 == now {
+            return Ok(Arc::clone(&current.1));
+        }
+        // A forked child on its first operation: it has one thread, so nobody races this.
+        let gate = self.source.gate().map_err(|error| broken(&error))?;
+        self.gate.store(Arc::new((now, Arc::clone(&gate))));
+        Ok(gate)
+    }
+
+    /// Who the session belongs to.
+    pub(crate) fn identity(&self) -> Identity {
+        self.source.identity()
+    }
+}
+
+/// All gates in force, the outermost first.
+#[derive(Default)]
+struct Posts {
+    all: SmallVec<[Arc<Post>; 2]>,
+    /// Whether some policy judges by the identity of files.
+    identities: bool,
+}
+
+static POSTS: ArcSwapOption<Posts> = ArcSwapOption::const_empty();
+static ANY: AtomicBool = AtomicBool::new(false);
+static NEXT: AtomicU64 = AtomicU64::new(1);
+/// How many forks this process is away from the one that loaded us.
+static FORKS: AtomicU64 = AtomicU64::new(0);
+
+/// Counts a fork; called in the child, where only this is safe to do.
+pub(crate) fn forked() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Whether any gate is in force: the one load that every audit event pays for.
+pub(crate) fn active() -> bool {
+    ANY.load(Ordering::Relaxed)
+}
+
+/// Puts a gate in force, inside all those before it.
+///
+/// # Errors
+/// In words, where the source has no gate.
+pub(crate) fn enter(source: Box<dyn Source>, sealed: bool) -> Result<u64, String> {
+    let gate = source.gate()?;
+    let id = NEXT.fetch_add(1, Ordering::Relaxed);
+    let generation = FORKS.load(Ordering::Relaxed);
+    let post = Arc::new(Post { id, sealed, source, gate: ArcSwap::from_pointee((generation, gate)) });
+    change(|all| all.push(Arc::clone(&post)));
+    ANY.store(true, Ordering::SeqCst);
+    Ok(id)
+}
+
+/// Ends the gate of an embedded session. A sealed one stays.
+///
+/// # Errors
+/// In words, where the gate is sealed, or where a tool scope is open: what runs inside one may not end what
+/// confines it.
+pub(crate) fn leave(id: u64) -> Result<Arc<Gate>, &'static str> {
+    let posts = POSTS.load();
+    let post = posts
+        .as_ref()
+        .and_then(|posts| posts.all.iter().find(|post| post.id == id))
+        .ok_or("the session is not open")?;
+    if post.sealed {
+        return Err("a sealed session cannot be ended");
+    }
+    if !scope::current().is_empty() {
+        return Err("a session cannot be ended inside a tool scope");
+    }
+    let gate = post.gate().map_err(|_| "the session has no trace in this process")?;
+    change(|all| all.retain(|post| post.id != id));
+    ANY.store(POSTS.load().as_ref().is_some_and(|posts| !posts.all.is_empty()), Ordering::SeqCst);
+    Ok(gate)
+}
+
+fn change(edit: impl Fn(&mut SmallVec<[Arc<Post>; 2]>)) {
+    POSTS.rcu(|old| {
+        let mut all = old.as_ref().map(|posts| posts.all.clone()).unwrap_or_default();
+        edit(&mut all);
+        let identities = all.iter().any(|post| post.gate().is_ok_and(|gate| gate.policy().has_identities()));
+        Some(Arc::new(Posts { all, identities }))
+    });
+}
+
+/// The innermost gate in force.
+pub(crate) fn innermost() -> Option<Arc<Post>> {
+    POSTS.load().as_ref().and_then(|posts| posts.all.last().cloned())
+}
+
+/// Whether a sealed gate is in force.
+pub(crate) fn is_sealed() -> bool {
+    POSTS.load().as_ref().is_some_and(|posts| posts.all.iter().any(|post| post.sealed))
+}
+
+/// Asks every gate about an operation that the interpreter will perform.
+///
+/// # Errors
+/// The first denial; also where a gate has no trace in this process.
+pub(crate) fn check(action: Action, addresses: &[IpAddr]) -> Result<(), Denial> {
+    grant(action, addresses).map(drop)
+}
+
+/// Asks every gate about an operation that we will perform, and returns the innermost one's grant; none where no
+/// gate is in force.
+///
+/// # Errors
+/// As [`check`].
+pub(crate) fn grant(action: Action, addresses: &[IpAddr]) -> Result<Option<Grant>, Denial> {
+    let posts = POSTS.load();
+    let Some(posts) = posts.as_ref() else { return Ok(None) };
+    let Some((last, before)) = posts.all.split_last() else { return Ok(None) };
+    let claims = scope::claims();
+    for post in before {
+        drop(post.gate()?.check(action.clone(), claims.clone(), addresses)?);
+    }
+    last.gate()?.check(action, claims, addresses).map(Some)
+}
+
+/// Whether every gate would allow an operation, without asking for it: nothing is recorded.
+pub(crate) fn would_allow(action: Action) -> bool {
+    let posts = POSTS.load();
+    let Some(posts) = posts.as_ref() else { return true };
+    let request = Request {
+        action,
+        subject: Subject { claimed: scope::claims(), ..Subject::default() },
+        context: Context { time: now(), ..Context::default() },
+    };
+    posts.all.iter().all(|post| post.gate().is_ok_and(|gate| gate.policy().decide(&request).is_allow()))
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// Refuses an operation that could not be decoded, and records that.
+pub(crate) fn undecodable(event: &str, what: &str) -> Denial {
+    // `kernel.call` is always refused, whatever a policy says.
+    let name = format!("{event}: {what}");
+    match check(Action::KernelCall(name.as_str().into()), &[]) {
+        Err(denial) => Denial { hint: Some(what.into()), ..denial },
+        Ok(()) => broken(&name),
+    }
+}
+
+/// Records a fact with every gate; a trace that cannot be written is a denial.
+pub(crate) fn record(event: &Event) -> Result<(), Denial> {
+    let posts = POSTS.load();
+    let Some(posts) = posts.as_ref() else { return Ok(()) };
+    for post in &posts.all {
+        post.gate()?.record(event)?;
+    }
+    Ok(())
+}
+
+/// Resolves a path as the policies in force need it.
+///
+/// # Errors
+/// As [`resolve::file`].
+pub(crate) fn file(
+    at: Option<std::os::fd::BorrowedFd<'_>>,
+    asked: &[u8],
+    follow: resolve::Follow,
+) -> Result<FileRef, resolve::ResolveError> {
+    let identities = POSTS.load().as_ref().is_some_and(|posts| posts.identities);
+    resolve::file(at, asked, follow, identities)
+}
+
+/// A denial where no gate can be asked.
+pub(crate) fn broken(hint: &str) -> Denial {
+    Denial {
+        verb: failcore_model::Verb::Unmapped,
+        resource: "gate".into(),
+        rule: None,
+        reason: Reason::Fault,
+        hint: Some(hint.into()),
+        errno: libc::EIO,
+        retry: false,
+    }
+}

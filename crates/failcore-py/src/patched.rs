@@ -1,0 +1,80 @@
+//! The functions that have stand-ins, and why each one needs it.
+
+use crate::hook_patch::Target;
+use crate::{patched_fs as fs, patched_net as net, patched_process as process, patched_thread as thread};
+
+macro_rules! targets {
+    ($($module:literal { $($(#[$class:literal])? $name:literal => $judge:path;)* })*) => {
+        /// Every stand-in. Functions that a version or build lacks are left out when they are replaced.
+        pub(crate) const TARGETS: &[Target] = &[$($(Target {
+            module: $module,
+            class: targets!(@class $($class)?),
+            name: $name,
+            judge: $judge,
+        },)*)*];
+    };
+    (@class) => { None };
+    (@class $class:literal) => { Some($class) };
+}
+
+targets! {
+    // `posix` is `os`'s other half: `os.open` is the same function object.
+    c"posix" {
+        c"open" => fs::open;                    // the event leaves out dir_fd
+        c"mkfifo" => fs::make;                  // these raise no event
+        c"mknod" => fs::make;
+        c"chroot" => process::chroot;
+        c"unshare" => process::unshare;
+        c"setns" => process::setns;
+        c"setpriority" => process::setpriority;
+        c"sched_setscheduler" => process::scheduling;
+        c"sched_setparam" => process::scheduling;
+        c"sched_setaffinity" => process::scheduling;
+        c"execv" => process::execv;             // children of a run must load the gate
+        c"execve" => process::execve;
+        c"posix_spawn" => process::spawn;
+        c"posix_spawnp" => process::spawnp;
+    }
+    c"_posixsubprocess" { c"fork_exec" => process::fork_exec; }  // subprocess and multiprocessing start programs here
+    c"_thread" {
+        c"start_new_thread" => thread::start;   // the scope travels
+        c"start_new" => thread::start;
+        c"start_joinable_thread" => thread::start;
+    }
+    c"_posixshmem" {
+        c"shm_open" => fs::shm_open;
+        c"shm_unlink" => fs::shm_unlink;
+    }
+    c"_signal" { c"pidfd_send_signal" => process::pidfd_send_signal; }
+    c"_socket" {
+        c"getaddrinfo" => net::getaddrinfo;     // names are judged, and their answers pinned
+        c"gethostbyname" => net::gethostbyname;
+        c"gethostbyname_ex" => net::gethostbyname;
+        c"gethostbyaddr" => net::gethostbyaddr;
+        c"getnameinfo" => net::getnameinfo;
+        #[c"socket"] c"connect" => net::connect; // CPython resolves names before the event
+        #[c"socket"] c"connect_ex" => net::connect;
+        #[c"socket"] c"bind" => net::bind;
+        #[c"socket"] c"listen" => net::listen;
+        #[c"socket"] c"sendto" => net::sendto;
+        #[c"socket"] c"sendmsg" => net::sendmsg;
+    }
+    c"_sqlite3" { c"connect" => fs::sqlite_connect; }
+    c"_ssl" {
+        #[c"_SSLContext"] c"load_cert_chain" => fs::load_cert_chain; // OpenSSL opens files itself
+        #[c"_SSLContext"] c"load_verify_locations" => fs::load_verify_locations;
+        #[c"_SSLContext"] c"load_dh_params" => fs::read_first;
+    }
+    c"readline" {
+        c"read_init_file" => fs::read_first;    // the library opens files itself
+        c"read_history_file" => fs::read_history;
+        c"write_history_file" => fs::write_history;
+        c"append_history_file" => fs::append_history;
+    }
+    c"_gdbm" { c"open" => fs::database; }
+    c"_dbm" { c"open" => fs::database; }
+    c"spwd" {
+        c"getspnam" => fs::shadow;
+        c"getspall" => fs::shadow;
+    }
+}

@@ -1,0 +1,191 @@
+//! Stand-ins on files.
+
+use failcore_gate::resolve::Follow;
+use failcore_model::{Action, Rights};
+
+use crate::decode_fs::{judge, resolve, rights};
+use crate::events::Judged;
+use crate::hook_call::Call;
+use crate::hook_make as make;
+use crate::hook_object::{Object, directory};
+use crate::hook_raise::Refusal;
+use crate::{expected, monitor};
+
+/// Replaces a path argument by what `__fspath__` says now; a wrong type is left for the function to complain of.
+fn settle(call: &mut Call, index: usize, name: &str) -> Result<(), Box<Refusal>> {
+    let Some(object) = call.get(index, name) else { return Ok(()) };
+    if object.is_str() || object.is_bytes() || object.is_none() || object.int().is_some() {
+        return Ok(());
+    }
+    let Some(path) = make::fs_path(object) else { return Ok(()) };
+    call.replace(index, name, path).map_err(|()| lost())
+}
+
+pub(crate) fn lost() -> Box<Refusal> {
+    monitor::broken("an argument could not be replaced by what was judged").into()
+}
+
+/// The `dir_fd` of a call, as the number it is; another object's answer could change.
+fn dir_fd(call: &mut Call, index: usize, event: &str) -> Result<i64, Box<Refusal>> {
+    match call.get(index, "dir_fd") {
+        None => Ok(-1),
+        Some(object) if object.is_none() => Ok(-1),
+        Some(object) => match object.int() {
+            Some(fd) if fd >= 0 => Ok(fd),
+            // −1 would be read as "the working directory" here and as a bad descriptor there.
+            Some(_) => Err(Refusal::os(libc::EBADF).into()),
+            None => Err(monitor::undecodable(event, "`dir_fd` must be an `int`").into()),
+        },
+    }
+}
+
+/// A keyword-only argument has no position.
+const NOWHERE: usize = usize::MAX;
+
+/// `os.open(path, flags, mode=0o777, *, dir_fd=None)`: the event behind it is judged with the directory.
+pub(crate) fn open(call: &mut Call) -> Judged {
+    settle(call, 0, "path")?;
+    let dir = dir_fd(call, NOWHERE, "os.open")?;
+    let guard = expected::note_open(call.get(0, "path"), dir);
+    call.keep(guard);
+    Ok(())
+}
+
+/// `os.mkfifo(path, mode, *, dir_fd)`, `os.mknod(path, mode, device, *, dir_fd)`.
+pub(crate) fn make(call: &mut Call) -> Judged {
+    settle(call, 0, "path")?;
+    let dir = dir_fd(call, NOWHERE, "os.mknod")?;
+    let about = call.get(0, "path");
+    let Some(path) = about.and_then(Object::os_bytes) else { return Ok(()) };
+    judge(Action::Create(resolve(directory(dir), &path, Follow::NoFinal, about)?), about)
+}
+
+fn open_file(path: &[u8], flags: i32, about: Option<Object<'_>>) -> Judged {
+    let file = resolve(None, path, Follow::Final, about)?;
+    let rights = rights(flags, file.exists);
+    judge(Action::Open { file, rights }, about)
+}
+
+/// Where the C library keeps named shared memory (shm_overview(7)).
+fn shm_path(call: &Call) -> Option<Vec<u8>> {
+    let name = call.get(0, "path")?.os_bytes()?;
+    let name = name.strip_prefix(b"/").unwrap_or(&name);
+    Some([b"/dev/shm/", name].concat())
+}
+
+/// `_posixshmem.shm_open(path, flags, mode=0o777)`.
+pub(crate) fn shm_open(call: &mut Call) -> Judged {
+    let Some(path) = shm_path(call) else { return Ok(()) };
+    let Some(flags) = call.get(1, "flags").and_then(Object::int) else { return Ok(()) };
+    open_file(&path, flags as i32, call.get(0, "path"))
+}
+
+/// `_posixshmem.shm_unlink(path)`.
+pub(crate) fn shm_unlink(call: &mut Call) -> Judged {
+    let Some(path) = shm_path(call) else { return Ok(()) };
+    let about = call.get(0, "path");
+    judge(Action::Delete(resolve(None, &path, Follow::NoFinal, about)?), about)
+}
+
+/// `sqlite3.connect(database, timeout, detect_types, isolation_level, check_same_thread, factory,
+/// cached_statements, uri)`: the event does not say how the name is read.
+pub(crate) fn sqlite_connect(call: &mut Call) -> Judged {
+    settle(call, 0, "database")?;
+    // Another object than these is asked by the function itself and may answer otherwise: both readings count.
+    let uri = match call.get(7, "uri") {
+        None => Some(false),
+        Some(object) if object.is_none() => Some(false),
+        Some(object) => object.int().map(|uri| uri != 0),
+    };
+    if let Some(uri) = uri {
+        call.keep(expected::note_uri(uri));
+    }
+    Ok(())
+}
+
+fn read(call: &mut Call, index: usize, name: &str) -> Judged {
+    settle(call, index, name)?;
+    let about = call.get(index, name);
+    match about.and_then(Object::os_bytes) {
+        Some(path) => open_file(&path, libc::O_RDONLY, about),
+        None => Ok(()),
+    }
+}
+
+/// `load_dh_params(path)`, `readline.read_init_file([path])`.
+pub(crate) fn read_first(call: &mut Call) -> Judged {
+    read(call, 0, "path")
+}
+
+/// `load_cert_chain(certfile, keyfile=None, password=None)`.
+pub(crate) fn load_cert_chain(call: &mut Call) -> Judged {
+    read(call, 0, "certfile")?;
+    read(call, 1, "keyfile")
+}
+
+/// `load_verify_locations(cafile=None, capath=None, cadata=None)`.
+pub(crate) fn load_verify_locations(call: &mut Call) -> Judged {
+    read(call, 0, "cafile")?;
+    settle(call, 1, "capath")?;
+    let about = call.get(1, "capath");
+    match about.and_then(Object::os_bytes) {
+        Some(path) => judge(Action::Read(resolve(None, &path, Follow::Final, about)?), about),
+        None => Ok(()),
+    }
+}
+
+/// The history file that is meant where none is named (readline(3)).
+fn history(call: &mut Call, index: usize, flags: i32) -> Judged {
+    settle(call, index, "filename")?;
+    let about = call.get(index, "filename");
+    match about.and_then(Object::os_bytes) {
+        Some(path) => open_file(&path, flags, about),
+        None => {
+            let home = std::env::var_os("HOME").unwrap_or_default();
+            open_file(&[home.as_encoded_bytes(), b"/.history"].concat(), flags, None)
+        }
+    }
+}
+
+/// `readline.read_history_file([path])`.
+pub(crate) fn read_history(call: &mut Call) -> Judged {
+    history(call, 0, libc::O_RDONLY)
+}
+
+/// `readline.write_history_file([path])`.
+pub(crate) fn write_history(call: &mut Call) -> Judged {
+    history(call, 0, libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC)
+}
+
+/// `readline.append_history_file(count[, path])`.
+pub(crate) fn append_history(call: &mut Call) -> Judged {
+    history(call, 1, libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND)
+}
+
+/// `_gdbm.open`, `_dbm.open` (filename, flags='r', mode=0o666); `dbm.ndbm` adds a suffix of its own.
+pub(crate) fn database(call: &mut Call) -> Judged {
+    settle(call, 0, "filename")?;
+    let about = call.get(0, "filename");
+    let Some(path) = about.and_then(Object::os_bytes) else { return Ok(()) };
+    let flags = match call.get(1, "flags").and_then(Object::text).unwrap_or("r").as_bytes().first() {
+        Some(b'r') => libc::O_RDONLY,
+        Some(b'w') => libc::O_RDWR,
+        _ => libc::O_RDWR | libc::O_CREAT,
+    };
+    for suffix in [&b""[..], b".db", b".pag", b".dir"] {
+        let path = [&*path, suffix].concat();
+        let file = resolve(None, &path, Follow::Final, about)?;
+        // Which of them the library uses depends on how it was built; absent ones would only be made.
+        if suffix.is_empty() || file.exists || flags & libc::O_CREAT != 0 {
+            let rights = rights(flags, file.exists);
+            judge(Action::Open { file, rights }, about)?;
+        }
+    }
+    Ok(())
+}
+
+/// `spwd.getspnam`, `spwd.getspall`: the C library reads the shadow file.
+pub(crate) fn shadow(_: &mut Call) -> Judged {
+    let file = resolve(None, b"/etc/shadow", Follow::Final, None)?;
+    judge(Action::Open { file, rights: Rights::READ }, None)
+}

@@ -1,0 +1,125 @@
+//! Tool scopes: which tool the calling thread or task works for, and hence what narrows it further.
+//!
+//! A scope is kept twice. The thread's *floor* is native and out of reach of Python; it holds for synchronous code
+//! and travels into threads started inside it. A context variable holds for tasks, which share a thread. Where the
+//! two disagree the operation is judged under both, so a task may narrow its thread's floor and never lift it.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use failcore_model::{Claims, Denial, Event, Text};
+
+use crate::{hook_context, monitor};
+
+/// A path of tool names, the outermost first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Scope {
+    pub(crate) path: Vec<Text>,
+    pub(crate) step: Option<Text>,
+}
+
+/// A scope, or none.
+pub(crate) type Held = Option<Arc<Scope>>;
+
+impl Scope {
+    fn within(outer: &Held, tool: Text, step: Option<Text>) -> Arc<Self> {
+        let mut path = outer.as_ref().map(|scope| scope.path.clone()).unwrap_or_default();
+        path.push(tool);
+        let step = step.or_else(|| outer.as_ref().and_then(|scope| scope.step.clone()));
+        Arc::new(Self { path, step })
+    }
+}
+
+thread_local!(static FLOOR: RefCell<Held> = const { RefCell::new(None) });
+
+/// The scope in force, for judging.
+#[derive(Default)]
+pub(crate) struct Current(Held);
+
+impl Current {
+    /// Whether no tool is at work.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// The scope itself.
+    pub(crate) fn held(self) -> Held {
+        self.0
+    }
+}
+
+/// The scope of the calling thread and task together.
+pub(crate) fn current() -> Current {
+    let floor = floor();
+    let task = hook_context::task_scope();
+    Current(match (floor, task) {
+        (held, None) | (None, held) => held,
+        (Some(floor), Some(task)) if task.path.starts_with(&floor.path) => Some(task),
+        (Some(floor), Some(task)) => Some(Arc::new(Scope {
+            path: floor.path.iter().chain(&task.path).cloned().collect(),
+            step: task.step.clone().or_else(|| floor.step.clone()),
+        })),
+    })
+}
+
+/// What the calling thread claims of itself.
+pub(crate) fn claims() -> Claims {
+    match current().held() {
+        None => Claims::default(),
+        Some(scope) => Claims { scope: scope.path.clone(), step: scope.step.clone(), site: None },
+    }
+}
+
+fn floor() -> Held {
+    FLOOR
+        .try_with(|floor| floor.try_borrow().map(|held| held.clone()).unwrap_or_default())
+        .unwrap_or_default()
+}
+
+/// Replaces the thread's floor and returns the one before it.
+pub(crate) fn set_floor(held: Held) -> Held {
+    FLOOR
+        .try_with(|floor| floor.try_borrow_mut().map(|mut floor| std::mem::replace(&mut *floor, held)))
+        .ok()
+        .and_then(Result::ok)
+        .flatten()
+}
+
+/// A scope that was entered, with what to put back when it is left.
+pub(crate) struct Entered {
+    scope: Arc<Scope>,
+    floor: Option<Held>,
+}
+
+/// Enters a tool scope: for the thread and what it starts, or (`task`) only for what runs in this task.
+///
+/// # Errors
+/// A denial where the fact cannot be recorded.
+pub(crate) fn enter(tool: Text, step: Option<Text>, task: bool) -> Result<Entered, Denial> {
+    let scope = Scope::within(&current().held(), tool, step);
+    let (pid, tid) = ids();
+    monitor::record(&Event::ScopeEntered { pid, tid, scope: scope.path.clone(), step: scope.step.clone() })?;
+    let floor = (!task).then(|| set_floor(Some(Arc::clone(&scope))));
+    Ok(Entered { scope, floor })
+}
+
+impl Entered {
+    /// The scope entered.
+    pub(crate) fn scope(&self) -> &Arc<Scope> {
+        &self.scope
+    }
+
+    /// Leaves the scope.
+    pub(crate) fn leave(self) {
+        if let Some(before) = self.floor {
+            set_floor(before);
+        }
+        let (pid, tid) = ids();
+        // What follows runs with more rights only in the sense of the session's own; nothing to refuse here.
+        drop(monitor::record(&Event::ScopeLeft { pid, tid, scope: self.scope.path.clone() }));
+    }
+}
+
+fn ids() -> (u32, u32) {
+    (std::process::id(), rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs())
+}

@@ -1,0 +1,179 @@
+"""Tool scopes: which tool is at work, for the thread or task and for what it starts."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, NamedTuple, ParamSpec, TypeVar, cast, overload
+
+from ._failcore import _carry, _current, _enter, _Entered
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Current(NamedTuple):
+    """What is in force where it is asked."""
+
+    active: bool
+    """Whether any policy is in force."""
+    sealed: bool
+    """Whether it stays in force until the process ends."""
+    session: str | None
+    """The id of the innermost session."""
+    agent: str | None
+    """The agent's name, given when the session was opened."""
+    run: str | None
+    """The caller's own label of the run."""
+    scope: tuple[str, ...]
+    """The tools at work, the outermost first."""
+    step: str | None
+    """The step of the agent's plan."""
+
+    @property
+    def tool(self) -> str | None:
+        """The innermost tool at work."""
+        return self.scope[-1] if self.scope else None
+
+
+def current() -> Current:
+    """What is in force for the calling thread and task."""
+    active, sealed, session, agent, run, path, step = _current()
+    return Current(active, sealed, session, agent, run, tuple(path), step)
+
+
+def _in_task() -> bool:
+    """Whether the calling code shares its thread with other tasks."""
+    events = sys.modules.get("asyncio.events")
+    return events is not None and events._get_running_loop() is not None
+
+
+class scope:  # noqa: N801 - reads as a statement: `with scope("web_search"):`
+    """Says that a tool is at work, for `with` and `async with`.
+
+    A scope only narrows: the policy's `[[tool]]` entries that match the name apply beside the session's policy, and
+    a scope inside a scope applies beside the outer one. Threads, pools, executors and tasks started inside it work
+    for the same tool.
+    """
+
+    def __init__(self, tool: str, *, step: str | None = None) -> None:
+        self._tool = tool
+        self._step = step
+        self._entered: list[_Entered] = []
+
+    def __enter__(self) -> scope:
+        _carry_into_pools()
+        self._entered.append(_enter(self._tool, self._step, _in_task()))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._entered.pop().leave()
+
+    async def __aenter__(self) -> scope:
+        _carry_into_pools()
+        self._entered.append(_enter(self._tool, self._step, True))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._entered.pop().leave()
+
+
+@overload
+def tool(function: Callable[P, R], /) -> Callable[P, R]: ...
+@overload
+def tool(name: str | None = None, /, *, step: str | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+def tool(name: Any = None, /, *, step: str | None = None) -> Any:
+    """Marks a function as a tool: while it runs, the scope of its name is in force.
+
+    Works on plain functions, coroutine functions, generators and asynchronous generators. Without a name the
+    function's own is taken.
+    """
+    if callable(name):
+        return _wrapped(name, name.__name__, step)
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        return _wrapped(function, name or function.__name__, step)
+
+    return decorate
+
+
+def _wrapped(function: Callable[P, R], name: str, step: str | None) -> Callable[P, R]:
+    wrapper: Any
+    if inspect.iscoroutinefunction(function):
+
+        async def wrapper(*args: P.args, **kwargs: P.kwargs) -> Any:
+            async with scope(name, step=step):
+                return await function(*args, **kwargs)
+
+    elif inspect.isasyncgenfunction(function):
+
+        async def wrapper(*args: P.args, **kwargs: P.kwargs) -> Any:
+            async with scope(name, step=step):
+                values = function(*args, **kwargs)
+            try:
+                while True:
+                    # Between two values the caller runs, and it does not work for the tool.
+                    async with scope(name, step=step):
+                        try:
+                            value = await anext(values)
+                        except StopAsyncIteration:
+                            return
+                    yield value
+            finally:
+                async with scope(name, step=step):
+                    await values.aclose()
+
+    elif inspect.isgeneratorfunction(function):
+
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> Any:
+            values = function(*args, **kwargs)
+            sent = None
+            try:
+                while True:
+                    with scope(name, step=step):
+                        try:
+                            value = values.send(sent)
+                        except StopIteration as end:
+                            return end.value
+                    sent = yield value
+            finally:
+                with scope(name, step=step):
+                    values.close()
+
+    else:
+
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> Any:
+            with scope(name, step=step):
+                return function(*args, **kwargs)
+
+    return cast(Callable[P, R], functools.wraps(function)(wrapper))
+
+
+_pools_carry = False
+
+
+def _carry_into_pools() -> None:
+    """Makes work handed to a thread pool work for the tool that handed it over.
+
+    Threads take their starter's scope natively, but a pool's threads are older than the work they do.
+    """
+    global _pools_carry
+    if _pools_carry:
+        return
+    from concurrent.futures import thread
+
+    submit = thread.ThreadPoolExecutor.submit
+
+    @functools.wraps(submit)
+    def carrying(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return submit(self, _carry(fn), *args, **kwargs)
+
+    thread.ThreadPoolExecutor.submit = carrying  # type: ignore[method-assign]
+    _pools_carry = True
