@@ -105,7 +105,9 @@ pub fn embedded_v4s(addr: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
         | [0x64, 0xff9b, 0, 0, 0, 0, _, _] => {
             found[0] = at(12);
         }
-        [0x64, 0xff9b, 1, ..] => found[..4].copy_from_slice(&[96, 48, 56, 64].map(|len| rfc6052(&b, len))),
+        [0x64, 0xff9b, 1, ..] => {
+            found[..4].copy_from_slice(&[96, 48, 56, 64].map(|len| Some(rfc6052(addr.to_bits(), len))))
+        }
         [0x2001, 0, ..] => found[..2].copy_from_slice(&[rfc4380(&b), at(4)]),
         [0x2002, ..] => found[0] = at(2),
         _ => {}
@@ -118,10 +120,10 @@ pub fn embedded_v4s(addr: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
 }
 
 /// The IPv4 address after a prefix of `len` bits, jumping over bits 64 to 71 (RFC 6052 section 2.2).
-fn rfc6052(b: &[u8; 16], len: usize) -> Option<Ipv4Addr> {
-    let mut rest =
-        b[len / 8..].iter().enumerate().filter(|(i, _)| i + len / 8 != 8 || len == 96).map(|(_, b)| *b);
-    Some(Ipv4Addr::new(rest.next()?, rest.next()?, rest.next()?, rest.next()?))
+fn rfc6052(addr: u128, len: u32) -> Ipv4Addr {
+    let without_u = addr >> 64 << 56 | addr & ((1 << 56) - 1);
+    let bits = if len == 96 { addr } else { without_u >> (120 - 32 - len) };
+    Ipv4Addr::from_bits(bits as u32)
 }
 
 /// The client of a Teredo address, whose bits are inverted.
@@ -154,12 +156,23 @@ fn of_v6(addr: Ipv6Addr) -> IpClass {
 
 /// Whether a metadata address stands at any place where RFC 6052 puts an IPv4 address, whatever the prefix.
 fn hides_metadata(addr: Ipv6Addr) -> bool {
-    let b = addr.octets();
-    [32, 40, 48, 56, 64, 96]
-        .into_iter()
-        .filter_map(|len| rfc6052(&b, len))
-        .any(|v4| of_v4(v4) == IpClass::Metadata)
+    let at = |len| METADATA.contains(&rfc6052(addr.to_bits(), len).to_bits());
+    [32, 40, 48, 56, 64, 96].into_iter().any(at)
 }
+
+/// The IPv4 addresses of class [`IpClass::Metadata`], taken from the table; each is a run of its own.
+const METADATA: [u32; 8] = {
+    let (mut found, mut next, mut i) = ([0; 8], 0, 0);
+    while i < V4.len() {
+        if matches!(V4[i].1, IpClass::Metadata) {
+            found[next] = V4[i].0;
+            next += 1;
+        }
+        i += 1;
+    }
+    assert!(next == found.len());
+    found
+};
 
 /// The class of the run that holds an address. The first run begins at zero, so there is always one.
 fn run<T: PartialOrd + Copy>(table: &[(T, IpClass)], addr: T) -> IpClass {
@@ -213,6 +226,12 @@ mod tests {
         assert_eq!((V4[0].0, V6[0].0), (0, 0));
         assert!(V4.windows(2).all(|w| w[0].0 < w[1].0 && w[0].1 != w[1].1));
         assert!(V6.windows(2).all(|w| w[0].0 < w[1].0 && w[0].1 != w[1].1));
+    }
+
+    #[test]
+    fn metadata_runs_are_single_addresses() {
+        let after = |i: usize| V4.get(i + 1).map(|run| run.0);
+        assert!((0..V4.len()).all(|i| V4[i].1 != IpClass::Metadata || after(i) == Some(V4[i].0 + 1)));
     }
 
     #[test]
