@@ -1,0 +1,249 @@
+"""Runs CPython's own test modules with the gate and without, and compares what became of each test."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+MODULES = (
+    "test_os",
+    "test_io",
+    "test_pathlib",
+    "test_tempfile",
+    "test_socket",
+    "test_subprocess",
+    "test_asyncio",
+    "test_multiprocessing_fork",
+    "test_multiprocessing_forkserver",
+    "test_multiprocessing_spawn",
+    "test_multiprocessing_main_handling",
+    "test_sqlite3",
+    "test_ssl",
+    "test_zipfile",
+    "test_shutil",
+    "test_threading",
+)
+VERSIONS = ("3.10", "3.11", "3.12", "3.13")
+# How long a test may be silent before it counts as hung.
+SILENCE = 90.0
+POLICY = 'version = 1\nextends = ["preset:allow-all"]\n'
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A CPython with its own tests, or the reason why it is left out."""
+
+    version: str
+    executable: Path | None
+    missing: str = ""
+
+
+def interpreters() -> list[Interpreter]:
+    """One of each version, from PATH, /usr/bin, /usr/local/bin and pyenv; the first that has its tests."""
+    found = []
+    for version in VERSIONS:
+        reason = "not installed"
+        for candidate in candidates(version):
+            probe = (
+                "import sys, test.test_os as t; v = sys.version_info; "
+                "print(sys.implementation.name, '%d.%d' % v[:2], '.'.join(map(str, v[:3])), sys.executable)"
+            )
+            done = subprocess.run([candidate, "-c", probe], capture_output=True, text=True, check=False)
+            words = done.stdout.split()
+            if done.returncode == 0 and words[:2] == ["cpython", version]:
+                found.append(Interpreter(words[2], Path(words[3])))
+                break
+            if "No module named 'test" in done.stderr:
+                reason = f"`{candidate.name}` comes without its `test` package"
+        else:
+            found.append(Interpreter(version, None, reason))
+    return found
+
+
+def candidates(version: str) -> Iterable[Path]:
+    """Where an interpreter of a version may be."""
+    name = f"python{version}"
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    places = [*sorted(pyenv.glob(f"versions/{version}.*/bin")), Path("/usr/local/bin"), Path("/usr/bin")]
+    places += [Path(place) for place in os.environ.get("PATH", "").split(os.pathsep) if "shims" not in place]
+    for place in places:
+        if (place / name).is_file():
+            yield place / name
+
+
+@dataclass
+class Outcome:
+    """What became of one test."""
+
+    outcome: str
+    why: str = ""
+
+
+def run(python: Path, module: str, failcore: Path | None, only: Iterable[str] = ()) -> dict[str, Outcome]:
+    """Runs a module (or some of its tests), under the gate where `failcore` is given. Hung tests are `hung`."""
+    with tempfile.TemporaryDirectory(prefix="failcore-compat-") as name:
+        base = Path(name)
+        out, policy = base / "out.jsonl", base / "policy.toml"
+        policy.write_text(POLICY)
+        for attempt in range(20):
+            argv = [str(python), str(HERE / "runner.py"), module, str(out), "--only", *only]
+            if failcore:
+                trace = base / f"trace-{attempt}"
+                argv = [
+                    str(failcore),
+                    "run",
+                    "--lane",
+                    "runtime",
+                    "-p",
+                    str(policy),
+                    "--trace",
+                    str(trace),
+                    "--",
+                    *argv,
+                ]
+            log = base / f"log-{attempt}"
+            ended = watch(argv, out, log, base)
+            if failcore and not decided(trace, out):
+                raise RuntimeError(f"the gate was not on:\n{log.read_text(errors='replace')[-3000:]}")
+            outcomes = read(out)
+            if "" in outcomes:  # the runner's last line
+                del outcomes[""]
+                return outcomes
+            if not out.exists():
+                raise RuntimeError(f"{module} did not start:\n{log.read_text(errors='replace')[-3000:]}")
+            # It hung or died: mark the test that was running, and go on after it.
+            with out.open("a") as lines:
+                for test, outcome in outcomes.items():
+                    if outcome.outcome == "running":
+                        what = {"id": test, "outcome": ended, "why": log.read_text(errors="replace")[-2000:]}
+                        lines.write(json.dumps(what) + "\n")
+        return {test: outcome for test, outcome in read(out).items() if test}
+
+
+def watch(argv: list[str], out: Path, log: Path, cwd: Path) -> str:
+    """Runs the command until it ends, or until nothing is heard of it for too long."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "FAILCORE", "PIP_", "COV"))}
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            argv,
+            cwd=cwd,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+        )
+        size, since = -1, time.monotonic()
+        while process.poll() is None:
+            time.sleep(0.05)
+            now = out.stat().st_size if out.exists() else 0
+            if now != size:
+                size, since = now, time.monotonic()
+            elif time.monotonic() - since > SILENCE:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                return "hung"
+    # What a test left running in the session ends with it.
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    return "died"
+
+
+def decided(trace: Path, out: Path) -> bool:
+    """Whether the trace shows that the runner was under the gate: it decided the opens of its results."""
+    name = out.name.encode()
+    for segment in trace.glob("trace*.jsonl"):
+        with segment.open("rb") as lines:
+            if any(name in line for line in lines):
+                return True
+    return False
+
+
+def read(out: Path) -> dict[str, Outcome]:
+    """The last word on each test."""
+    outcomes: dict[str, Outcome] = {}
+    if out.exists():
+        for line in out.read_text().splitlines():
+            fields = json.loads(line)
+            outcomes[fields["id"]] = Outcome(fields["outcome"], fields.get("why", ""))
+    return outcomes
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A test that came out differently under the gate, every time."""
+
+    version: str
+    test: str
+    without: str
+    under: str
+    why: str
+    reason: str
+
+
+def compare(interpreter: Interpreter, module: str, failcore: Path) -> tuple[list[Difference], int]:
+    """The lasting differences of one module on one version, and how many tests were compared.
+
+    A test that differs is tried twice more on its own, both ways: what is not repeated was chance.
+    """
+    assert interpreter.executable
+    python = interpreter.executable
+    without, under = run(python, module, None), run(python, module, failcore)
+    differing = [test for test in without if differs(without[test], under.get(test))]
+    differing += [test for test in under if test not in without]
+    differences = []
+    for test in differing:
+        before, after = without.get(test, Outcome("absent")), under.get(test, Outcome("absent"))
+        for _ in range(2):
+            if not re.fullmatch(r"[\w.]+", test):
+                break  # a fixture, which cannot be run by itself
+            before = run(python, module, None, [test]).get(test, before)
+            after = run(python, module, failcore, [test]).get(test, after)
+            if not differs(before, after):
+                break
+        if differs(before, after):
+            last = (after.why.strip().splitlines() or [""])[-1]
+            reason = reason_for(test, interpreter.version)
+            differences.append(
+                Difference(interpreter.version, test, before.outcome, after.outcome, last, reason)
+            )
+    return differences, len(without)
+
+
+def differs(before: Outcome, after: Outcome | None) -> bool:
+    """Failing is failing, whether by an error or an assertion."""
+    bad = {"error": "failure"}
+    return after is None or bad.get(before.outcome, before.outcome) != bad.get(after.outcome, after.outcome)
+
+
+def reason_for(test: str, version: str) -> str:
+    """The reason that the repository keeps for a difference, from reasons.json; empty where there is none."""
+    for pattern, reason in json.loads((HERE / "reasons.json").read_text()).items():
+        if fnmatch.fnmatchcase(test, pattern) or fnmatch.fnmatchcase(f"{version}:{test}", pattern):
+            return str(reason)
+    return ""
+
+
+def command() -> Path:
+    """The command beside this interpreter."""
+    import sys
+
+    found = Path(sys.executable).parent / "failcore"
+    if not found.exists():
+        which = shutil.which("failcore")
+        assert which, "failcore is not installed; run `make build`"
+        found = Path(which)
+    return found
