@@ -82,6 +82,10 @@ def candidates(version: str) -> Iterable[Path]:
             yield place / name
 
 
+class NotThere(Exception):
+    """An installation that lacks a test module, as some do that forget new sub-packages of `test`."""
+
+
 @dataclass
 class Outcome:
     """What became of one test."""
@@ -201,6 +205,9 @@ def compare(interpreter: Interpreter, module: str, failcore: Path) -> tuple[list
     """
     assert interpreter.executable
     python = interpreter.executable
+    probe = [python, "-c", f"import importlib.util as u; assert u.find_spec('test.{module}')"]
+    if subprocess.run(probe, capture_output=True, check=False).returncode != 0:
+        raise NotThere(module)
     without, under = run(python, module, None), run(python, module, failcore)
     differing = [test for test in without if differs(without[test], under.get(test))]
     differing += [test for test in under if test not in without]

@@ -32,6 +32,7 @@ def main() -> int:
     found = [i for i in harness.interpreters() if i.version.startswith(tuple(f"{v}" for v in wanted))]
     failcore = harness.command()
     jobs = [(i, module) for i in found if i.executable for module in options.only]
+    # What came of each: differences and how many were compared, or why it broke. Not there: skipped.
     results: dict[tuple[str, str], tuple[list[harness.Difference], int] | str] = {}
 
     def job(task: tuple[harness.Interpreter, str]) -> None:
@@ -40,6 +41,8 @@ def main() -> int:
         try:
             results[interpreter.version, module] = result = harness.compare(interpreter, module, failcore)
             words = f"{result[1]} tests, {len(result[0])} differ"
+        except harness.NotThere:
+            words = "skipped: this installation has no such module"
         except RuntimeError as error:
             results[interpreter.version, module] = words = str(error)
         print(f"  {interpreter.version:8} {module:36} {words} ({time.monotonic() - since:.0f} s)", flush=True)
@@ -85,13 +88,14 @@ def document(found, modules, results) -> str:
         cells = []
         for interpreter in found:
             result = results.get((interpreter.version, module))
-            if interpreter.executable is None:
+            if interpreter.executable is None or result is None:
                 cells.append("skipped")
             elif isinstance(result, tuple):
                 cells.append(f"{result[1]} / {len(result[0])}")
             else:
                 cells.append("not compared")
         lines.append(f"| `{module}` | " + " | ".join(cells) + " |")
+    lines.append("\n*skipped*: the interpreter was not found, or its installation lacks the module.")
     lines += [f"\nCPython {i.version} was skipped: {i.missing}." for i in found if i.executable is None]
     differences = [d for result in results.values() if isinstance(result, tuple) for d in result[0]]
     lines += ["", "## Differences and their reasons", ""]
