@@ -75,7 +75,7 @@ impl Python {
         } else {
             look_up(command, path)?
         };
-        let real_executable = real(&executable)?;
+        let real_executable = real(&executable).filter(is_image)?;
         let venv = pyvenv(&executable);
         // Of a virtual environment, pyvenv.cfg names the directory of the base interpreter.
         let base_start = match &venv {
@@ -127,6 +127,22 @@ impl Python {
     }
 }
 
+impl Python {
+    /// Every path that starts this interpreter: as named, the image, and its other names beside them.
+    pub fn names(&self) -> Vec<AbsPath> {
+        let image = real(&self.real_executable);
+        let mut names = vec![self.executable.clone(), self.real_executable.clone()];
+        let beside = [format!("python{}", self.version), "python3".into(), "python".into()];
+        for dir in [self.executable.parent(), self.real_executable.parent()].into_iter().flatten() {
+            let named = beside.iter().filter_map(|name| dir.join(name.as_bytes()).ok());
+            names.extend(named.filter(|path| image.is_some() && real(path) == image));
+        }
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
 /// The virtual environment an interpreter stands in, and its `home` key (PEP 405).
 fn pyvenv(executable: &AbsPath) -> Option<(AbsPath, AbsPath)> {
     let bin = executable.parent()?;
@@ -148,7 +164,7 @@ fn landmark(executable: &AbsPath, name: &str) -> Option<(AbsPath, String)> {
         .filter(|v| v.contains('.'))
         .map(|v| v.trim_end_matches(|c: char| !c.is_ascii_digit()).to_owned());
     let mut dir = executable.parent();
-    while let Some(prefix) = dir {
+    while let Some(prefix) = dir.filter(|dir| dir.file_name().is_some()) {
         for lib in ["lib", "lib64"] {
             let versions = match &named {
                 Some(version) => vec![version.clone()],
@@ -179,6 +195,14 @@ fn versions_in(prefix: &AbsPath, lib: &str) -> Vec<String> {
     found.into_iter().map(|(major, minor)| format!("{major}.{minor}")).collect()
 }
 
+/// Whether it is a program image, not a launcher script such as version managers put on the path.
+fn is_image(path: &AbsPath) -> bool {
+    use std::io::Read;
+    let mut magic = [0; 4];
+    let file = std::fs::File::open(path.as_path());
+    file.and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"\x7fELF"
+}
+
 fn existing(prefix: &AbsPath, rest: &str) -> Option<AbsPath> {
     let path = prefix.as_path().join(rest);
     path.exists().then(|| absolute(path.as_os_str().as_bytes())).flatten()
@@ -201,7 +225,12 @@ pub(crate) fn real(path: &AbsPath) -> Option<AbsPath> {
 }
 
 /// The path with symbolic links resolved as far up as it exists; what does not exist stays as written.
+///
+/// So does what each process has of its own (`/proc/self`): deciding knows whose it is.
 pub(crate) fn real_as_far(path: &AbsPath) -> AbsPath {
+    if own_process(path) {
+        return path.clone();
+    }
     let (mut dir, mut rest): (PathBuf, Vec<OsString>) = (path.as_path().into(), Vec::new());
     loop {
         if let Ok(found) = std::fs::canonicalize(&dir) {
@@ -216,4 +245,9 @@ pub(crate) fn real_as_far(path: &AbsPath) -> AbsPath {
             _ => return path.clone(),
         }
     }
+}
+
+fn own_process(path: &AbsPath) -> bool {
+    let mut components = path.components();
+    components.next() == Some(b"proc") && matches!(components.next(), Some(b"self" | b"thread-self"))
 }

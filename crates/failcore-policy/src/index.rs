@@ -1,31 +1,261 @@
 //! The rules, arranged for deciding.
 
-use crate::pattern::Glob;
-use crate::resolved::Resolved;
-use crate::rule::{Effect, Object};
+use std::net::IpAddr;
 
-/// What `decide` looks things up in.
-#[derive(Debug, Clone)]
+use failcore_model::{IpClass, Rights, SignalTarget, Transport};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use prefix_trie::PrefixMap;
+use rustc_hash::FxHashMap;
+
+use crate::limits::Limits;
+use crate::pattern::{Glob, Part};
+use crate::resolved::Resolved;
+use crate::rule::{Args, Effect, HostPattern, Key, Object, Over, Rule, Way};
+use crate::trie::Trie;
+
+/// What `decide` looks things up in. A rule goes by its position in the resolved policy.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Index {
-    env: Vec<Glob>,
-    tools: Vec<Glob>,
+    /// What every rule has, by position.
+    pub(crate) metas: Vec<Meta>,
+    pub(crate) files: Trie<FileTerm>,
+    /// Literal denies by identity.
+    pub(crate) ids: FxHashMap<failcore_model::FileId, Vec<FileTerm>>,
+    pub(crate) images: Trie<ExecTerm>,
+    pub(crate) libraries: Trie<u32>,
+    pub(crate) ffi: Vec<u32>,
+    pub(crate) names: Trie<NetTerm>,
+    /// Rules for any host.
+    pub(crate) anyone: Vec<NetTerm>,
+    v4: PrefixMap<Ipv4Net, Vec<NetTerm>>,
+    v6: PrefixMap<Ipv6Net, Vec<NetTerm>>,
+    classes: FxHashMap<IpClass, Vec<NetTerm>>,
+    /// Whether some permit names a host, so that addresses must be pinned.
+    pub(crate) names_hosts: bool,
+    pub(crate) unix_paths: Trie<(u32, Way)>,
+    pub(crate) unix_names: Trie<(u32, Way)>,
+    pub(crate) sockets: Vec<SocketTerm>,
+    pub(crate) signals: Vec<(u32, SignalTarget)>,
+    pub(crate) limit: Vec<u32>,
+    pub(crate) env: Trie<u32>,
+    pub(crate) unmapped: Trie<u32>,
+    tools: Trie<u16>,
+    pub(crate) limits: Limits,
+    /// The rule behind each limit, in the order of [`Limits::NAMES`].
+    pub(crate) budgets: [Option<u32>; Limits::NAMES.len()],
+}
+
+/// What a rule is, without what it speaks of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Meta {
+    pub(crate) effect: Effect,
+    pub(crate) key: Key,
+    pub(crate) tool: Option<u16>,
+    /// Nanoseconds since 1970 at which it ends.
+    pub(crate) until: u64,
+    pub(crate) approve: bool,
+    pub(crate) audit: bool,
+    pub(crate) always: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FileTerm {
+    pub(crate) rule: u32,
+    pub(crate) rights: Rights,
+    /// Whether the pattern is one path.
+    pub(crate) literal: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct ExecTerm {
+    pub(crate) rule: u32,
+    pub(crate) name: Glob,
+    pub(crate) named: bool,
+    pub(crate) args: Args,
+}
+
+/// A rule about endpoints, without the host.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NetTerm {
+    pub(crate) rule: u32,
+    over: Over,
+    ports: (u16, u16),
+    way: Way,
+    /// Of a name: whether the labels below are meant, and not the name.
+    pub(crate) below: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SocketTerm {
+    pub(crate) rule: u32,
+    pub(crate) family: Option<i32>,
+    pub(crate) kind: Option<i32>,
+    pub(crate) protocol: Option<i32>,
+}
+
+/// What is asked about an endpoint, beside the host.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Port {
+    /// This port, over this transport.
+    At(Transport, u16),
+    /// This port of a socket that is bound already: who may bind port 0 may listen wherever that led.
+    Bound(Transport, u16),
+    /// The host as such: a permit for any port permits it, a refusal must be of every port.
+    Unsaid,
+}
+
+impl NetTerm {
+    pub(crate) fn covers(&self, port: Port, way: Way, effect: Effect) -> bool {
+        let over = |transport| match self.over {
+            Over::Any => true,
+            Over::Tcp => transport == Transport::Tcp,
+            Over::Udp => transport == Transport::Udp,
+            Over::Other => transport == Transport::Other,
+        };
+        let (low, high) = self.ports;
+        self.way.covers(way)
+            && match port {
+                Port::At(transport, port) => over(transport) && (low..=high).contains(&port),
+                Port::Bound(transport, port) => over(transport) && (low == 0 || (low..=high).contains(&port)),
+                Port::Unsaid => {
+                    effect == Effect::Permit || (self.over == Over::Any && (low, high) == (0, u16::MAX))
+                }
+            }
+    }
 }
 
 impl Index {
     pub(crate) fn build(resolved: &Resolved) -> Self {
-        let permits = resolved.rules.iter().filter(|r| r.effect == Effect::Permit && r.tool.is_none());
-        let env = permits.flat_map(|rule| &rule.objects).filter_map(|object| match object {
-            Object::Env(name) => Some(name.clone()),
-            _ => None,
-        });
-        Self { env: env.collect(), tools: resolved.tools.iter().map(|tool| tool.name.clone()).collect() }
+        let mut index = Self::default();
+        for (rule, n) in resolved.rules.iter().zip(0..) {
+            index.metas.push(Meta {
+                effect: rule.effect,
+                key: rule.key,
+                tool: rule.tool,
+                until: rule.until.map_or(u64::MAX, |until| until.0),
+                approve: rule.approve,
+                audit: rule.audit,
+                always: rule.always,
+            });
+            for object in &rule.objects {
+                index.add(n, rule, object);
+            }
+        }
+        for (tool, n) in resolved.tools.iter().zip(0..) {
+            index.tools.insert_name(&tool.name, n);
+        }
+        index.files.finish();
+        index.images.finish();
+        index.libraries.finish();
+        index.names.finish();
+        index.unix_paths.finish();
+        index.unix_names.finish();
+        index.env.finish();
+        index.unmapped.finish();
+        index.tools.finish();
+        index
+    }
+
+    fn add(&mut self, n: u32, rule: &Rule, object: &Object) {
+        match object {
+            Object::File { path, rights } => {
+                let term = FileTerm { rule: n, rights: *rights, literal: path.literal().is_some() };
+                self.files.insert(path.parts(), term);
+                for id in &rule.ids {
+                    self.ids.entry(*id).or_default().push(term);
+                }
+            }
+            Object::Net { host, over, ports, way } => {
+                let term = NetTerm { rule: n, over: *over, ports: *ports, way: *way, below: false };
+                self.add_host(host, term, rule.effect == Effect::Permit);
+            }
+            Object::UnixPath { path, way } => self.unix_paths.insert(path.parts(), (n, *way)),
+            Object::UnixName { name, way } => self.unix_names.insert_name(name, (n, *way)),
+            Object::Socket { family, kind, protocol } => {
+                self.sockets.push(SocketTerm { rule: n, family: *family, kind: *kind, protocol: *protocol });
+            }
+            Object::Exec { image, name, named, args } => {
+                let term = ExecTerm { rule: n, name: name.clone(), named: *named, args: args.clone() };
+                self.images.insert(image.parts(), term);
+            }
+            Object::Signal(to) => self.signals.push((n, *to)),
+            Object::Limit => self.limit.push(n),
+            Object::Library(path) => self.libraries.insert(path.parts(), n),
+            Object::Ffi => self.ffi.push(n),
+            Object::Env(name) => self.env.insert_name(name, n),
+            Object::Unmapped(name) => self.unmapped.insert_name(name, n),
+            Object::Budget { name, most } => self.add_budget(n, name, *most),
+        }
+    }
+
+    fn add_host(&mut self, host: &HostPattern, term: NetTerm, permit: bool) {
+        match host {
+            HostPattern::Any => self.anyone.push(term),
+            HostPattern::Name(name) | HostPattern::Below(name) => {
+                let below = matches!(host, HostPattern::Below(_));
+                self.names_hosts |= permit && term.way != Way::In;
+                let labels: Vec<_> =
+                    name.labels_from_root().map(|l| Part::Literal(l.as_bytes().into())).collect();
+                self.names.insert(&labels, NetTerm { below, ..term });
+            }
+            HostPattern::Localhost => {
+                self.names.insert(&[Part::Literal((*b"localhost").into())], term);
+                for net in LOOPBACK {
+                    self.add_host(&HostPattern::Range(net), term, permit);
+                }
+            }
+            HostPattern::Range(IpNet::V4(net)) => self.v4.entry(net.trunc()).or_default().push(term),
+            HostPattern::Range(IpNet::V6(net)) => self.v6.entry(net.trunc()).or_default().push(term),
+            HostPattern::Class(class) => self.classes.entry(*class).or_default().push(term),
+        }
+    }
+
+    fn add_budget(&mut self, n: u32, name: &str, most: u64) {
+        let Some(slot) = Limits::NAMES.iter().position(|known| *known == name) else { return };
+        if self.limits.named(name).is_none_or(|known| most < known) {
+            self.budgets[slot] = Some(n);
+        }
+        self.limits = self.limits.tightened_by(Limits::only(name, most));
+    }
+
+    /// The rules whose range holds the address.
+    pub(crate) fn ranges(&self, addr: IpAddr, mut visit: impl FnMut(&NetTerm)) {
+        match addr {
+            IpAddr::V4(v4) => {
+                self.v4.cover(&Ipv4Net::from(v4)).for_each(|(_, terms)| terms.iter().for_each(&mut visit));
+            }
+            IpAddr::V6(v6) => {
+                self.v6.cover(&Ipv6Net::from(v6)).for_each(|(_, terms)| terms.iter().for_each(&mut visit));
+            }
+        }
+    }
+
+    /// The rules about a class of addresses.
+    pub(crate) fn class(&self, class: IpClass) -> &[NetTerm] {
+        self.classes.get(&class).map(Vec::as_slice).unwrap_or_default()
     }
 
     pub(crate) fn env_passes(&self, name: &[u8]) -> bool {
-        self.env.iter().any(|glob| glob.matches(name))
+        let mut passes = false;
+        self.env.walk([(name, None)].into_iter(), |n, whole| {
+            let meta = &self.metas[*n as usize];
+            passes |= whole && meta.effect == Effect::Permit && meta.tool.is_none();
+        });
+        passes
     }
 
-    pub(crate) fn tools_of(&self, tool: &[u8]) -> impl Iterator<Item = usize> {
-        self.tools.iter().enumerate().filter(move |(_, glob)| glob.matches(tool)).map(|(n, _)| n)
+    /// The `[[tool]]` entries for a tool of that name, by position.
+    pub(crate) fn tools_of(&self, tool: &[u8], mut visit: impl FnMut(u16)) {
+        self.tools.walk([(tool, None)].into_iter(), |n, whole| {
+            if whole {
+                visit(*n);
+            }
+        });
     }
 }
+
+/// What `localhost` means as addresses.
+pub(crate) const LOOPBACK: [IpNet; 2] = [
+    IpNet::V4(Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0), 8)),
+    IpNet::V6(Ipv6Net::new_assert(std::net::Ipv6Addr::LOCALHOST, 128)),
+];

@@ -4,18 +4,28 @@
 //! Loading is where files are read, symbolic links followed and programs looked up; the outcome is one
 //! self-contained text ([`PolicySet::resolved`]) from which the same decisions follow anywhere.
 
+mod ask;
+mod command;
 mod decide;
 mod denial;
+mod document;
 mod environment;
 mod error;
+mod expand;
+mod host;
 mod index;
 mod limits;
 mod pattern;
+mod presets;
 mod resolved;
 mod rule;
 mod set;
 mod source;
+mod tally;
+mod trie;
 
+pub use ask::{AskError, ask};
+pub use document::schema;
 pub use environment::{Environment, Python};
 pub use error::{PolicyError, Problem};
 pub use limits::Limits;

@@ -44,6 +44,19 @@ impl Limits {
         }
     }
 
+    /// One limit alone.
+    pub(crate) fn only(name: &str, most: u64) -> Self {
+        let most_if = |this| (name == this).then_some(most);
+        Self {
+            wall_time: most_if("wall_time"),
+            memory: most_if("memory"),
+            processes: most_if("processes"),
+            connections: most_if("connections"),
+            write_bytes: most_if("write_bytes"),
+            operations: most_if("operations"),
+        }
+    }
+
     /// Whether nothing is limited.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

@@ -109,10 +109,9 @@ impl Pattern {
                 _ => parts.push(part(component)?),
             }
         }
-        // What a pattern matches covers all below it: `/a/**` is what `/a/*` is.
-        if let Some(last @ Part::Deep) = parts.last_mut() {
-            *last = Part::Glob(Glob::parse(b"*")?);
-            // `**` alone: `/*`; `**/**` cannot stand here.
+        // `**` at the end means all below, not the directory itself.
+        if parts.last() == Some(&Part::Deep) {
+            parts.push(Part::Glob(Glob::parse(b"*")?));
         }
         let text = parts.iter().fold(Vec::new(), |mut text, part| {
             match part {
@@ -185,7 +184,7 @@ fn split(text: &[u8]) -> Vec<&[u8]> {
 }
 
 /// Takes every special character as itself.
-pub fn escape(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn escape(bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len());
     for byte in bytes {
         if b"*?[]{}\\~$".contains(byte) {
@@ -200,7 +199,7 @@ pub fn escape(bytes: &[u8]) -> Vec<u8> {
 ///
 /// # Errors
 /// An unclosed brace, or too many alternatives.
-pub fn alternatives(text: &[u8]) -> Result<Vec<Vec<u8>>, PatternError> {
+pub(crate) fn alternatives(text: &[u8]) -> Result<Vec<Vec<u8>>, PatternError> {
     let mut done = Vec::new();
     let mut todo = vec![text.to_vec()];
     while let Some(text) = todo.pop() {
@@ -286,6 +285,19 @@ impl Glob {
             }
         }
         Ok(Self { text: text.into(), tokens })
+    }
+
+    /// Takes an escaped name, which cannot fail.
+    pub(crate) fn literally(escaped: &[u8]) -> Self {
+        let mut bytes = escaped.iter();
+        let next = |b: &u8, bytes: &mut std::slice::Iter<'_, u8>| {
+            if *b == b'\\' { bytes.next().copied().unwrap_or(*b) } else { *b }
+        };
+        let mut tokens = Vec::new();
+        while let Some(byte) = bytes.next() {
+            tokens.push(Token::Byte(next(byte, &mut bytes)));
+        }
+        Self { text: escaped.into(), tokens }
     }
 
     /// The pattern as written.

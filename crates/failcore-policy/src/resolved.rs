@@ -4,7 +4,6 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{PolicyError, Problem};
-use crate::limits::Limits;
 use crate::rule::{Key, Rule};
 use crate::set::{Mode, Reads};
 
@@ -18,7 +17,6 @@ pub(crate) struct Resolved {
     pub(crate) name: Option<String>,
     pub(crate) mode: Mode,
     pub(crate) reads: Reads,
-    pub(crate) limits: Limits,
     #[serde(default, rename = "tool", skip_serializing_if = "Vec::is_empty")]
     pub(crate) tools: Vec<Tool>,
     #[serde(default, rename = "rule", skip_serializing_if = "Vec::is_empty")]
@@ -47,7 +45,6 @@ impl Resolved {
             name: None,
             mode: Mode::Enforce,
             reads: Reads::Binding,
-            limits: Limits::default(),
             tools: Vec::new(),
             rules: Vec::new(),
         }

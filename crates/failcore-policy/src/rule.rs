@@ -86,10 +86,12 @@ keys! {
     FsRead = "fs.read",
     FsWrite = "fs.write",
     FsDeny = "fs.deny",
+    FsCaution = "fs.caution",
     NetConnect = "net.connect",
     NetListen = "net.listen",
     NetSocket = "net.socket",
     NetDeny = "net.deny",
+    NetCaution = "net.caution",
     Exec = "process.exec",
     Signal = "process.signal",
     Limit = "process.limit",
@@ -172,6 +174,13 @@ pub enum Object {
     Env(Glob),
     /// Operations that no decoder knows, by name.
     Unmapped(Glob),
+    /// A budget of the session.
+    Budget {
+        /// Which, as named in `[limits]`.
+        name: String,
+        /// How much.
+        most: u64,
+    },
 }
 
 /// Whom a net rule speaks of.
@@ -231,6 +240,27 @@ pub enum Args {
 }
 
 impl Rule {
+    /// A rule that stands in no text, made by the run itself.
+    pub(crate) fn new(id: RuleId, key: Key, effect: Effect, objects: Vec<Object>) -> Self {
+        Self {
+            id,
+            source: "run".into(),
+            line: 0,
+            column: 0,
+            text: String::new(),
+            effect,
+            key,
+            tool: None,
+            reason: None,
+            until: None,
+            approve: false,
+            audit: false,
+            always: false,
+            ids: Vec::new(),
+            objects,
+        }
+    }
+
     /// Where it was written, `file:line:column`.
     pub fn place(&self) -> String {
         if self.line == 0 {

@@ -103,6 +103,10 @@ impl PolicySet {
         self.by_id.get(id).and_then(|n| self.resolved.rules.get(*n as usize))
     }
 
+    pub(crate) fn position(&self, id: &RuleId) -> Option<u32> {
+        self.by_id.get(id).copied()
+    }
+
     /// Every rule, those of presets and what is built in first.
     pub fn rules(&self) -> impl Iterator<Item = &Rule> {
         self.resolved.rules.iter()
@@ -125,7 +129,7 @@ impl PolicySet {
 
     /// The budgets.
     pub fn limits(&self) -> &Limits {
-        &self.resolved.limits
+        &self.index.limits
     }
 
     /// Whether an environment variable reaches the program.
@@ -135,7 +139,9 @@ impl PolicySet {
 
     /// Whether some `[[tool]]` entry narrows the tool of that name.
     pub fn has_scope(&self, tool: &str) -> bool {
-        self.index.tools_of(tool.as_bytes()).next().is_some()
+        let mut found = false;
+        self.index.tools_of(tool.as_bytes(), |_| found = true);
+        found
     }
 
     /// Refuses every change to these paths and to what lies below, whatever the policy says: the trace, the
@@ -146,10 +152,11 @@ impl PolicySet {
         self.with_rules(paths.iter().map(|path| Rule {
             reason: Some("the gate's own files stay as they are".into()),
             always: true,
-            ..Rule::own(
-                Effect::Forbid,
+            ..Rule::new(
+                RuleId::from(""),
                 Key::Always,
-                Object::File { path: Pattern::of(path), rights: Rights::all() - Rights::READ },
+                Effect::Forbid,
+                vec![Object::File { path: Pattern::of(path), rights: Rights::all() - Rights::READ }],
             )
         }))
     }
@@ -159,7 +166,7 @@ impl PolicySet {
     pub fn permit_read(self, path: &AbsPath) -> Self {
         use failcore_model::Rights;
         let object = Object::File { path: Pattern::of(path), rights: Rights::READ };
-        self.with_rules([Rule::own(Effect::Permit, Key::FsRead, object)])
+        self.with_rules([Rule::new(RuleId::from(""), Key::FsRead, Effect::Permit, vec![object])])
     }
 
     /// The denies that name one path, and that path: what the kernel can tell the identity of when a run begins.
@@ -212,29 +219,6 @@ impl PolicySet {
             // The text held these very kinds of values before; should printing fail all the same, nothing is
             // granted any more.
             Err(_) => Self { index: Index::build(&Resolved::empty()), ..self },
-        }
-    }
-}
-
-impl Rule {
-    /// A rule that the gate itself adds; its id is given when it is added.
-    fn own(effect: Effect, key: Key, object: Object) -> Self {
-        Self {
-            id: RuleId::from(""),
-            source: "run".into(),
-            line: 0,
-            column: 0,
-            text: String::new(),
-            effect,
-            key,
-            tool: None,
-            reason: None,
-            until: None,
-            approve: false,
-            audit: false,
-            always: false,
-            ids: Vec::new(),
-            objects: vec![object],
         }
     }
 }

@@ -1,88 +1,328 @@
-//! From a policy's text to rules.
+//! From a policy's text to a [`Document`], with every problem in it and not only the first.
 
-use std::path::Path;
+use std::collections::HashSet;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use failcore_model::{AbsPath, HostName, Rights, RuleId};
+use failcore_model::{AbsPath, Verdict};
+use miette::NamedSource;
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
+use crate::document::{Document, Expect};
 use crate::environment::{Environment, absolute};
-use crate::error::{PolicyError, Problem};
-use crate::pattern::{Glob, Pattern, escape};
+use crate::error::{PolicyError, Problem, Wrong};
+use crate::expand::{Draft, Expansion};
+use crate::presets;
 use crate::resolved::Resolved;
-use crate::rule::{Effect, HostPattern, Key, Object, Over, Rule, Way};
+use crate::set::PolicySet;
 
+/// Problems shown at once; beyond that one mistake has many consequences.
+const MAX_PROBLEMS: usize = 20;
+/// Files that extend files that extend files.
+const MAX_DEPTH: usize = 16;
+
+/// Loads a file and what it extends.
 pub(crate) fn load(file: &Path, env: &Environment) -> Result<Resolved, PolicyError> {
-    let read = || -> std::io::Result<_> {
-        let real = std::fs::canonicalize(file)?;
-        Ok((std::fs::read_to_string(&real)?, real))
-    };
-    let (text, real) = read().map_err(|error| PolicyError::file(file.into(), &error))?;
-    let dir = real.parent().and_then(|dir| absolute(dir.as_os_str().as_encoded_bytes()));
+    let (text, dir, real) = open(file).map_err(|error| PolicyError::file(file.into(), &error))?;
     let name = file.file_name().unwrap_or_default().to_string_lossy();
-    parse(&name, &text, &dir.unwrap_or_else(AbsPath::root), env)
+    let mut loader = Loader::new(env);
+    loader.open_now.push(real);
+    loader.whole(&name, &text, &dir)
 }
 
+/// Reads a policy from text.
 pub(crate) fn parse(
     name: &str,
     text: &str,
     dir: &AbsPath,
     env: &Environment,
 ) -> Result<Resolved, PolicyError> {
-    let wrong = |message: String| PolicyError::new(vec![Problem::plain(message)]);
-    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| wrong(e.message().into()))?;
-    let mut resolved = Resolved::empty();
-    resolved.name = table.get("name").and_then(|n| n.as_str()).map(str::to_owned);
-    for key in [Key::FsRead, Key::FsWrite, Key::FsDeny, Key::NetConnect, Key::Env] {
-        let Some((section, list)) = key.as_str().split_once('.') else { continue };
-        let entries = table.get(section).and_then(|s| s.get(list)).and_then(|l| l.as_array());
-        for (n, entry) in entries.into_iter().flatten().enumerate() {
-            let text =
-                entry.as_str().ok_or_else(|| wrong(format!("`{key}` holds something that is no text")))?;
-            let object =
-                object(key, text, dir, env).ok_or_else(|| wrong(format!("`{text}` is no {key} entry")))?;
-            resolved.rules.push(Rule {
-                id: RuleId::from(&format!("{name}#{key}[{n}]")),
-                source: name.into(),
-                line: 1,
-                column: 1,
-                text: text.into(),
-                effect: if key == Key::FsDeny { Effect::Forbid } else { Effect::Permit },
-                key,
-                tool: None,
-                reason: None,
-                until: None,
-                approve: false,
-                audit: false,
-                always: false,
-                ids: Vec::new(),
-                objects: vec![object],
-            });
-        }
-    }
-    Ok(resolved)
+    Loader::new(env).whole(name, text, dir)
 }
 
-fn object(key: Key, text: &str, dir: &AbsPath, env: &Environment) -> Option<Object> {
-    Some(match key {
-        Key::Env => Object::Env(Glob::parse(text.as_bytes()).ok()?),
-        Key::NetConnect => {
-            let (host, port) = text.rsplit_once(':')?;
-            let port = port.parse().ok()?;
-            let host = HostPattern::Name(HostName::parse(host).ok()?);
-            Object::Net { host, over: Over::Tcp, ports: (port, port), way: Way::Out }
+fn open(file: &Path) -> std::io::Result<(String, AbsPath, PathBuf)> {
+    let real = std::fs::canonicalize(file)?;
+    let text = std::fs::read_to_string(&real)?;
+    let dir = real.parent().and_then(|dir| absolute(dir.as_os_str().as_encoded_bytes()));
+    Ok((text, dir.unwrap_or_else(AbsPath::root), real))
+}
+
+struct Loader<'a> {
+    env: &'a Environment,
+    problems: Vec<Problem>,
+    /// Files being read, to find circles.
+    open_now: Vec<PathBuf>,
+    /// What was taken in already: twice is once.
+    done: HashSet<PathBuf>,
+    depth: usize,
+    /// What every policy starts from.
+    built_in: Draft,
+}
+
+/// A text being read.
+struct Origin<'a> {
+    name: &'a str,
+    text: &'a str,
+    dir: &'a AbsPath,
+    shipped: bool,
+}
+
+impl<'a> Loader<'a> {
+    fn new(env: &'a Environment) -> Self {
+        Self {
+            env,
+            problems: Vec::new(),
+            open_now: Vec::new(),
+            done: HashSet::new(),
+            depth: 0,
+            built_in: Draft::default(),
         }
-        _ => {
-            let base =
-                |base: &AbsPath, rest: &str| [&escape(base.as_bytes())[..], b"/", rest.as_bytes()].concat();
-            let text = match text {
-                home if home.starts_with("~/") => base(env.home.as_ref()?, &home[2..]),
-                absolute if absolute.starts_with('/') || absolute.starts_with("**/") => text.into(),
-                relative => base(dir, relative),
-            };
-            let rights = match key {
-                Key::FsRead => Rights::READ,
-                _ => Rights::WRITE,
-            };
-            Object::File { path: Pattern::parse(&text).ok()?, rights }
+    }
+
+    fn whole(mut self, name: &str, text: &str, dir: &AbsPath) -> Result<Resolved, PolicyError> {
+        let mut draft = Draft::default();
+        self.preset(presets::BUILT_IN, &mut draft);
+        self.built_in = draft.clone();
+        let document = self.read(&Origin { name, text, dir, shipped: false }, &mut draft);
+        if self.problems.is_empty() {
+            Ok(draft.finish(&document))
+        } else {
+            Err(PolicyError::new(self.problems))
         }
-    })
+    }
+
+    fn preset(&mut self, name: &str, draft: &mut Draft) -> bool {
+        let Some(text) = presets::text(name) else { return false };
+        if self.done.insert(name.into()) {
+            self.read(&Origin { name, text, dir: &AbsPath::root(), shipped: true }, draft);
+        }
+        true
+    }
+
+    /// Reads one text, what it extends first, into `draft`.
+    fn read(&mut self, origin: &Origin<'_>, draft: &mut Draft) -> Document {
+        let source = Arc::new(NamedSource::new(origin.name, origin.text.to_owned()).with_language("TOML"));
+        let before = self.problems.len();
+        let (document, wrongs) = document(origin.text);
+        self.report(&source, wrongs);
+        let mut extended = Draft::default();
+        for parent in &document.extends {
+            let result = self.extend(parent.get(), origin, &mut extended);
+            self.report(&source, result.err().map(|wrong| (parent.span(), wrong)));
+        }
+        let mut expansion = Expansion::new(origin.name, origin.text, origin.dir, origin.shipped, self.env);
+        expansion.document(&document);
+        let (own, wrongs) = expansion.done();
+        self.report(&source, wrongs);
+        let mut taken = extended.add(own);
+        if self.problems.len() == before && !document.test.is_empty() {
+            let wrongs = self.rows(&document, origin, &extended);
+            self.report(&source, wrongs);
+        }
+        taken.extend(draft.add(extended));
+        self.report(
+            &source,
+            taken.iter().map(|id| (0..0, Wrong::new(format!("two rules have the id `{id}`")))),
+        );
+        document
+    }
+
+    fn extend(&mut self, parent: &str, origin: &Origin<'_>, draft: &mut Draft) -> Result<(), Wrong> {
+        if let Some(name) = parent.strip_prefix("preset:") {
+            return if self.preset(parent, draft) {
+                Ok(())
+            } else {
+                Err(Wrong::new(format!("there is no preset `{name}`")).meant(name, presets::NAMES))
+            };
+        }
+        let file = origin.dir.as_path().join(parent);
+        let (text, dir, real) = open(&file).map_err(|error| {
+            Wrong::new(format!("cannot read `{parent}`: {error}"))
+                .help("presets are written `preset:NAME`; files by their path, relative to this one")
+        })?;
+        if self.open_now.contains(&real) || self.depth >= MAX_DEPTH {
+            return Err(Wrong::new(format!("`{parent}` extends, in the end, itself")));
+        }
+        if !self.done.insert(real.clone()) {
+            return Ok(());
+        }
+        self.open_now.push(real);
+        self.depth += 1;
+        // Named from where the first file stands, so that two files never have one name.
+        let name = match origin.name.rsplit_once('/') {
+            Some((above, _)) if !parent.starts_with('/') => format!("{above}/{parent}"),
+            _ => parent.to_owned(),
+        };
+        self.read(&Origin { name: &name, text: &text, dir: &dir, shipped: false }, draft);
+        self.depth -= 1;
+        self.open_now.pop();
+        Ok(())
+    }
+
+    /// Checks a file's own rows against the file and what it extends.
+    fn rows(&self, document: &Document, origin: &Origin<'_>, own: &Draft) -> Vec<(Range<usize>, Wrong)> {
+        let mut draft = self.built_in.clone();
+        draft.add(own.clone());
+        let set = match PolicySet::compile(draft.finish(document)) {
+            Ok(set) => set,
+            Err(error) => return vec![(0..0, Wrong::new(error.to_string()))],
+        };
+        let mut wrongs = Vec::new();
+        for row in &document.test {
+            let row = row.get();
+            let request = match crate::ask::request(row.request.get(), origin.dir, self.env) {
+                Ok(request) => request,
+                Err(wrong) => {
+                    wrongs.push((row.request.span(), wrong));
+                    continue;
+                }
+            };
+            let request = match &row.tool {
+                Some(tool) => crate::ask::by_tool(request, tool),
+                None => request,
+            };
+            let decision = set.decide(&request);
+            let expected = if row.expect == Expect::Allow { Verdict::Allow } else { Verdict::Deny };
+            if decision.verdict == expected {
+                continue;
+            }
+            let wrong = match decision.rules.first().and_then(|id| set.rule(id)) {
+                _ if expected == Verdict::Allow => {
+                    let denial = set.denial(&request, &decision);
+                    Wrong::new(format!("`{}` is refused ({})", row.request.get(), denial.reason))
+                        .help_if(denial.hint)
+                }
+                Some(rule) => Wrong::new(format!("`{}` is allowed", row.request.get())).help(format!(
+                    "`{}` at {} grants it",
+                    rule.id,
+                    rule.place()
+                )),
+                None => Wrong::new(format!("`{}` is allowed", row.request.get())),
+            };
+            wrongs.push((row.request.span(), wrong.label("this row does not hold")));
+        }
+        wrongs
+    }
+
+    fn report(
+        &mut self,
+        source: &Arc<NamedSource<String>>,
+        wrongs: impl IntoIterator<Item = (Range<usize>, Wrong)>,
+    ) {
+        for (span, wrong) in wrongs {
+            if self.problems.len() < MAX_PROBLEMS {
+                self.problems.push(Problem {
+                    message: wrong.message,
+                    help: wrong.help,
+                    label: wrong.label,
+                    within: Some(source.clone()),
+                    span: span.into(),
+                });
+            }
+        }
+    }
+}
+
+/// Reads the text as far as it makes sense: whatever is wrong is reported, cut out, and the rest read again.
+fn document(text: &str) -> (Document, Vec<(Range<usize>, Wrong)>) {
+    let (mut tree, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        // Only the first: one missing bracket makes nonsense of all that follows.
+        let first = errors.iter().take(1);
+        let wrongs = first.map(|e| (e.span().unwrap_or_default(), Wrong::new(e.message()))).collect();
+        return (Document::default(), wrongs);
+    }
+    let mut wrongs = Vec::new();
+    loop {
+        match Document::deserialize(toml::Deserializer::from(tree.clone())) {
+            Ok(document) => return (document, wrongs),
+            Err(error) => {
+                let span = error.span().unwrap_or_default();
+                wrongs.push((span.clone(), rephrase(error.message(), text.get(span.clone()))));
+                if wrongs.len() > MAX_PROBLEMS || !cut_from_table(tree.get_mut(), &span) {
+                    return (Document::default(), wrongs);
+                }
+            }
+        }
+    }
+}
+
+/// Removes the key or value that stands at `span`, or the smallest that holds it.
+fn cut_from_table(table: &mut DeTable<'_>, span: &Range<usize>) -> bool {
+    let mut doomed = None;
+    for (key, value) in table.iter_mut() {
+        let at_key = within(span, &key.span());
+        if at_key || within(span, &value.span()) || is_held(value, span) {
+            if at_key || !cut_from_value(value, span) {
+                doomed = Some(key.get_ref().to_string());
+            } else {
+                return true;
+            }
+            break;
+        }
+    }
+    doomed.is_some_and(|key| table.remove(key.as_str()).is_some())
+}
+
+fn cut_from_value(value: &mut Spanned<DeValue<'_>>, span: &Range<usize>) -> bool {
+    if value.span() == *span {
+        return false;
+    }
+    match value.get_mut() {
+        DeValue::Table(table) => cut_from_table(table, span),
+        DeValue::Array(array) => {
+            let found = array.iter_mut().position(|item| within(span, &item.span()) || is_held(item, span));
+            match found {
+                Some(n) => {
+                    if !array.get_mut(n).is_some_and(|item| cut_from_value(item, span)) {
+                        let kept = array.iter().enumerate().filter(|(i, _)| *i != n);
+                        *array = kept.map(|(_, item)| item.clone()).collect();
+                    }
+                    true
+                }
+                None => false,
+            }
+        }
+        _ => false,
+    }
+}
+
+/// Whether `span` lies in some value below: tables written in several places span their header only.
+fn is_held(value: &Spanned<DeValue<'_>>, span: &Range<usize>) -> bool {
+    match value.get_ref() {
+        DeValue::Table(table) => table.iter().any(|(key, value)| {
+            within(span, &key.span()) || within(span, &value.span()) || is_held(value, span)
+        }),
+        DeValue::Array(array) => array.iter().any(|item| within(span, &item.span()) || is_held(item, span)),
+        _ => false,
+    }
+}
+
+fn within(inner: &Range<usize>, outer: &Range<usize>) -> bool {
+    outer.start <= inner.start && inner.end <= outer.end && inner.start < inner.end
+}
+
+/// The parser's words in ours. Its form is fixed by serde: ``unknown field `x`, expected one of `a`, `b` ``.
+fn rephrase(message: &str, at: Option<&str>) -> Wrong {
+    let message = message.trim_end();
+    for (start, what) in [("unknown field `", "key"), ("unknown variant `", "word")] {
+        let Some((word, rest)) = message.strip_prefix(start).and_then(|rest| rest.split_once('`')) else {
+            continue;
+        };
+        let known: Vec<&str> = rest.split('`').skip(1).step_by(2).filter(|w| *w != "caution").collect();
+        return Wrong::new(format!("there is no {what} `{word}` here")).meant(word, &known);
+    }
+    if let Some(field) = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+        return Wrong::new(format!("`{field}` is missing here"));
+    }
+    let wrong = Wrong::new(message.to_owned());
+    match at {
+        Some(at) if message.starts_with("invalid type") => {
+            wrong.label(format!("`{}`", at.lines().next().unwrap_or("")))
+        }
+        _ => wrong,
+    }
 }

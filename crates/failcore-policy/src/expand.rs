@@ -1,0 +1,519 @@
+//! From a [`Document`] to rules: everything that depends on this machine is looked up here, once.
+
+use std::ops::Range;
+
+use failcore_model::{AbsPath, Rights, RuleId, SignalTarget};
+
+use crate::command;
+use crate::document::{Amount, At, Budgets, Document, Entry, Env, Fs, Native, Net, Process, Signal, Tool};
+use crate::environment::{Environment, absolute, real_as_far};
+use crate::error::{Wrong, position};
+use crate::host;
+use crate::limits::{duration, size};
+use crate::pattern::{Glob, Part, Pattern, PatternError, alternatives, escape};
+use crate::presets;
+use crate::resolved::{self, Resolved};
+use crate::rule::{Effect, Key, Object, Rule, Way};
+
+/// Version of the policy language.
+const VERSION: u32 = 1;
+
+/// Rules and scopes on their way to a policy.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Draft {
+    rules: Vec<Rule>,
+    tools: Vec<resolved::Tool>,
+}
+
+impl Draft {
+    /// Takes in another draft's rules; returns those ids that were taken already.
+    pub(crate) fn add(&mut self, other: Self) -> Vec<RuleId> {
+        let offset = self.tools.len() as u16;
+        let mut taken = Vec::new();
+        for mut rule in other.rules {
+            if self.rules.iter().any(|known| known.id == rule.id) {
+                taken.push(rule.id.clone());
+            }
+            rule.tool = rule.tool.map(|tool| tool + offset);
+            self.rules.push(rule);
+        }
+        self.tools.extend(other.tools);
+        taken
+    }
+
+    /// The policy: what it is called and what becomes of refusals is the named file's say.
+    pub(crate) fn finish(self, document: &Document) -> Resolved {
+        Resolved {
+            resolved: resolved::VERSION,
+            name: document.name.clone(),
+            mode: document.mode,
+            reads: document.trace.reads,
+            tools: self.tools,
+            rules: self.rules,
+        }
+    }
+}
+
+/// One text being expanded.
+pub(crate) struct Expansion<'a> {
+    source: &'a str,
+    text: &'a str,
+    dir: &'a AbsPath,
+    /// Whether it ships with the program, and so may hold cautions and name what the run fills in.
+    shipped: bool,
+    env: &'a Environment,
+    /// The `[[tool]]` entry being read.
+    tool: Option<u16>,
+    draft: Draft,
+    wrongs: Vec<(Range<usize>, Wrong)>,
+}
+
+impl<'a> Expansion<'a> {
+    pub(crate) fn new(
+        source: &'a str,
+        text: &'a str,
+        dir: &'a AbsPath,
+        shipped: bool,
+        env: &'a Environment,
+    ) -> Self {
+        Self { source, text, dir, shipped, env, tool: None, draft: Draft::default(), wrongs: Vec::new() }
+    }
+
+    /// The rules, and what is wrong.
+    pub(crate) fn done(self) -> (Draft, Vec<(Range<usize>, Wrong)>) {
+        (self.draft, self.wrongs)
+    }
+
+    pub(crate) fn document(&mut self, document: &Document) {
+        if let Some(version) = document.version.as_ref().filter(|v| *v.get() != VERSION) {
+            let wrong = Wrong::new(format!("policy version {} is not known", version.get()));
+            self.wrongs.push((version.span(), wrong.help(format!("this FailCore reads version {VERSION}"))));
+        }
+        let later = [
+            ("[record]", &document.record, "recording of payloads"),
+            ("[[credential]]", &document.credential, "credentials that the broker adds"),
+            ("[dns]", &document.dns, "a choice of upstream resolver"),
+            ("[capabilities]", &document.capabilities, "capabilities of root"),
+            ("[io]", &document.io, "standard input"),
+            ("http", &document.net.http, "rules about single HTTP requests"),
+            ("request_bytes", &document.net.request_bytes, "a budget of bytes sent"),
+            ("response_bytes", &document.net.response_bytes, "a budget of bytes received"),
+        ];
+        for (name, value, what) in later {
+            if let Some(value) = value {
+                let wrong = Wrong::new(format!("`{name}` is not held yet")).help(format!(
+                    "no lane enforces {what}; take the key out, since a policy must not promise it"
+                ));
+                self.wrongs.push((value.span(), wrong));
+            }
+        }
+        self.lists(&document.fs, &document.net, &document.process, &document.env, &document.native);
+        let Budgets { wall_time, memory, processes, connections, write_bytes, operations } = &document.limits;
+        self.budget("wall_time", wall_time, |text| {
+            duration(text).ok_or("write it as `30m`, `90s` or `1h30m`")
+        });
+        for (name, amount) in [("memory", memory), ("write_bytes", write_bytes)] {
+            self.budget(name, amount, |amount| match amount {
+                Amount::Bytes(bytes) => Ok(*bytes),
+                Amount::Text(text) => size(text).ok_or("write it as `2GiB`, `500MB` or a number of bytes"),
+            });
+        }
+        for (name, count) in
+            [("processes", processes), ("connections", connections), ("operations", operations)]
+        {
+            self.budget(name, count, |count| Ok(*count));
+        }
+        let unmapped = document.unmapped.permit.as_deref();
+        self.list(Key::Unmapped, unmapped, |e| &e.0, |_, entry| name_object(entry, Object::Unmapped));
+        for (n, tool) in document.tool.iter().enumerate() {
+            self.scope(n, tool);
+        }
+    }
+
+    fn scope(&mut self, n: usize, at: &At<Tool>) {
+        let tool = at.get();
+        let name = match Glob::parse(tool.name.get().as_bytes()) {
+            Ok(name) => name,
+            Err(error) => return self.wrongs.push((tool.name.span(), Wrong::new(error.to_string()))),
+        };
+        let id = RuleId::from(&format!("{}#tool[{n}]", self.source));
+        let keys = [
+            (Key::FsRead, tool.fs.read.is_some()),
+            (Key::FsWrite, tool.fs.write.is_some()),
+            (Key::NetConnect, tool.net.connect.is_some()),
+            (Key::NetListen, tool.net.listen.is_some()),
+            (Key::NetSocket, tool.net.socket.is_some()),
+            (Key::Exec, tool.process.exec.is_some()),
+            (Key::Signal, tool.process.signal.is_some()),
+            (Key::Limit, tool.process.limit.is_some()),
+            (Key::Env, tool.env.pass.is_some()),
+            (Key::Native, tool.native.load.is_some()),
+        ];
+        let keys = keys.into_iter().filter(|(_, own)| *own).map(|(key, _)| key).collect();
+        for (name, value) in [
+            ("http", &tool.net.http),
+            ("request_bytes", &tool.net.request_bytes),
+            ("response_bytes", &tool.net.response_bytes),
+        ] {
+            if let Some(value) = value {
+                self.wrongs.push((value.span(), Wrong::new(format!("`{name}` is not held yet"))));
+            }
+        }
+        self.tool = Some(self.draft.tools.len() as u16);
+        let rule = self.rule(Key::Tool, id.clone(), tool.name.span(), tool.name.get().clone(), Vec::new());
+        self.draft.rules.push(Rule { effect: Effect::Forbid, ..rule });
+        self.draft.tools.push(resolved::Tool { name, keys, rule: id });
+        self.lists(&tool.fs, &tool.net, &tool.process, &tool.env, &tool.native);
+        self.tool = None;
+    }
+
+    fn lists(&mut self, fs: &Fs, net: &Net, process: &Process, env: &Env, native: &Native) {
+        if !self.shipped {
+            let spans = fs.caution.iter().flatten().map(At::span);
+            let spans: Vec<_> = spans.chain(net.caution.iter().flatten().map(At::span)).collect();
+            for span in spans {
+                let wrong = Wrong::new("there is no key `caution` here")
+                    .help("cautions are the presets'; write `deny`");
+                self.wrongs.push((span, wrong));
+            }
+        }
+        let lists = [
+            (Key::FsRead, &fs.read),
+            (Key::FsWrite, &fs.write),
+            (Key::FsDeny, &fs.deny),
+            (Key::FsCaution, &fs.caution),
+        ];
+        for (key, list) in lists {
+            let standard = match key {
+                Key::FsRead => Rights::READ,
+                Key::FsWrite => Rights::WRITE,
+                _ => Rights::all(),
+            };
+            self.list(
+                key,
+                list.as_deref(),
+                |e| &e.0,
+                |this, entry| {
+                    let rights = entry.only.unwrap_or(standard);
+                    if key == Key::FsRead && !Rights::READ.contains(rights) {
+                        return Err(
+                            Wrong::new("an entry of `read` grants reading only").help("put it under `write`")
+                        );
+                    }
+                    let paths = this.paths(&entry.object)?;
+                    Ok(paths.into_iter().map(|path| Object::File { path, rights }).collect())
+                },
+            );
+        }
+        let lists = [
+            (Key::NetConnect, &net.connect, Way::Out),
+            (Key::NetListen, &net.listen, Way::In),
+            (Key::NetDeny, &net.deny, Way::Both),
+            (Key::NetCaution, &net.caution, Way::Both),
+        ];
+        for (key, list, way) in lists {
+            self.list(
+                key,
+                list.as_deref(),
+                |e| &e.0,
+                |this, entry| match entry.object.strip_prefix("unix:") {
+                    Some(path) => this.unix(path, way),
+                    None => host::internet(&entry.object, way, this.shipped).map(|object| vec![object]),
+                },
+            );
+        }
+        self.list(
+            Key::NetSocket,
+            net.socket.as_deref(),
+            |e| &e.0,
+            |_, e| host::socket(&e.object).map(|o| vec![o]),
+        );
+        self.list(Key::Exec, process.exec.as_deref(), |e| &e.0, |this, entry| this.command(&entry.object));
+        if let Some(signal) = &process.signal {
+            let level = match signal.get() {
+                Signal::None => None,
+                Signal::Own => Some(SignalTarget::Own),
+                Signal::Children => Some(SignalTarget::Child),
+                Signal::Run => Some(SignalTarget::Run),
+            };
+            self.single(Key::Signal, signal.span(), level.map(Object::Signal));
+        }
+        if let Some(limit) = &process.limit {
+            self.single(Key::Limit, limit.span(), limit.get().then_some(Object::Limit));
+        }
+        self.list(Key::Env, env.pass.as_deref(), |e| &e.0, |_, entry| name_object(entry, Object::Env));
+        self.list(
+            Key::Native,
+            native.load.as_deref(),
+            |e| &e.0,
+            |this, entry| match entry.object.as_str() {
+                "ctypes" => Ok(vec![Object::Ffi]),
+                "site-packages" => {
+                    let dirs = this.env.python.iter().flat_map(|python| &python.site_packages);
+                    let both = dirs.flat_map(|dir| with_real(Pattern::of(dir)));
+                    Ok(both.map(Object::Library).collect())
+                }
+                path => Ok(this.paths(path)?.into_iter().map(Object::Library).collect()),
+            },
+        );
+    }
+
+    /// Turns one list into rules, entry by entry.
+    fn list<E>(
+        &mut self,
+        key: Key,
+        list: Option<&[At<E>]>,
+        entry: impl Fn(&E) -> &Entry,
+        objects: impl Fn(&Self, &Entry) -> Result<Vec<Object>, Wrong>,
+    ) {
+        for (n, at) in list.into_iter().flatten().enumerate() {
+            let (span, entry) = (at.span(), entry(at.get()));
+            let effect = match key {
+                Key::FsDeny | Key::NetDeny => Effect::Forbid,
+                Key::FsCaution | Key::NetCaution => Effect::Caution,
+                _ => Effect::Permit,
+            };
+            let grant_only =
+                [("approve", entry.approve), ("until", entry.until.is_some()), ("audit", entry.audit)];
+            if let Some((name, _)) = grant_only.iter().find(|(_, set)| *set && effect != Effect::Permit) {
+                let wrong = Wrong::new(format!("`{name}` says nothing on a deny"));
+                self.wrongs.push((span.clone(), wrong.help("a deny stands for everyone, without end")));
+            }
+            if entry.only == Some(Rights::empty()) {
+                self.wrongs.push((span.clone(), Wrong::new("`only = []` leaves nothing of the entry")));
+            }
+            match objects(self, entry) {
+                Ok(objects) => {
+                    let id = match (&entry.id, self.tool) {
+                        (Some(id), _) => RuleId::from(id),
+                        (None, None) => RuleId::from(&format!("{}#{key}[{n}]", self.source)),
+                        (None, Some(tool)) => {
+                            RuleId::from(&format!("{}#tool[{tool}].{key}[{n}]", self.source))
+                        }
+                    };
+                    let text = if entry.plain { None } else { self.text.get(span.clone()) };
+                    let text = text.unwrap_or(&entry.object).to_owned();
+                    let rule = self.rule(key, id, span.clone(), text, objects);
+                    if self.draft.rules.iter().any(|known| known.id == rule.id) {
+                        let wrong = Wrong::new(format!("the id `{}` is taken already", rule.id));
+                        self.wrongs
+                            .push((span, wrong.help("ids name rules in decisions; each stands for one")));
+                        continue;
+                    }
+                    self.draft.rules.push(Rule {
+                        effect,
+                        reason: entry.reason.clone(),
+                        until: entry.until,
+                        approve: entry.approve,
+                        audit: entry.audit,
+                        ..rule
+                    });
+                }
+                Err(wrong) => self.wrongs.push((span, wrong)),
+            }
+        }
+    }
+
+    /// A rule from a key that holds one value.
+    fn single(&mut self, key: Key, span: Range<usize>, object: Option<Object>) {
+        let id = match self.tool {
+            None => RuleId::from(&format!("{}#{key}", self.source)),
+            Some(tool) => RuleId::from(&format!("{}#tool[{tool}].{key}", self.source)),
+        };
+        let text = self.text.get(span.clone()).unwrap_or_default().to_owned();
+        if let Some(object) = object {
+            let rule = self.rule(key, id, span, text, vec![object]);
+            self.draft.rules.push(rule);
+        }
+    }
+
+    fn budget<T>(
+        &mut self,
+        name: &str,
+        value: &Option<At<T>>,
+        read: impl Fn(&T) -> Result<u64, &'static str>,
+    ) {
+        let Some(value) = value else { return };
+        let text = self.text.get(value.span()).unwrap_or_default().to_owned();
+        match read(value.get()) {
+            Ok(most) => {
+                let id = RuleId::from(&format!("{}#limits.{name}", self.source));
+                let object = Object::Budget { name: name.into(), most };
+                let rule = self.rule(Key::Limits, id, value.span(), text, vec![object]);
+                self.draft.rules.push(Rule { effect: Effect::Forbid, ..rule });
+            }
+            Err(help) => {
+                let wrong = Wrong::new(format!("`{name}` is {text}, which is no amount")).help(help);
+                self.wrongs.push((value.span(), wrong));
+            }
+        }
+    }
+
+    fn rule(&self, key: Key, id: RuleId, span: Range<usize>, text: String, objects: Vec<Object>) -> Rule {
+        let (line, column) = position(self.text, span.start);
+        let mut rule = Rule::new(id, key, Effect::Permit, objects);
+        rule.source = self.source.into();
+        (rule.line, rule.column) = (line as u32, column as u32);
+        rule.text = text;
+        rule.tool = self.tool;
+        rule
+    }
+
+    fn command(&self, text: &str) -> Result<Vec<Object>, Wrong> {
+        let words = command::words(text)?;
+        let Some((program, rest)) = words.split_first() else {
+            return Err(Wrong::new("an empty command names no program"));
+        };
+        if program == "*" {
+            return Err(Wrong::new("`*` names no program").help("a path pattern such as `/usr/bin/*` does"));
+        }
+        let args = command::args(rest);
+        if program.contains('/') || program.starts_with(['~', '$']) {
+            let patterns = self.written(program)?;
+            return Ok(patterns
+                .into_iter()
+                .flat_map(|pattern| match pattern.literal() {
+                    Some(path) => command::program(&path, &args),
+                    None => with_real(pattern).flat_map(|p| command::programs(&p, &args)).collect(),
+                })
+                .collect());
+        }
+        // A program that is not installed grants nothing; `check` says so.
+        let found = self.env.look_up(program.as_ref());
+        Ok(found.map(|path| command::program(&path, &args)).unwrap_or_default())
+    }
+
+    fn unix(&self, text: &str, way: Way) -> Result<Vec<Object>, Wrong> {
+        if let Some(name) = text.strip_prefix('@') {
+            let name = Glob::parse(name.as_bytes()).map_err(wrong_pattern)?;
+            return Ok(vec![Object::UnixName { name, way }]);
+        }
+        if text == "*" {
+            let name = Glob::parse(b"*").map_err(wrong_pattern)?;
+            return Ok(vec![
+                Object::UnixPath { path: Pattern::of(&AbsPath::root()), way },
+                Object::UnixName { name, way },
+            ]);
+        }
+        Ok(self.paths(text)?.into_iter().map(|path| Object::UnixPath { path, way }).collect())
+    }
+
+    /// What a path entry stands for: as written, and with the symbolic links of its literal part followed.
+    fn paths(&self, text: &str) -> Result<Vec<Pattern>, Wrong> {
+        let mut patterns: Vec<Pattern> = Vec::new();
+        for pattern in self.written(text)?.into_iter().flat_map(with_real) {
+            if !patterns.contains(&pattern) {
+                patterns.push(pattern);
+            }
+        }
+        Ok(patterns)
+    }
+
+    /// The patterns of an entry as written: variables filled in, braces written out, made absolute.
+    fn written(&self, text: &str) -> Result<Vec<Pattern>, Wrong> {
+        if text.is_empty() {
+            return Err(Wrong::new("an empty path names nothing").help("the policy's own directory is `.`"));
+        }
+        let mut patterns = Vec::new();
+        for text in self.filled(text)? {
+            for text in alternatives(&text).map_err(wrong_pattern)? {
+                let anywhere = text == b"**" || text.starts_with(b"**/");
+                let absolute = if text.starts_with(b"/") || anywhere {
+                    text
+                } else {
+                    [&escape(self.dir.as_bytes()), &b"/"[..], &text].concat()
+                };
+                patterns.push(Pattern::parse(&absolute).map_err(wrong_pattern)?);
+            }
+        }
+        Ok(patterns)
+    }
+
+    /// `~` and `${VAR}` filled in and escaped. In a preset a variable may have several values, or none.
+    fn filled(&self, text: &str) -> Result<Vec<Vec<u8>>, Wrong> {
+        let (mut texts, mut rest) = (vec![Vec::new()], text);
+        let push = |texts: &mut Vec<Vec<u8>>, bytes: &[u8]| texts.iter_mut().for_each(|t| t.extend(bytes));
+        if rest == "~" || rest.starts_with("~/") {
+            let home = match &self.env.home {
+                Some(home) => escape(home.as_bytes()),
+                None if self.shipped => return Ok(Vec::new()),
+                None => return Err(Wrong::new("`~` has no meaning here: no home directory is known")),
+            };
+            push(&mut texts, &home);
+            rest = &rest[1..];
+        } else if rest.starts_with('~') {
+            return Err(Wrong::new(format!("`{text}` names another user's home directory"))
+                .help("write its path; for a name that starts with `~`, write `./~…`"));
+        }
+        while let Some(at) = rest.find("${") {
+            if rest[..at].ends_with('\\') {
+                push(&mut texts, &rest.as_bytes()[..at + 2]);
+                rest = &rest[at + 2..];
+                continue;
+            }
+            push(&mut texts, &rest.as_bytes()[..at]);
+            let Some((name, after)) = rest[at + 2..].split_once('}') else {
+                return Err(Wrong::new(format!("`{text}` opens `${{` and never closes it")));
+            };
+            let values: Vec<Vec<u8>> = if self.shipped {
+                presets::variable(name, self.env).iter().map(|path| escape(path.as_bytes())).collect()
+            } else {
+                match self.env.vars.get(name) {
+                    Some(value) if !value.is_empty() => vec![escape(value.as_bytes())],
+                    _ => {
+                        return Err(Wrong::new(format!("the environment variable `{name}` is not set"))
+                            .help("a path must not depend on whether a variable is there; set it or write the path"));
+                    }
+                }
+            };
+            texts = texts
+                .iter()
+                .flat_map(|text| values.iter().map(move |value| [&text[..], value].concat()))
+                .collect();
+            rest = after;
+        }
+        push(&mut texts, rest.as_bytes());
+        Ok(texts)
+    }
+}
+
+/// The pattern, and the same with the symbolic links of its literal part followed, where that differs.
+fn with_real(pattern: Pattern) -> impl Iterator<Item = Pattern> {
+    let literal = pattern.parts().iter().take_while(|part| matches!(part, Part::Literal(_))).count();
+    let prefix = pattern.parts()[..literal].iter().fold(Vec::new(), |mut path, part| {
+        if let Part::Literal(name) = part {
+            path.push(b'/');
+            path.extend_from_slice(name);
+        }
+        path
+    });
+    let real = absolute(&prefix).and_then(|prefix| {
+        let real = real_as_far(&prefix);
+        if real == prefix {
+            return None;
+        }
+        let rest = pattern.parts()[literal..].iter().fold(escape(real.as_bytes()), |mut text, part| {
+            text.push(b'/');
+            match part {
+                Part::Literal(name) => text.extend(escape(name)),
+                Part::Glob(glob) => text.extend_from_slice(glob.text()),
+                Part::Deep => text.extend_from_slice(b"**"),
+            }
+            text
+        });
+        Pattern::parse(&rest).ok()
+    });
+    std::iter::once(pattern).chain(real)
+}
+
+fn name_object(entry: &Entry, object: impl Fn(Glob) -> Object) -> Result<Vec<Object>, Wrong> {
+    if entry.object.is_empty() {
+        return Err(Wrong::new("an empty name names nothing"));
+    }
+    let alternatives = alternatives(entry.object.as_bytes()).map_err(wrong_pattern)?;
+    alternatives.iter().map(|text| Glob::parse(text).map(&object).map_err(wrong_pattern)).collect()
+}
+
+fn wrong_pattern(error: PatternError) -> Wrong {
+    Wrong::new(error.to_string())
+}
