@@ -229,6 +229,27 @@ class World:
         )
         return Run(done.returncode, done.stdout, done.stderr, trace, records(trace))
 
+    def plain(
+        self, script: str, *args: str, env: Mapping[str, str] | None = None, timeout: float = TIMEOUT
+    ) -> Run:
+        """Runs a script without `failcore run`: it opens sessions itself, with the trace at `TRACE` for the first."""
+        agent = self.work / "agent.py"
+        trace = self.base / "trace-embedded"
+        agent.write_text(PRELUDE + self.names() + f"TRACE = {str(trace)!r}\n" + script)
+        self.hand_over()
+        done = subprocess.run(
+            [*self.as_user, self.python, str(agent), *args], cwd=self.work, env=self.environ(env), input="",
+            capture_output=True, text=True, errors="replace", timeout=timeout, check=False,
+        )
+        return Run(done.returncode, done.stdout, done.stderr, trace, records(trace))
+
+    def ask(self, *argv: str, timeout: float = TIMEOUT) -> subprocess.CompletedProcess[str]:
+        """Runs another command of `failcore`."""
+        return subprocess.run(
+            [*self.as_user, self.failcore, *argv], cwd=self.base, env=self.environ(), capture_output=True, text=True,
+            errors="replace", timeout=timeout, check=False,
+        )
+
     def attack(self, script: str, *args: str, **kwargs: Any) -> Run:
         """As `run`; then sees from outside that nothing out there was changed, and that the secret got nowhere."""
         before = self.photograph()

@@ -1,7 +1,5 @@
 """The socket by which processes join the run: the agent may find it, and gains nothing there."""
 
-import subprocess
-
 from tests.conftest import WORKSPACE, World
 
 SCRIPT = """
@@ -59,10 +57,7 @@ def check(world: World, policy: str) -> None:
     assert run.denied("fs.open", world.outside / "secret.txt")
     for name in ("remove", "move", "another in its place", "mode"):
         assert name in run.attempts and not run.attempts[name].ok, f"{name}\n{run.explain()}"
-    done = subprocess.run(
-        [*world.as_user, world.failcore, "trace", "verify", str(run.trace)],
-        capture_output=True, text=True, env=world.environ(), timeout=60, check=False,
-    )
+    done = world.ask("trace", "verify", str(run.trace))
     assert done.returncode == 0, done.stdout + done.stderr
 
 

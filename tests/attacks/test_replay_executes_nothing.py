@@ -1,6 +1,5 @@
 """Replay that executes: deciding a trace again must touch nothing of what is in it."""
 
-import subprocess
 from collections.abc import Callable
 
 from tests.conftest import WORKSPACE, Listener, World
@@ -42,16 +41,10 @@ def test_a_trace_decided_again_does_nothing(world: World, listen: Callable[..., 
     strict = world.base / "strict.toml"
     strict.write_text('version = 1\nextends = ["preset:python"]\n')
     for other in (wide, strict):
-        done = subprocess.run(
-            [*world.as_user, world.failcore, "replay", str(run.trace), "--policy", str(other)],
-            capture_output=True, text=True, env=world.environ(), timeout=60, check=False,
-        )
+        done = world.ask("replay", str(run.trace), "--policy", str(other))
         assert done.returncode == 3, done.stdout + done.stderr
         assert str(world.outside / "new.txt") in done.stdout or other == strict, done.stdout
-    same = subprocess.run(
-        [*world.as_user, world.failcore, "replay", str(run.trace), "--policy", str(world.base / "policy.toml")],
-        capture_output=True, text=True, env=world.environ(), timeout=60, check=False,
-    )
+    same = world.ask("replay", str(run.trace), "--policy", str(world.base / "policy.toml"))
     assert same.returncode == 0, same.stdout + same.stderr
 
     assert {path: path.read_bytes() for path in world.work.iterdir() if path.is_file()} == before

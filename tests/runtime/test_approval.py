@@ -1,0 +1,136 @@
+"""`approve = true`: a person is asked, at the terminal of the run or through a callback of the program."""
+
+import os
+import pty
+import select
+import subprocess
+import time
+
+from tests.conftest import PRELUDE, WORKSPACE, Run, World, records
+
+POLICY = WORKSPACE.replace('write = ["./work"]', 'write = ["./work", { path = "./shared", approve = true }]')
+SCRIPT = """
+attempt("first", lambda: open(BASE + "/shared/a.txt", "w").write("x"))
+attempt("second", lambda: open(BASE + "/shared/b.txt", "w").write("x"))
+attempt("inside", lambda: open("in.txt", "w").write("x"))
+attempt("outside", lambda: open(OUTSIDE + "/new.txt", "w").write("x"))
+"""
+
+
+def at_a_terminal(world: World, script: str, answers: list[str], policy: str = POLICY) -> Run:
+    """A run with a controlling terminal at which a person answers each question."""
+    agent = world.work / "agent.py"
+    agent.write_text(PRELUDE + world.names() + script)
+    (world.base / "shared").mkdir()
+    world.hand_over()
+    line, trace = world.command([world.python, str(agent)], policy=policy)
+    leader, follower = pty.openpty()
+    # setsid --ctty makes the terminal ours: `failcore` asks at /dev/tty, not at its standard streams.
+    process = subprocess.Popen(
+        ["setsid", "--ctty", "--wait", *line], cwd=world.work, env=world.environ({"TERM": "dumb"}), stdin=follower,
+        stdout=follower, stderr=follower,
+    )
+    os.close(follower)
+    shown, waiting, end = b"", list(answers), time.monotonic() + 60
+    asked = 0
+    while time.monotonic() < end:
+        ready, _, _ = select.select([leader], [], [], 0.2)
+        if ready:
+            try:
+                data = os.read(leader, 65536)
+            except OSError:
+                break
+            if not data:
+                break
+            shown += data
+        elif process.poll() is not None:
+            break
+        if waiting and shown.count(b"y or n") > asked:
+            asked += 1
+            os.write(leader, waiting.pop(0).encode())
+    code = process.wait(20)
+    os.close(leader)
+    out = shown.decode(errors="replace").replace("\r\n", "\n")
+    return Run(code, out, "", trace, records(trace))
+
+
+def test_the_person_at_the_terminal_decides(world: World) -> None:
+    run = at_a_terminal(world, SCRIPT, ["y\n", "n\n"])
+    run.worked("first", "inside")
+    run.refused("second", "outside")
+    assert (world.base / "shared" / "a.txt").exists() and not (world.base / "shared" / "b.txt").exists()
+    answers = [record["answer"] for record in run.records if record["type"] == "approval"]
+    assert answers == ["approved", "denied"], run.explain()
+    assert all(record["who"] for record in run.records if record["type"] == "approval")
+    assert str(world.base / "shared" / "a.txt") in run.out  # the person saw what it is about
+    asked = run.decided("fs.open", world.base / "shared" / "a.txt")
+    assert asked[0]["decision"]["obligations"] == ["approve"]
+
+
+def test_the_program_cannot_answer_for_the_person(world: World) -> None:
+    run = at_a_terminal(
+        world,
+        """
+import fcntl, termios
+for target in ("/dev/tty", "/dev/stdin", "/proc/self/fd/0"):
+    try:
+        fd = os.open(target, os.O_RDWR)
+        os.write(fd, b"y\\n" * 10)
+        for byte in b"y\\n": fcntl.ioctl(fd, termios.TIOCSTI, bytes([byte]))
+    except OSError: pass
+try:
+    for byte in b"y\\n": fcntl.ioctl(0, termios.TIOCSTI, bytes([byte]))
+except OSError: pass
+attempt("first", lambda: open(BASE + "/shared/a.txt", "w").write("x"))
+""",
+        ["n\n"],
+    )
+    run.refused("first")
+    assert not (world.base / "shared" / "a.txt").exists()
+
+
+def test_without_a_person_the_answer_is_no(world: World) -> None:
+    (world.base / "shared").mkdir()
+    run = world.attack(SCRIPT, policy=POLICY, before=["setsid", "--wait"])
+    run.refused("first", "second", "outside")
+    run.worked("inside")
+    assert not list((world.base / "shared").iterdir())
+    assert [record["answer"] for record in run.records if record["type"] == "approval"] == ["denied", "denied"]
+
+
+def test_an_embedded_session_asks_its_callback(world: World) -> None:
+    (world.base / "shared").mkdir()
+    (world.base / "approve.toml").write_text(POLICY)
+    run = world.plain(
+        """
+import failcore
+policy = failcore.Policy.from_file(BASE + "/approve.toml")
+asked = []
+def session(answer, n):
+    def approve(question):
+        asked.append(question)
+        if isinstance(answer, BaseException): raise answer
+        return answer
+    with failcore.Session(policy, trace=TRACE if n == 0 else BASE + "/trace-%d" % n, approve=approve):
+        attempt("answer %r" % (answer,), lambda: open(BASE + "/shared/%d" % n, "w").write("x"))
+for n, answer in enumerate((True, False, None, 0, "", KeyError("x"), SystemExit(0))):
+    try: session(answer, n)
+    except BaseException as error: tell("came out of the session %d" % n, type(error).__name__)
+tell("asked", asked)
+with failcore.Session(policy, trace=BASE + "/trace-none"):
+    attempt("nobody to ask", lambda: open(BASE + "/shared/none", "w"))
+def looks(question):
+    attempt("inside the callback", lambda: open(SECRET).read())
+    return True
+with failcore.Session(policy, trace=BASE + "/trace-looks", approve=looks):
+    attempt("asks and is judged", lambda: open(BASE + "/shared/looks", "w").write("x"))
+"""
+    )
+    run.worked("answer True")
+    for answer in ("False", "None", "0", "''", "KeyError('x')", "SystemExit(0)"):
+        assert not run.attempts[f"answer {answer}"].ok, run.explain()
+    run.refused("nobody to ask")
+    assert str(world.base / "shared" / "0") in run.attempts["asked"].value[0]
+    assert sorted(path.name for path in (world.base / "shared").iterdir()) in (["0"], ["0", "looks"])
+    assert world.secret not in run.out
+    assert [record["answer"] for record in run.records if record["type"] == "approval"] == ["approved"]
