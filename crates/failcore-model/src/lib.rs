@@ -5,6 +5,7 @@
 //! keeps the [`Event`]s. Nothing here does I/O, reads a clock or contains `unsafe`.
 
 mod action;
+mod action_json;
 mod addr;
 mod addr_table;
 mod context;

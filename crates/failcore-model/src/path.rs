@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::Text;
 
@@ -14,8 +14,8 @@ const MAX_COMPONENT: usize = 255;
 /// An absolute path without `.`, `..`, empty components, trailing slash or NUL; not necessarily UTF-8.
 ///
 /// This is a *spelling*: that it is also the resolved object is for whoever made it to ensure.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(try_from = "Text", into = "Text")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, schemars::JsonSchema)]
+#[serde(try_from = "Text")]
 #[schemars(with = "Text")]
 pub struct AbsPath(Text);
 
@@ -152,6 +152,12 @@ impl TryFrom<Text> for AbsPath {
                     .split(|b| *b == b'/')
                     .all(|c| !matches!(c, b"" | b"." | b"..") && c.len() <= MAX_COMPONENT));
         if clean { Ok(Self(text)) } else { Self::new(bytes) }
+    }
+}
+
+impl Serialize for AbsPath {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(s)
     }
 }
 

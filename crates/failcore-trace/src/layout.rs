@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
 pub(crate) const LEAVES: &str = "leaves";
 pub(crate) const POLICY: &str = "policy.toml";
+pub(crate) const INDEX: &str = "index.bin";
 pub(crate) const KEY: &str = "key.pub";
 
 /// The file of one segment: `trace.jsonl`, then `trace.000001.jsonl` and so on.

@@ -9,6 +9,7 @@
 
 mod checkpoint;
 mod error;
+mod index;
 mod key;
 mod layout;
 mod lines;
@@ -16,12 +17,15 @@ mod merkle;
 mod prove;
 mod reader;
 mod redact;
+
+mod rows;
 mod runs;
 mod shapes;
 mod verify;
 mod writer;
 
 pub use error::TraceError;
+pub use index::Index;
 pub use key::{SigningKey, VerifyingKey};
 pub use prove::{Proof, prove, verify_proof};
 pub use reader::Reader;

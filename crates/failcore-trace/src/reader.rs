@@ -64,8 +64,7 @@ impl Reader {
             Step::Torn if self.follow => return Ok(None),
             Step::Torn => return Err(self.lines.torn()),
         }
-        let record: Record =
-            serde_json::from_slice(self.lines.text()).map_err(|e| self.lines.bad(e.to_string()))?;
+        let record = record(self.lines.text()).map_err(|why| self.lines.bad(why))?;
         if self.closed {
             return Err(self.lines.bad("it stands after the end of the session"));
         }
@@ -79,6 +78,12 @@ impl Reader {
         self.closed = matches!(record.event, Event::SessionClosed { .. });
         Ok(Some(record))
     }
+}
+
+/// Reads one line. Checked as UTF-8 at once, which is cheaper than string by string.
+pub(crate) fn record(line: &[u8]) -> Result<Record, String> {
+    let text = std::str::from_utf8(line).map_err(|_| "it is not UTF-8".to_owned())?;
+    serde_json::from_str(text).map_err(|e| e.to_string())
 }
 
 impl Iterator for Reader {

@@ -381,7 +381,8 @@ impl Writer {
 }
 
 fn agent_event(json: &[u8]) -> Result<Event, TraceError> {
-    let event: Event = serde_json::from_slice(json).map_err(|e| TraceError::NotAnEvent(e.to_string()))?;
+    let text = std::str::from_utf8(json).map_err(|e| TraceError::NotAnEvent(e.to_string()))?;
+    let event: Event = serde_json::from_str(text).map_err(|e| TraceError::NotAnEvent(e.to_string()))?;
     match event {
         Event::SessionOpened { .. } | Event::SessionClosed { .. } | Event::SegmentOpened { .. } => {
             Err(TraceError::NotAnEvent(format!("`{}` is not for an agent to say", event.kind())))

@@ -1,0 +1,143 @@
+//! The index gives the same records as the trace, or none.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{closed, decided, opened, writer};
+use failcore_model::*;
+use failcore_trace::{Index, Reader, TraceError, verify};
+
+fn actions() -> Vec<Action> {
+    let file = |path: &str| {
+        let mut file = FileRef::at(AbsPath::new(path.as_bytes()).unwrap());
+        file.ids.push(FileId { dev: 1, ino: u64::MAX });
+        file
+    };
+    let missing = FileRef { exists: false, asked: Text::from(b"../\xff"), ..file("/w/a") };
+    let inet = |text: &str| Endpoint::Inet { transport: Transport::Udp, addr: text.parse().unwrap() };
+    let host = HostName::parse("api.example.com").unwrap();
+    vec![
+        Action::Open { file: missing.clone(), rights: Rights::READ | Rights::CREATE },
+        Action::Read(file("/")),
+        Action::Create(file("/w/d")),
+        Action::Modify(file("/w/d")),
+        Action::Delete(file("/w/d")),
+        Action::Attr(file("/w/d")),
+        Action::Rename { from: file("/a"), to: missing.clone() },
+        Action::Link { from: file("/a"), to: missing },
+        Action::Symlink { target: Text::from("../x"), at: file("/b") },
+        Action::Resolve(host.clone()),
+        Action::Connect(inet("[fe80::1%3]:80")),
+        Action::Send(inet("10.0.0.1:53")),
+        Action::Bind(Endpoint::Unix(UnixAddr::Path(file("/run/s")))),
+        Action::Listen(Endpoint::Other { family: 40, raw: Text::from(b"\x01\xff") }),
+        Action::Socket { family: Family::Other(16), kind: SocketKind::Raw, protocol: -1 },
+        Action::Http { method: "GET".into(), host, port: 443, path: "/a".into() },
+        Action::IpcConnect(UnixAddr::Abstract(Text::from("bus"))),
+        Action::IpcConnect(UnixAddr::Unnamed),
+        Action::Exec {
+            image: file("/usr/bin/git"),
+            argv: vec!["git".into(), Text::from(b"\xfe"), "".into()],
+        },
+        Action::Signal { to: SignalTarget::Child, pid: -7, signal: 9 },
+        Action::Trace { pid: 7 },
+        Action::Limit { pid: 7 },
+        Action::Load(NativeObject::Library(file("/lib/x.so"))),
+        Action::Load(NativeObject::Ffi),
+        Action::EnvRead("HOME".into()),
+        Action::KernelCall("mount".into()),
+        Action::Unmapped("os.new_thing".into()),
+    ]
+}
+
+/// A trace with every verb, both kinds of address and every optional part present and absent.
+fn broad(dir: &Path) {
+    let (mut writer, _) = writer(dir, 8, 9000);
+    writer.append(&opened()).unwrap();
+    for (op, action) in actions().into_iter().enumerate() {
+        let Event::Decided { mut request, mut decision, ns, .. } = decided(op as u64) else { unreachable!() };
+        request.action = action;
+        if op % 2 == 0 {
+            request.subject = Subject { run: Some("r".into()), ..Subject::default() };
+            request.subject.claimed.step = Some(Text::from(b"\xff"));
+            request.context.names.push(HostName::parse("a.example").unwrap());
+            request.context.addresses.extend([
+                "::1".parse().unwrap(),
+                "10.1.2.3".parse().unwrap(),
+                "::".parse().unwrap(),
+            ]);
+            decision = Decision::fault(Fault::Resolve);
+            decision.obligations.push(Obligation::Approve);
+        }
+        let op = op as u64;
+        writer.append(&Event::Decided { op, request, decision, enforced: op % 3 == 0, ns }).unwrap();
+        writer.append(&Event::Approval { op, pid: 1, answer: Answer::Denied, who: "me".into() }).unwrap();
+        writer.append(&Event::Concluded { op, pid: 1, outcome: Outcome::Done(None) }).unwrap();
+    }
+    writer.close(None).unwrap();
+}
+
+fn deciding(dir: &Path) -> Vec<Record> {
+    let depends = |record: &Record| matches!(record.event, Event::Decided { .. } | Event::Approval { .. });
+    Reader::open(dir).unwrap().map(Result::unwrap).filter(depends).collect()
+}
+
+#[test]
+fn the_index_holds_what_decisions_depend_on_unchanged() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("run");
+    broad(&dir);
+    let verbs: std::collections::HashSet<Verb> = actions().iter().map(Action::verb).collect();
+    assert_eq!(verbs.len(), Verb::ALL.len(), "a verb has no case here");
+    let report = verify(&dir, None).unwrap();
+    assert!(report.is_valid() && report.segments > 1);
+    assert!(Index::open(&dir, &report).unwrap().is_none(), "nothing was built yet");
+    let built: Vec<Record> = Index::build(&dir, &report).unwrap().map(Result::unwrap).collect();
+    assert_eq!(built, deciding(&dir));
+    let index = Index::open(&dir, &report).unwrap().unwrap();
+    assert_eq!(index.len(), built.len() as u64);
+    assert_eq!(index.map(Result::unwrap).collect::<Vec<_>>(), built);
+    assert_eq!(Index::build(&dir, &report).unwrap().len(), built.len() as u64, "and again");
+    assert!(verify(&dir, None).unwrap().is_valid(), "the index is no part of the trace");
+}
+
+#[test]
+fn an_index_that_is_damaged_or_of_other_records_is_not_used() {
+    let home = tempfile::tempdir().unwrap();
+    let (one, two) = (home.path().join("one"), home.path().join("two"));
+    closed(&one, 8, 4, u64::MAX);
+    closed(&two, 8, 4, u64::MAX);
+    let (first, second) = (verify(&one, None).unwrap(), verify(&two, None).unwrap());
+    Index::build(&one, &first).unwrap();
+    let expected = deciding(&one);
+    let path = one.join("index.bin");
+    let whole = fs::read(&path).unwrap();
+    for at in 0..whole.len() {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 0x40;
+        fs::write(&path, &flipped).unwrap();
+        if let Some(index) = Index::open(&one, &first).unwrap() {
+            // Only the unread room of the header and the count of rows can differ so.
+            let read: Vec<Record> = index.map_while(Result::ok).collect();
+            assert!(read.len() <= expected.len() && read == expected[..read.len()], "byte {at}");
+        }
+        fs::write(&path, &whole[..at]).unwrap();
+        assert!(Index::open(&one, &first).unwrap().is_none(), "cut to {at}");
+    }
+    fs::write(&path, &whole).unwrap();
+    assert!(Index::open(&one, &second).unwrap().is_none());
+    fs::copy(&path, two.join("index.bin")).unwrap();
+    assert!(Index::open(&two, &second).unwrap().is_none());
+    assert!(matches!(Index::build(&one, &second), Err(TraceError::Unverified(_))));
+    assert_eq!(
+        fs::read_dir(&one)
+            .unwrap()
+            .filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().contains("index"))
+            .count(),
+        1
+    );
+}
