@@ -102,7 +102,7 @@ impl Prepared {
             .chain(policy);
         let files: Vec<AbsPath> =
             files.filter(|file| !file.as_os_str().is_empty()).map(real).collect::<Result<_, _>>()?;
-        let set = std::mem::replace(&mut self.policy, PolicySet::from_resolved("")?);
+        let set = self.policy.clone();
         self.policy = set.protect(&files);
         Ok(())
     }
@@ -135,7 +135,7 @@ impl Prepared {
                 Some((rule, FileId { dev: found.dev(), ino: found.ino() }))
             })
             .collect();
-        let set = std::mem::replace(&mut self.policy, PolicySet::from_resolved("")?);
+        let set = self.policy.clone();
         self.policy = set.with_identities(&identities);
         let mut writer = Writer::create(&self.trace, &self.session, &self.key, self.policy.resolved())
             .map_err(Problem::trace)?;
