@@ -26,6 +26,9 @@ pub enum TraceError {
     NoHome,
 
     // The caller.
+    /// A forked child would write into its parent's trace.
+    #[error("trace `{}` belongs to the process that this one was forked from", .0.display())]
+    Forked(PathBuf),
     /// There is a trace already; one is never appended to by a second writer.
     #[error("`{}` already holds a trace", .0.display())]
     Exists(PathBuf),

@@ -4,10 +4,13 @@
 //! only then are its strings looked at one by one, decoded, so that no escape hides a secret.
 
 use std::borrow::Cow;
+use std::ffi::OsString;
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
 
 use failcore_model::Request;
 use hmac::{Hmac, Mac};
+use memchr::memmem::{self, Finder};
 use sha2::Sha256;
 
 use crate::shapes::{self, SHAPES};
@@ -21,12 +24,22 @@ use crate::{SigningKey, TraceError};
 #[derive(Clone, Default)]
 pub struct Redactor {
     key: [u8; 32],
-    /// Values of listed environment variables, by name.
-    values: Vec<(String, Vec<u8>)>,
+    values: Vec<Value>,
+}
+
+/// The value of a listed environment variable.
+#[derive(Clone)]
+struct Value {
+    name: String,
+    bytes: Vec<u8>,
+    /// The same as it stands in JSON, where it is text.
+    json: Option<Finder<'static>>,
 }
 
 /// Shortest value of a listed variable that is looked for: shorter ones would be found everywhere.
 const MIN_VALUE: usize = 6;
+/// The same for variables that were only guessed to hold a secret from their names.
+const MIN_GUESSED: usize = 12;
 
 impl Redactor {
     /// Takes out the value of environment variable `name` too, wherever it occurs; values of fewer than six bytes
@@ -34,9 +47,22 @@ impl Redactor {
     pub fn with_env(mut self, name: &str, value: &[u8]) -> Self {
         if value.len() >= MIN_VALUE {
             let name = name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
-            self.values.push((name, value.into()));
+            let quoted = std::str::from_utf8(value).ok().and_then(|text| serde_json::to_string(text).ok());
+            let json = quoted.map(|text| Finder::new(&text.as_bytes()[1..text.len() - 1]).into_owned());
+            self.values.push(Value { name, bytes: value.into(), json });
         }
         self
+    }
+
+    /// Takes out the values of those variables whose names say that they hold a secret, such as `OPENAI_API_KEY`,
+    /// `DB_PASSWORD` or `GITHUB_TOKEN`, where they have at least twelve bytes.
+    pub fn with_secrets_of(self, environment: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        environment.into_iter().fold(self, |redactor, (name, value)| match name.to_str() {
+            Some(name) if value.len() >= MIN_GUESSED && shapes::names_a_secret(name) => {
+                redactor.with_env(name, value.as_bytes())
+            }
+            _ => redactor,
+        })
     }
 
     /// The same, with digests keyed for one user.
@@ -47,7 +73,9 @@ impl Redactor {
 
     /// Redacts the JSON of an event that stands in `line` from `body` on.
     pub(crate) fn redact_body(&self, line: &mut Vec<u8>, body: usize) -> Result<(), TraceError> {
-        if self.values.is_empty() && !shapes::any_sign(&line[body..]) {
+        let json = &line[body..];
+        let listed = |value: &Value| value.json.as_ref().is_some_and(|value| value.find(json).is_some());
+        if !shapes::any_sign(json) && !self.values.iter().any(listed) {
             return Ok(());
         }
         let Some(redacted) = self.redact_json(&line[body..]) else { return Ok(()) };
@@ -97,9 +125,7 @@ impl Redactor {
     fn find(&self, bytes: &[u8]) -> Vec<(&str, Range<usize>)> {
         let mut found: Vec<(&str, Range<usize>)> = Vec::new();
         for (name, value) in &self.values {
-            found.extend(
-                memchr::memmem::find_iter(bytes, value).map(|at| (name.as_str(), at..at + value.len())),
-            );
+            found.extend(memmem::find_iter(bytes, value).map(|at| (name.as_str(), at..at + value.len())));
         }
         if SHAPES.any.is_match(bytes) {
             for shape in &SHAPES.each {
@@ -140,7 +166,7 @@ impl Redactor {
 
 impl std::fmt::Debug for Redactor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let names: Vec<&str> = self.values.iter().map(|(name, _)| name.as_str()).collect();
+        let names: Vec<&str> = self.values.iter().map(|value| value.name.as_str()).collect();
         f.debug_struct("Redactor").field("values_of", &names).finish_non_exhaustive()
     }
 }
@@ -151,14 +177,14 @@ const HOST_MARK: &str = "redacted-";
 /// Whether something was taken out of this text before it was written.
 pub fn is_redacted(text: &[u8]) -> bool {
     let digest = |rest: &[u8]| rest.len() == 12 && rest.iter().all(u8::is_ascii_hexdigit);
-    let marker = memchr::memmem::find_iter(text, MARK).any(|at| {
+    let marker = memmem::find_iter(text, MARK).any(|at| {
         let rest = &text[at + MARK.len()..];
         let end = memchr::memchr(b']', rest).unwrap_or(0);
         rest[..end].rsplit(|b| *b == b':').next().is_some_and(digest)
     });
     marker
         || text.split(|b| *b == b'.').any(|label| {
-            memchr::memmem::find(label, HOST_MARK.as_bytes()).is_some()
+            memmem::find(label, HOST_MARK.as_bytes()).is_some()
                 && label
                     .rsplit(|b| *b == b'-')
                     .next()

@@ -22,6 +22,7 @@ pub(crate) struct Row<'a> {
 
 #[derive(Serialize, Deserialize)]
 #[serde(bound(deserialize = "'de: 'a"))]
+#[allow(clippy::large_enum_variant, reason = "rows are made and used up one at a time")]
 enum Fact<'a> {
     Decided(Decided<'a>),
     Approval { op: u64, pid: u32, approved: bool, who: &'a [u8] },

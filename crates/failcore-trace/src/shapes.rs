@@ -164,6 +164,23 @@ pub(crate) fn announces(argument: &[u8]) -> bool {
     argument.starts_with(b"-") && OPTION.as_ref().is_none_or(|option| option.is_match(argument))
 }
 
+/// Whether an environment variable of this name holds a secret.
+pub(crate) fn names_a_secret(variable: &str) -> bool {
+    const ENDS: [&str; 9] = [
+        "API_KEY",
+        "APIKEY",
+        "ACCESS_KEY",
+        "SECRET_KEY",
+        "PRIVATE_KEY",
+        "TOKEN",
+        "SECRET",
+        "PASSWORD",
+        "PASSWD",
+    ];
+    let upper = variable.to_ascii_uppercase();
+    ENDS.iter().any(|end| upper.ends_with(end))
+}
+
 impl Signs {
     fn is_match(&self, folded: &[u8]) -> bool {
         match (&self.packed, &self.any) {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use failcore_model::{Event, TRACE_VERSION, Timestamp};
 use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
 use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Pid, Resource, getrlimit};
 use signed_note::StandardSigner;
 
 use crate::checkpoint::{self, Head};
@@ -25,9 +25,13 @@ pub struct Options {
     pub checkpoint_interval: Duration,
     /// A segment is ended once it is this long, in bytes.
     pub segment_bytes: u64,
-    /// What is taken out of records before they are written; by default every known secret shape.
+    /// What is taken out of records before they are written; by default every known secret shape and the values of
+    /// this process's environment variables whose names say that they hold a secret.
     pub redactor: Option<Redactor>,
 }
+
+/// Space taken beyond what was asked for, in bytes; given back when the trace is closed.
+const RESERVE_STEP: u64 = 1 << 20;
 
 impl Default for Options {
     fn default() -> Self {
@@ -72,6 +76,8 @@ pub struct Writer {
     last: Timestamp,
     batch: Vec<u8>,
     ends: Vec<usize>,
+    /// The process that made it: a forked child has the same file open.
+    owner: Pid,
     broken: bool,
     closed: bool,
 }
@@ -112,7 +118,11 @@ impl Writer {
             let path = dir.join(name);
             create(dir, &path)?.write_all(text.as_bytes()).map_err(TraceError::io("write", &path))?;
         }
-        let redactor = options.redactor.take().unwrap_or_default().keyed(key);
+        let redactor = options
+            .redactor
+            .take()
+            .unwrap_or_else(|| Redactor::default().with_secrets_of(std::env::vars_os()))
+            .keyed(key);
         Ok(Self {
             dir: dir.into(),
             session: session.into(),
@@ -134,6 +144,7 @@ impl Writer {
             last: Timestamp(0),
             batch: Vec::new(),
             ends: Vec::new(),
+            owner: rustix::process::getpid(),
             broken: false,
             closed: false,
         })
@@ -252,6 +263,9 @@ impl Writer {
         if self.broken || self.closed {
             return Err(TraceError::Broken(self.path.clone()));
         }
+        if self.owner != rustix::process::getpid() {
+            return Err(TraceError::Forked(self.path.clone()));
+        }
         if let Err(e) = self.file.write_all(&self.batch) {
             // Part of the batch may be there: take it back, or never write again.
             self.broken = self.file.set_len(self.len).is_err();
@@ -276,8 +290,15 @@ impl Writer {
     /// [`TraceError::Io`] where there is no such space.
     pub fn reserve(&mut self, bytes: u64) -> Result<(), TraceError> {
         if self.reserved < self.len + bytes {
-            assure(&self.file, self.len, bytes).map_err(TraceError::io("reserve space in", &self.path))?;
-            self.reserved = self.len + bytes;
+            // In large steps, so that a caller who asks before every batch costs no system call each time.
+            let step = bytes.saturating_add(RESERVE_STEP);
+            let assured = match assure(&self.file, self.len, step) {
+                Ok(()) => step,
+                Err(_) => assure(&self.file, self.len, bytes)
+                    .map(|()| bytes)
+                    .map_err(TraceError::io("reserve space in", &self.path))?,
+            };
+            self.reserved = self.len + assured;
         }
         Ok(())
     }

@@ -184,6 +184,17 @@ fn values_of_listed_variables_are_taken_out() {
 }
 
 #[test]
+fn variables_that_say_so_are_taken_out_unasked() {
+    let environment =
+        [("MY_API_KEY", "abcdef123456"), ("SOME_TOKEN", "short"), ("EDITOR", "emacs-is-an-editor")];
+    let redactor =
+        Redactor::default().with_secrets_of(environment.map(|(name, value)| (name.into(), value.into())));
+    let text = "abcdef123456 short emacs-is-an-editor";
+    let (file, _) = record(redactor, &[notice(text)]);
+    assert!(file.contains("[redacted:MY_API_KEY:") && file.contains("] short emacs-is-an-editor"), "{file}");
+}
+
+#[test]
 fn a_redacted_request_says_which_part_it_lost() {
     let secret = secrets()[3].0.to_lowercase();
     let host = HostName::parse(&format!("{secret}.evil.example")).unwrap();
