@@ -124,8 +124,9 @@ impl Redactor {
     /// Where the secrets are, in order and apart, with the name of their shape.
     fn find(&self, bytes: &[u8]) -> Vec<(&str, Range<usize>)> {
         let mut found: Vec<(&str, Range<usize>)> = Vec::new();
-        for (name, value) in &self.values {
-            found.extend(memmem::find_iter(bytes, value).map(|at| (name.as_str(), at..at + value.len())));
+        for Value { name, bytes: value, .. } in &self.values {
+            let places = memmem::find_iter(bytes, value);
+            found.extend(places.map(|at| (name.as_str(), at..at + value.len())));
         }
         if SHAPES.any.is_match(bytes) {
             for shape in &SHAPES.each {

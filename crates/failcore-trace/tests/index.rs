@@ -74,7 +74,7 @@ fn broad(dir: &Path) {
             decision.obligations.push(Obligation::Approve);
         }
         let op = op as u64;
-        writer.append(&Event::Decided { op, request, decision, enforced: op % 3 == 0, ns }).unwrap();
+        writer.append(&Event::Decided { op, request, decision, enforced: op.is_multiple_of(3), ns }).unwrap();
         writer.append(&Event::Approval { op, pid: 1, answer: Answer::Denied, who: "me".into() }).unwrap();
         writer.append(&Event::Concluded { op, pid: 1, outcome: Outcome::Done(None) }).unwrap();
     }
