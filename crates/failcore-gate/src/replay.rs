@@ -96,8 +96,7 @@ pub fn what_if<E>(
         });
         change.count += 1;
         if change.examples.len() < EXAMPLES {
-            let operation = format!("{} {}", request.action.verb(), request.action.resource());
-            change.examples.push(Example { seq: record.seq, operation });
+            change.examples.push(Example { seq: record.seq, operation: request.operation() });
         }
     }
     found.changes = groups.into_values().collect();

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Action, Context, Subject};
+use crate::{Action, Context, HostName, Subject};
 
 /// Subject, action and context: everything `decide` looks at. What is not in it cannot change the decision, which
 /// is what makes replay exact.
@@ -15,4 +15,21 @@ pub struct Request {
     pub subject: Subject,
     /// Every other fact.
     pub context: Context,
+}
+
+impl Request {
+    /// The operation in words, as listings show it: verb and resource, with the rights of an open and the names
+    /// pinned to an address: `fs.open /work/a (create, modify)`, `net.connect 203.0.113.7:443 (api.example.com)`.
+    pub fn operation(&self) -> String {
+        let (verb, resource) = (self.action.verb(), self.action.resource());
+        let more: Vec<&str> = match &self.action {
+            Action::Open { rights, .. } => rights.names().collect(),
+            _ => self.context.names.iter().map(HostName::as_str).collect(),
+        };
+        if more.is_empty() {
+            format!("{verb} {resource}")
+        } else {
+            format!("{verb} {resource} ({})", more.join(", "))
+        }
+    }
 }
