@@ -47,6 +47,10 @@ pub(crate) enum Color {
 pub(crate) enum Command {
     /// Run a program under a policy
     Run(Run),
+    /// Check a policy: errors, rules without effect, and what each lane holds
+    Check(Check),
+    /// Say what a policy answers to one request, and why
+    Explain(Explain),
     /// Show, compare or describe policies
     #[command(subcommand)]
     Policy(Policy),
@@ -107,6 +111,35 @@ pub(crate) enum LaneChoice {
     Runtime,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// The policy
+    #[arg(value_name = "POLICY", value_hint = ValueHint::FilePath)]
+    pub(crate) policy: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  failcore explain agent.toml fs.read ./work/notes.txt
+  failcore explain agent.toml fs.write ./work/notes.txt
+  failcore explain agent.toml net.connect api.openai.com:443
+  failcore explain agent.toml process.exec 'git push origin'")]
+pub(crate) struct Explain {
+    /// The policy: a file, or a preset such as `preset:python`
+    #[arg(value_name = "POLICY", value_hint = ValueHint::FilePath)]
+    pub(crate) policy: PathBuf,
+    /// The verb, such as fs.read, net.connect or process.exec
+    #[arg(value_name = "VERB")]
+    pub(crate) verb: String,
+    /// On what: a path, host:port, a program with its arguments …
+    #[arg(value_name = "RESOURCE")]
+    pub(crate) resource: OsString,
+    /// Judge it inside this tool scope; more than once for scopes within scopes, the outermost first
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tool: Vec<String>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Policy {
     /// Print a policy as it is resolved: everything it extends and expands, in one file
@@ -124,6 +157,8 @@ pub(crate) enum Policy {
         #[arg(value_name = "NEW", value_hint = ValueHint::FilePath)]
         new: PathBuf,
     },
+    /// Print the JSON Schema of policy files
+    Schema,
 }
 
 #[derive(Debug, Args)]

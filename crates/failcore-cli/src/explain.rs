@@ -1,19 +1,60 @@
 //! `failcore explain`: what a policy answers to one request, and why. The same `decide` as enforcement.
 
 use std::io::{self, Write};
+use std::path::Path;
 
-use failcore_model::{Decision, Denial, Fault, Obligation, Reason, Request, Verb, Verdict};
-use failcore_policy::{PolicySet, Rule};
+use failcore_model::{AbsPath, Decision, Denial, Fault, Obligation, Reason, Request, Text, Verb, Verdict};
+use failcore_policy::{Environment, PolicySet, Rule};
 use serde::Serialize;
 
-use crate::policy::said;
-use crate::ui::{Answer, BAD, FAINT, GOOD, STRONG, Styled, Table, WARN};
+use crate::args::Explain;
+use crate::exit::Exit;
+use crate::failure::{Failure, Problem};
+use crate::policy::{self, said};
+use crate::ui::{Answer, BAD, FAINT, GOOD, STRONG, Styled, Table, Ui, WARN};
+
+/// Decides one request and explains the decision; exit code 3 where it is denied.
+pub(crate) fn run(args: &Explain, ui: &mut Ui) -> Result<Exit, Failure> {
+    let env = policy::environment();
+    let policy = policy::load(&args.policy, &env)?;
+    let request = request(args, &env)?;
+    let decision = policy.decide(&request);
+    ui.answer(&Explanation::of(&policy, &request, &decision))?;
+    Ok(if decision.is_allow() { Exit::Success } else { Exit::Denied })
+}
+
+/// The request in words; a relative path counts from the working directory.
+fn request(args: &Explain, env: &Environment) -> Result<Request, Failure> {
+    let here = std::env::current_dir().map_err(|error| Problem::io("resolve", Path::new("."), error))?;
+    let nonsense = |what: String, help: Option<String>| Problem::Nonsense {
+        what,
+        help: help
+            .unwrap_or_else(|| "as in `failcore explain POLICY net.connect api.example.com:443`".into()),
+    };
+    let dir = AbsPath::lexical(here.as_os_str().as_encoded_bytes())
+        .map_err(|error| nonsense(format!("the working directory: {error}"), None))?;
+    let resource = args.resource.to_str().ok_or_else(|| {
+        let help = "a request in words is UTF-8; ask about the directory it lies in";
+        nonsense(format!("`{}` is not UTF-8", args.resource.display()), Some(help.into()))
+    })?;
+    let words = match args.verb.as_str() {
+        // The name of the policy's list, for what programs do to write a file.
+        "fs.write" => format!("fs.open create+modify {resource}"),
+        verb => format!("{verb} {resource}"),
+    };
+    let mut request =
+        failcore_policy::ask(&words, &dir, env).map_err(|error| nonsense(error.message, error.help))?;
+    request.subject.claimed.scope = args.tool.iter().map(Text::from).collect();
+    Ok(request)
+}
 
 /// A decision with its reasons.
 #[derive(Serialize)]
 pub(crate) struct Explanation {
     verb: Verb,
     resource: String,
+    #[serde(skip)]
+    operation: String,
     verdict: Verdict,
     /// Whether the verdict was enforced; false for a refusal in audit mode.
     enforced: bool,
@@ -27,6 +68,12 @@ pub(crate) struct Explanation {
 }
 
 impl Explanation {
+    /// A decision just made.
+    pub(crate) fn of(policy: &PolicySet, request: &Request, decision: &Decision) -> Self {
+        let enforced = decision.is_allow() || policy.mode() == failcore_policy::Mode::Enforce;
+        Self::recorded(policy, request, decision, enforced)
+    }
+
     /// A decision from a trace, with the policy it was made under.
     pub(crate) fn recorded(
         policy: &PolicySet,
@@ -37,6 +84,7 @@ impl Explanation {
         Self {
             verb: request.action.verb(),
             resource: request.action.resource(),
+            operation: request.operation(),
             verdict: decision.verdict,
             enforced,
             reason: decision.reason,
@@ -54,20 +102,14 @@ impl Answer for Explanation {
             Verdict::Allow => (GOOD, "allowed"),
             Verdict::Deny => (BAD, "denied"),
         };
-        writeln!(
-            out,
-            "{}  {} {}",
-            Styled(style, word),
-            Styled(STRONG, self.verb),
-            failcore_model::Text::from(&self.resource)
-        )?;
+        writeln!(out, "{}  {}", Styled(style, word), Styled(STRONG, &self.operation))?;
         let plain = anstyle::Style::new();
         let mut table = Table::default();
         let mut row = |what: &str, style, text: String| table.row([(FAINT, what.into()), (style, text)]);
         row("because", plain, format!("{} ({})", self.reason.meaning().trim_end_matches('.'), self.reason));
         for rule in &self.rules {
             row("rule", plain, format!("{}  {}", said(rule), Styled(FAINT, rule.place())));
-            if let Some(reason) = &rule.reason {
+            if let Some(reason) = rule.reason.as_ref().filter(|reason| !rule.text.contains(*reason)) {
                 row("", FAINT, format!("“{reason}”"));
             }
         }

@@ -231,6 +231,14 @@ pub(crate) fn which(name: &OsStr) -> Option<PathBuf> {
     executable(&file).then(|| std::path::absolute(file).ok()).flatten()
 }
 
+/// The interpreter that `python3` or `python` starts, where it is one and no launcher.
+pub(crate) fn first_on_path() -> Option<PathBuf> {
+    ["python3", "python"].into_iter().find_map(|name| {
+        let path = env::var_os("PATH")?;
+        env::split_paths(&path).map(|dir| dir.join(name)).find(|file| Python::of(file).is_some())
+    })
+}
+
 /// Every CPython on PATH that the lane holds, in words: version and path, one a version.
 pub(crate) fn all_on_path() -> Vec<String> {
     let mut found = std::collections::BTreeMap::new();

@@ -4,6 +4,7 @@
 //! an answer to [`ui::Ui`] and an [`exit::Exit`]; it never prints for itself.
 
 mod args;
+mod check;
 mod completions;
 mod doctor;
 mod exit;
@@ -42,6 +43,8 @@ fn main() -> ExitCode {
 fn dispatch(command: &Command, ui: &mut Ui) -> Result<Exit, Failure> {
     match command {
         Command::Run(args) => run::run(args, ui),
+        Command::Check(args) => check::run(args, ui),
+        Command::Explain(args) => explain::run(args, ui),
         Command::Policy(args) => policy::run(args, ui),
         Command::Init(args) => init::run(args, ui),
         Command::Trust(args) => trust::run(args, ui),

@@ -1,17 +1,17 @@
 //! `failcore policy`, and how every command comes by a policy.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::Path;
 
 use failcore_model::AbsPath;
-use failcore_policy::{Effect, Environment, Limits, Mode, PolicySet, Python, Rule};
+use failcore_policy::{Effect, Environment, Key, Limits, Mode, PolicySet, Python, Rule};
 use serde::Serialize;
 
 use crate::args::Policy;
 use crate::exit::Exit;
 use crate::failure::{Failure, Problem};
+use crate::interpreter;
 use crate::ui::{Answer, BAD, FAINT, GOOD, Styled, Ui, count};
 
 /// Does what `failcore policy …` was asked for.
@@ -32,6 +32,11 @@ pub(crate) fn run(args: &Policy, ui: &mut Ui) -> Result<Exit, Failure> {
             let difference = Difference::between(&load(old, &env)?, &load(new, &env)?);
             ui.answer(&difference)?;
             Ok(if difference.is_empty() { Exit::Success } else { Exit::Denied })
+        }
+        Policy::Schema => {
+            let schema = serde_json::to_string_pretty(&failcore_policy::schema()).unwrap_or_default();
+            ui.with(|out| writeln!(out, "{schema}"))?;
+            Ok(Exit::Success)
         }
     }
 }
@@ -65,7 +70,7 @@ pub(crate) fn recorded(dir: &Path) -> Result<PolicySet, Failure> {
 /// The environment of a question asked outside a run: this one, with the first Python on PATH.
 pub(crate) fn environment() -> Environment {
     let mut env = Environment::current();
-    env.python = ["python3", "python"].iter().find_map(|name| Python::find(OsStr::new(name), &env.path));
+    env.python = interpreter::first_on_path().and_then(|python| Python::find(python.as_os_str(), &env.path));
     env
 }
 
@@ -115,7 +120,8 @@ impl Difference {
             |policy: &PolicySet| policy.rules().map(meaning).collect::<std::collections::HashSet<_>>();
         let beyond = |policy: &PolicySet, other: &PolicySet| -> Vec<Rule> {
             let known = meanings(other);
-            policy.rules().filter(|rule| !known.contains(&meaning(rule))).cloned().collect()
+            let differs = |rule: &&Rule| rule.key != Key::Limits && !known.contains(&meaning(rule));
+            policy.rules().filter(differs).cloned().collect()
         };
         let mut changed = BTreeMap::new();
         let mut compare = |name: &str, old: Option<String>, new: Option<String>| {

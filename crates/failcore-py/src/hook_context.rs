@@ -38,12 +38,6 @@ pub(crate) fn in_main_interpreter() -> bool {
     unsafe { ffi::PyInterpreterState_Get() == PyInterpreterState_Main() }
 }
 
-/// Whether the interpreter can run any code.
-pub(crate) fn is_initialised() -> bool {
-    // SAFETY: reads a flag.
-    unsafe { ffi::Py_IsInitialized() != 0 }
-}
-
 /// Makes the context variable, once.
 ///
 /// # Errors

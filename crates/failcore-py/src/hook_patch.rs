@@ -147,12 +147,12 @@ fn done(module: &CStr) -> bool {
         .any(|(index, _)| !ORIGINALS[index].load(Ordering::Acquire).is_null())
 }
 
-/// Replaces what is to be replaced in the modules that are loaded already, and (`builtins`) in those built into the
-/// interpreter, which load without an event. These cannot be loaded before it is initialised.
+/// Replaces what is to be replaced in the modules that are loaded already, and in those built into the
+/// interpreter, which load without an event.
 ///
 /// # Errors
 /// In words, where a function is not what it should be; nothing should run under the gate then.
-pub(crate) fn replace_loaded(builtins: bool) -> Result<(), String> {
+pub(crate) fn replace_loaded() -> Result<(), String> {
     let mut previous = None;
     for target in TARGETS {
         if previous == Some(target.module) {
@@ -169,7 +169,7 @@ pub(crate) fn replace_loaded(builtins: bool) -> Result<(), String> {
             ffi::Py_DECREF(name);
             if module.is_null() {
                 ffi::PyErr_Clear();
-                if !builtins || !builtin(target.module) {
+                if !builtin(target.module) {
                     continue;
                 }
                 module = ffi::PyImport_ImportModule(target.module.as_ptr());

@@ -11,7 +11,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::hook_context::{in_main_interpreter, is_initialised};
+use crate::hook_context::in_main_interpreter;
 use crate::hook_object::Object;
 
 /// Why an operation does not happen, and how the agent's code expects to hear of it.
@@ -115,8 +115,7 @@ pub(crate) fn raise(refusal: Refusal) {
         What::Denied(denial) | What::Import(denial) | What::Name(denial) => (denial, denial.errno),
     };
     // The class runs Python, which the agent may have tampered with: then the plain exception must do.
-    // Early in its start an interpreter cannot run it yet.
-    if !is_initialised() || !in_main_interpreter() || RAISING.replace(true) {
+    if !in_main_interpreter() || RAISING.replace(true) {
         return raise_plain(errno, &denial.to_string());
     }
     // SAFETY: the GIL is held and this is the main interpreter, where PyO3's objects live.

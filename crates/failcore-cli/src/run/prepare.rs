@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use failcore_model::{AbsPath, Event, FileId, RuleId, Text};
 use failcore_policy::{Environment, Mode, PolicySet, Python};
-use failcore_trace::{SigningKey, Writer};
+use failcore_trace::{Options, Redactor, SigningKey, Writer};
 use tempfile::TempDir;
 
 use super::{coverage, io_problem, text};
@@ -72,7 +72,18 @@ impl Prepared {
             ui.note("the policy only audits: what it would refuse is recorded and goes ahead");
         }
 
-        let mut this = Self {
+        let own = std::env::current_exe().unwrap_or_default();
+        let state = failcore_trace::state_dir().map_err(Problem::trace)?;
+        let gates_own = [&trace, &hook, &preload, &state, &own]
+            .into_iter()
+            .map(PathBuf::as_path)
+            .chain([door.path(), &key_path])
+            .chain(file.as_deref())
+            .filter(|file| !file.as_os_str().is_empty());
+        // Out of the program's reach, whatever the policy says.
+        let policy = policy.protect(&gates_own.map(real).collect::<Result<Vec<_>, _>>()?);
+
+        Ok(Self {
             session,
             agent: args.agent.as_deref().map(Text::from),
             label: args.label.as_deref().map(Text::from),
@@ -86,25 +97,7 @@ impl Prepared {
             made: false,
             door,
             tmp,
-        };
-        this.protect(file.as_deref(), &key_path)?;
-        Ok(this)
-    }
-
-    /// Puts the gate's own files out of the program's reach, whatever the policy says.
-    fn protect(&mut self, policy: Option<&Path>, key: &Path) -> Result<(), Failure> {
-        let state = failcore_trace::state_dir().map_err(Problem::trace)?;
-        let own = std::env::current_exe().unwrap_or_default();
-        let files = [&self.trace, &self.hook, &self.preload, &state, &own]
-            .into_iter()
-            .map(PathBuf::as_path)
-            .chain([self.door.path(), key])
-            .chain(policy);
-        let files: Vec<AbsPath> =
-            files.filter(|file| !file.as_os_str().is_empty()).map(real).collect::<Result<_, _>>()?;
-        let set = self.policy.clone();
-        self.policy = set.protect(&files);
-        Ok(())
+        })
     }
 
     /// Begins the trace, with the policy as it will be enforced.
@@ -135,10 +128,11 @@ impl Prepared {
                 Some((rule, FileId { dev: found.dev(), ino: found.ino() }))
             })
             .collect();
-        let set = self.policy.clone();
-        self.policy = set.with_identities(&identities);
-        let mut writer = Writer::create(&self.trace, &self.session, &self.key, self.policy.resolved())
-            .map_err(Problem::trace)?;
+        self.policy = self.policy.clone().with_identities(&identities);
+        let options = Options { redactor: Some(secrets()), ..Options::default() };
+        let mut writer =
+            Writer::create_with(&self.trace, &self.session, &self.key, self.policy.resolved(), options)
+                .map_err(Problem::trace)?;
         let opened = Event::SessionOpened {
             policy: self.policy.digest().to_owned(),
             coverage: Box::new(coverage::runtime()),
@@ -178,6 +172,18 @@ impl Prepared {
         env.push(("TMPDIR".into(), self.tmp.path().into()));
         env
     }
+}
+
+/// Takes the values of environment variables that are called like secrets out of the trace, wherever they turn up.
+fn secrets() -> Redactor {
+    const ENDINGS: [&str; 8] =
+        ["KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIALS", "AUTH"];
+    std::env::vars_os().fold(Redactor::default(), |redactor, (name, value)| match name.to_str() {
+        Some(name) if ENDINGS.iter().any(|end| name.to_ascii_uppercase().ends_with(end)) => {
+            redactor.with_env(name, value.as_encoded_bytes())
+        }
+        _ => redactor,
+    })
 }
 
 /// The policy of the run, and the file it came from.

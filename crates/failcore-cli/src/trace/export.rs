@@ -5,7 +5,6 @@ use std::path::Path;
 
 use failcore_model::{Event, Record};
 
-use super::rows;
 use crate::args::Format;
 use crate::exit::Exit;
 use crate::failure::{Failure, Problem};
@@ -51,7 +50,7 @@ fn row(record: &Record) -> Option<String> {
         decision.reason.to_string(),
         decision.rules.first().map(ToString::to_string).unwrap_or_default(),
         request.action.verb().to_string(),
-        rows::operation(request).split_once(' ').map(|(_, resource)| resource.to_owned()).unwrap_or_default(),
+        request.operation().split_once(' ').map(|(_, resource)| resource.to_owned()).unwrap_or_default(),
     ];
     Some(fields.iter().map(|field| quoted(field)).collect::<Vec<_>>().join(","))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use failcore_model::{
-    Action, Answer, Coverage, Decision, Event, Hold, Obligation, Outcome, Reason, Record, Request, Text,
+    Answer, Coverage, Decision, Event, Hold, Obligation, Outcome, Reason, Record, Request, Text,
 };
 
 use crate::ui::{BAD, FAINT, GOOD, STRONG, Styled, WARN, count};
@@ -53,7 +53,7 @@ impl Rows {
         enforced: bool,
         out: &mut dyn Write,
     ) -> io::Result<()> {
-        let operation = operation(request);
+        let operation = request.operation();
         if decision.is_allow() {
             self.allowed += 1;
         } else if decision.reason == Reason::Absent {
@@ -102,7 +102,7 @@ impl Rows {
             Styled(if self.refused > 0 { BAD } else { FAINT }, self.refused)
         )?;
         if self.absent > 0 {
-            let looked = format!("; {} looked for that are not there", count(self.absent, "file"));
+            let looked = format!("; {} looked for", count(self.absent, "absent file"));
             write!(out, "{}", Styled(FAINT, looked))?;
         }
         writeln!(out)?;
@@ -116,18 +116,6 @@ impl Rows {
             writeln!(out, "          and {more} others")?;
         }
         Ok(())
-    }
-}
-
-/// `verb resource`, with the rights of an open.
-pub(super) fn operation(request: &Request) -> String {
-    let action = &request.action;
-    let (verb, resource) = (action.verb(), action.resource());
-    match action {
-        Action::Open { rights, .. } => {
-            format!("{verb} {resource} ({})", rights.names().collect::<Vec<_>>().join(", "))
-        }
-        _ => format!("{verb} {resource}"),
     }
 }
 

@@ -1,0 +1,249 @@
+//! The command as such: help, generated files, exit codes, inputs that make no sense.
+
+mod common;
+
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+
+use common::World;
+
+#[test]
+fn help_reads_well() {
+    let said = World::new().failcore(&["-h"]);
+    assert_eq!(said.code, 0);
+    assert_reads!(said.out, @r#"
+    Runs AI agents and other untrusted programs under a policy, records what they do, explains and
+    replays it
+
+    Usage: failcore [OPTIONS] <COMMAND>
+
+    Commands:
+      run          Run a program under a policy
+      check        Check a policy: errors, rules without effect, and what each lane holds
+      explain      Say what a policy answers to one request, and why
+      policy       Show, compare or describe policies
+      init         Write a commented policy to start from
+      trust        Trust a failcore.toml, so that `run` uses it without -p
+      trace        Read and verify traces
+      replay       Decide a whole trace again under another policy
+      doctor       Say what this machine can hold, and why not
+      completions  Print the completions of a shell
+      man          Write the manual pages
+
+    Options:
+      -h, --help     Print help (see more with '--help')
+      -V, --version  Print version
+
+    Output:
+          --json          Answer in JSON: one object, or one a line where there are many
+          --color <WHEN>  When to use colour [default: auto] [possible values: auto, always, never]
+      -q, --quiet         Say nothing beside the answer and errors
+
+    Exit codes:
+        0  all is well (run: the program's own code passes through, 128+N for signal N)
+        2  wrong arguments, a broken policy, an input that is not there
+        3  the answer is no: denied, or something changed
+        4  the trace does not verify
+        5  the replay diverged
+      125  FailCore itself failed
+      126  the program could not be started under the gate
+    "#);
+    let said = World::new().failcore(&["run", "-h"]);
+    assert_reads!(said.out, @r#"
+    Run a program under a policy
+
+    Usage: failcore run [OPTIONS] <CMD>...
+
+    Arguments:
+      <CMD>...  The program and its arguments
+
+    Options:
+      -p, --policy <FILE>  The policy
+          --trace <DIR>    Where the trace goes: a directory that does not exist yet
+          --lane <LANE>    What enforces the policy [default: auto] [possible values: auto, runtime]
+          --agent <NAME>   The agent's name, for the trace
+          --run <LABEL>    Your own label for this run, for the trace
+      -h, --help           Print help (see more with '--help')
+
+    Output:
+          --json          Answer in JSON: one object, or one a line where there are many
+          --color <WHEN>  When to use colour [default: auto] [possible values: auto, always, never]
+      -q, --quiet         Say nothing beside the answer and errors
+
+    Examples:
+      failcore run -- python agent.py
+      failcore run -p agent.toml --agent researcher -- .venv/bin/python -m my_agent
+    "#);
+}
+
+#[test]
+fn unknown_words_are_usage_errors() {
+    let world = World::new();
+    for args in [&["frobnicate"][..], &[], &["run"], &["trace", "show"], &["run", "--lane", "bpf", "--", "x"]]
+    {
+        assert_eq!(world.failcore(args).code, 2, "{args:?}");
+    }
+}
+
+#[test]
+fn every_command_has_a_page_and_every_shell_its_completions() {
+    let world = World::new();
+    let said = world.failcore(&["man", "pages"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    for page in ["failcore.1", "failcore-run.1", "failcore-trace-verify.1", "failcore-policy-diff.1"] {
+        let text = std::fs::read_to_string(world.path().join("pages").join(page)).unwrap();
+        assert!(text.contains(".SH SYNOPSIS"), "{page}");
+    }
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let said = world.failcore(&["completions", shell]);
+        assert!(said.code == 0 && said.out.contains("replay"), "{shell}");
+    }
+}
+
+#[test]
+fn doctor_says_what_the_machine_holds() {
+    let world = World::new();
+    let said = world.failcore(&["--json", "doctor"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    let answer: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    let groups: Vec<&str> =
+        answer["groups"].as_array().unwrap().iter().map(|group| group["name"].as_str().unwrap()).collect();
+    assert_eq!(groups, ["runtime", "kernel", "bpf"]);
+    for group in answer["groups"].as_array().unwrap() {
+        for finding in group["findings"].as_array().unwrap() {
+            let good = finding["state"] == "good";
+            assert_eq!(good, finding["remedy"].is_null(), "what is amiss has a remedy: {finding}");
+        }
+    }
+    // A prefix without the other parts holds no lane.
+    let said =
+        world.said(world.command().args(["doctor", "--lane", "runtime"]).env("FAILCORE_HOOK", "/nowhere.so"));
+    assert_eq!(said.code, 126);
+    assert!(said.out.contains("/nowhere.so"), "{}", said.out);
+}
+
+#[test]
+fn colour_is_for_terminals_and_who_asks_for_it() {
+    let world = World::new();
+    world.trace(&["fs.open read ./data/a.txt"]);
+    let show = ["trace", "show", "./trace"];
+    assert!(!world.failcore(&show).out.contains('\x1b'));
+    assert!(world.failcore(&[&["--color", "always"], &show[..]].concat()).out.contains("\x1b[32m"));
+    let said = world.said(world.command().args(["--color", "never"]).args(show).env("CLICOLOR_FORCE", "1"));
+    assert!(!said.out.contains('\x1b'));
+}
+
+#[test]
+fn what_is_not_held_by_the_lane_is_not_run() {
+    let world = World::new();
+    let refused = |program: &str| {
+        let said = world.failcore(&["-q", "run", "--", program, "--version"]);
+        assert_eq!((said.code, said.out.as_str()), (126, ""), "{program}: {}", said.err);
+        said.err
+    };
+    let script = |name: &str, text: &str| {
+        let path = world.write(name, text);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        format!("./{name}")
+    };
+    assert_reads!(refused("sh"), @r#"
+    × `sh` is not run: it is no CPython interpreter
+    help: the runtime lane holds programs that CPython 3.10 or later runs; name the interpreter, as
+          in `failcore run -- python agent.py`
+    "#);
+    assert_reads!(refused("no-such-program"), @r#"
+    × cannot find the program `no-such-program`
+    help: it is neither a path nor on PATH; name it as you would in a shell
+    "#);
+    assert_reads!(refused(&script("tool.sh", "#!/bin/sh\necho hi\n")), @r#"
+    × `./tool.sh` is not run: it is neither a Python interpreter nor a script that names one
+    help: the runtime lane holds programs that CPython 3.10 or later runs; name the interpreter, as
+          in `failcore run -- python agent.py`
+    "#);
+    assert_reads!(refused(&script("shims/python3", "#!/usr/bin/env bash\nexec python3\n")), @r#"
+    × `./shims/python3` is not run: it is a shell script
+    help: it is a shim, a shell script that looks the real one up; run that: `failcore run --
+          "$(pyenv which python3)" …`
+    "#);
+    assert_reads!(refused(&script("data.txt", "hello\n")), @r#"
+    × `./data.txt` is not run: it is neither a Python interpreter nor a script that names one
+    help: the runtime lane holds programs that CPython 3.10 or later runs; name the interpreter, as
+          in `failcore run -- python agent.py`
+    "#);
+    // A program that only calls itself Python.
+    std::fs::copy("/bin/true", world.path().join("python3.12")).unwrap();
+    assert_reads!(refused("./python3.12"), @r#"
+    × `./python3.12` is not run: it is no CPython interpreter
+    help: the runtime lane holds programs that CPython 3.10 or later runs; name the interpreter, as
+          in `failcore run -- python agent.py`
+    "#);
+}
+
+#[test]
+fn an_old_interpreter_is_not_run() {
+    let world = World::new();
+    world.write("old/lib/python3.9/os.py", "");
+    std::fs::create_dir_all(world.path().join("old/bin")).unwrap();
+    std::fs::copy("/bin/true", world.path().join("old/bin/python3.9")).unwrap();
+    let said = world.failcore(&["-q", "run", "--", "old/bin/python3.9", "x.py"]);
+    assert_eq!(said.code, 126);
+    assert_reads!(said.err, @r#"
+    × `old/bin/python3.9` is not run: it is Python 3.9
+    help: this lane needs CPython 3.10 or later, whose audit hooks see enough
+    "#);
+}
+
+#[test]
+fn errors_are_json_where_answers_are() {
+    let world = World::new();
+    let said = world.failcore(&["--json", "trace", "show", "nobody"]);
+    assert_eq!((said.code, said.out.as_str()), (2, ""));
+    let error: serde_json::Value = serde_json::from_str(&said.err).unwrap();
+    assert!(
+        error["message"].as_str().unwrap().contains("nobody") && error["help"].is_string(),
+        "{}",
+        said.err
+    );
+}
+
+#[test]
+fn a_path_that_is_not_text_is_a_path_all_the_same() {
+    let world = World::new();
+    let odd = std::ffi::OsStr::from_bytes(b"tr\xffce");
+    std::fs::rename(world.trace(&["fs.open read ./data/a.txt"]), world.path().join(odd)).unwrap();
+    let said = world.said(world.command().args(["trace", "verify"]).arg(std::path::Path::new(".").join(odd)));
+    assert_eq!(said.code, 0, "{}", said.err);
+    let said = world.said(world.command().arg("check").arg(odd));
+    assert_eq!(said.code, 2, "{}", said.err);
+    let said = world.said(world.command().args(["explain", "preset:python", "fs.read"]).arg(odd));
+    assert_eq!(said.code, 2, "{}", said.err);
+    assert_reads!(said.err, @r#"
+    × `tr�ce` is not UTF-8
+    help: a request in words is UTF-8; ask about the directory it lies in
+    "#);
+}
+
+#[test]
+fn what_is_not_there_is_named_with_a_remedy() {
+    let world = World::new();
+    let said = world.failcore(&["check", "nowhere.toml"]);
+    assert_eq!(said.code, 2);
+    assert_reads!(said.err, @r#"
+    × there is no file `nowhere.toml`
+    help: `failcore init` writes a policy to start from; `preset:python` is one that is built in
+    "#);
+    let said = world.failcore(&["man", "/proc/nowhere"]);
+    assert_eq!(said.code, 125);
+    assert_reads!(said.err, @r#"
+    × cannot make `/proc/nowhere`
+    ╰─▶ No such file or directory (os error 2)
+    help: it, or the directory it lies in, does not exist
+    "#);
+    let said = world.failcore(&["init", "no/such/dir/failcore.toml"]);
+    assert_eq!(said.code, 125);
+    assert_reads!(said.err, @r#"
+    × cannot make `no/such/dir/failcore.toml`
+    ╰─▶ No such file or directory (os error 2)
+    help: it, or the directory it lies in, does not exist
+    "#);
+}

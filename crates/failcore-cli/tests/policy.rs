@@ -1,0 +1,224 @@
+//! Commands about policies: init, check, explain, policy, trust, replay.
+
+mod common;
+
+use common::{POLICY, World};
+
+#[test]
+fn init_writes_a_policy_that_checks_and_never_overwrites() {
+    let world = World::new();
+    let said = world.failcore(&["init"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert_reads!(said.out, @r#"
+    failcore.toml written; read it, change it, then:
+      failcore check failcore.toml
+      failcore run -p failcore.toml -- python agent.py
+    "#);
+    let written = std::fs::read_to_string(world.path().join("failcore.toml")).unwrap();
+    let said = world.failcore(&["check", "failcore.toml"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    let said = world.failcore(&["init"]);
+    assert_eq!(said.code, 2);
+    assert_reads!(said.err, @r#"
+    × `failcore.toml` is already there
+    help: nothing was written; name another file, or remove this one first
+    "#);
+    assert_eq!(std::fs::read_to_string(world.path().join("failcore.toml")).unwrap(), written);
+}
+
+#[test]
+fn check_shows_every_problem_at_its_place() {
+    let world = World::new();
+    world.write("broken.toml", "version = 1\n[fs]\nraed = [\".\"]\n[net]\nconnect = [\"api.example.com\"]\n");
+    let said = world.failcore(&["check", "broken.toml"]);
+    assert_eq!((said.code, said.out.as_str()), (2, ""));
+    assert_reads!(said.err, @r#"
+      × the policy has 2 problems
+
+    Error:
+      × there is no key `raed` here
+       ╭─[broken.toml:3:1]
+     2 │ [fs]
+     3 │ raed = ["."]
+       · ────
+     4 │ [net]
+       ╰────
+      help: did you mean `read`?
+
+    Error:
+      × `api.example.com` says no port
+       ╭─[broken.toml:5:12]
+     4 │ [net]
+     5 │ connect = ["api.example.com"]
+       ·            ─────────────────
+       ╰────
+      help: write `api.example.com:443`, or `api.example.com:*` for any port
+    "#);
+}
+
+#[test]
+fn explain_answers_as_enforcement_does() {
+    let world = World::new();
+    world.write("policy.toml", POLICY);
+    let said = world.failcore(&["explain", "policy.toml", "fs.read", "./data/a.txt"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert_reads!(said.out, @r#"
+    allowed  fs.read [dir]/data/a.txt
+      because  A permit covers it and nothing forbids it (granted)
+      rule     permit fs.read ./data  policy.toml:5:9
+    "#);
+    let said = world.failcore(&["explain", "policy.toml", "fs.write", "./data/a.txt"]);
+    assert_eq!(said.code, 3, "{}", said.err);
+    assert_reads!(said.out, @r#"
+    denied  fs.open [dir]/data/a.txt (create, modify)
+      because  No permit covers it (not_granted)
+      seen as  Permission denied (os error 13)
+    "#);
+    let said = world.failcore(&["explain", "policy.toml", "net.connect", "169.254.169.254:80"]);
+    assert_eq!(said.code, 3, "{}", said.err);
+    assert_reads!(said.out, @r#"
+    denied  net.connect 169.254.169.254:80
+      because  A caution forbids it; only an exact grant lifts that (caution)
+      rule     caution net.caution { host = "class:metadata", id = "net.metadata", reason = "instance metadata and credential services" }  built-in:7:3
+      seen as  Permission denied (os error 13)
+    "#);
+    let said = world.failcore(&["--json", "explain", "policy.toml", "fs.read", "./work/.env"]);
+    assert_eq!(said.code, 3, "{}", said.err);
+    let answer: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(answer["verdict"], "deny");
+    assert_eq!(answer["rules"][0]["id"], "no-secrets");
+    assert_eq!(answer["denial"]["hint"], "secrets stay here");
+}
+
+#[test]
+fn explain_of_nonsense_is_a_usage_error() {
+    let world = World::new();
+    world.write("policy.toml", POLICY);
+    let said = world.failcore(&["explain", "policy.toml", "fs.reed", "./a"]);
+    assert_eq!(said.code, 2);
+    assert_reads!(said.err, @r#"
+    × `fs.reed` is no verb
+    help: did you mean `fs.read`?
+    "#);
+}
+
+#[test]
+fn presets_can_be_asked_by_name() {
+    let world = World::new();
+    assert_eq!(world.failcore(&["explain", "preset:python", "fs.read", "/etc/shadow"]).code, 3);
+    assert_eq!(world.failcore(&["explain", "preset:allow-all", "fs.read", "/etc/shadow"]).code, 0);
+    assert_eq!(world.failcore(&["explain", "preset:nothing", "fs.read", "/etc/shadow"]).code, 2);
+}
+
+#[test]
+fn diff_compares_what_rules_say_and_not_where_they_stand() {
+    let world = World::new();
+    world.write("old.toml", POLICY);
+    world.write("moved.toml", format!("# a comment\n\n{POLICY}"));
+    assert_eq!(world.failcore(&["policy", "diff", "old.toml", "moved.toml"]).code, 0);
+    let wider = POLICY
+        .replace("./data\"", "./data\", \"./more\"")
+        .replace("api.example.com:443", "api.example.com:8443");
+    world.write("new.toml", format!("mode = \"audit\"\n{wider}\n[limits]\nprocesses = 4\n"));
+    let said = world.failcore(&["policy", "diff", "old.toml", "new.toml"]);
+    assert_eq!(said.code, 3, "{}", said.err);
+    assert_reads!(said.out, @r#"
+    - permit net.connect api.example.com:443 old.toml:10:12
+    + permit fs.read ./more new.toml:6:19
+    + permit net.connect api.example.com:8443 new.toml:11:12
+    ~ limits.processes: none → 4
+    ~ mode: enforce → audit
+    1 rule removed, 2 rules added, 2 settings changed
+    "#);
+}
+
+#[test]
+fn a_shown_policy_decides_as_the_one_it_came_from() {
+    let world = World::new();
+    world.write("policy.toml", POLICY);
+    let said = world.failcore(&["--json", "policy", "show", "policy.toml"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    let shown: serde_json::Value =
+        serde_json::from_str(&said.out.replace("[dir]", &world.path().display().to_string())).unwrap();
+    let again = failcore_policy::PolicySet::from_resolved(shown["resolved"].as_str().unwrap()).unwrap();
+    assert_eq!(again.digest(), shown["digest"]);
+}
+
+#[test]
+fn the_schema_is_json_schema() {
+    let said = World::new().failcore(&["policy", "schema"]);
+    let schema: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert!(schema["properties"]["fs"].is_object(), "{}", said.out);
+}
+
+#[test]
+fn trust_holds_for_the_text_that_was_trusted() {
+    let world = World::new();
+    assert_eq!(world.failcore(&["trust"]).code, 2, "there is nothing to trust");
+    world.write("failcore.toml", POLICY);
+    let said = world.failcore(&["trust"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert_eq!(said.out, "[dir]/failcore.toml is trusted as it is now; a change ends that");
+    let said = world.failcore(&["trust", "--revoke"]);
+    assert_eq!((said.code, said.out.as_str()), (0, "[dir]/failcore.toml is no longer trusted"));
+    assert_eq!(world.failcore(&["trust", "--revoke"]).code, 2);
+}
+
+#[test]
+fn a_policy_that_does_not_load_is_not_trusted() {
+    let world = World::new();
+    world.write("failcore.toml", "version = 1\nnonsense = 1\n");
+    assert_eq!(world.failcore(&["trust"]).code, 2);
+    assert!(!world.path().join(".local/state/failcore/trusted.json").exists());
+}
+
+const REQUESTS: &[&str] = &[
+    "fs.open read ./data/a.txt",
+    "fs.open read ./data/b.txt",
+    "net.connect api.example.com:443",
+    "net.connect other.example.com:443",
+];
+
+#[test]
+fn replay_under_the_same_policy_changes_nothing() {
+    let world = World::new();
+    world.trace(REQUESTS);
+    let said = world.failcore(&["replay", "./trace", "--policy", "policy.toml"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert_eq!(said.out, "nothing changes: 4 operations decided again, of 6 records");
+}
+
+#[test]
+fn replay_groups_what_changes_by_rule() {
+    let world = World::new();
+    world.trace(REQUESTS);
+    let other =
+        POLICY.replace("\"./data\"", "").replace("\"api.example.com:443\"", "\"other.example.com:443\"");
+    world.write("strict.toml", other);
+    let said = world.failcore(&["replay", "./trace", "--policy", "strict.toml"]);
+    assert_eq!(said.code, 3, "{}", said.err);
+    assert_reads!(said.out, @r#"
+    now denied ×3  No permit covers it
+           1 fs.open [dir]/data/a.txt (read)
+           2 fs.open [dir]/data/b.txt (read)
+           3 net.connect 1.1.1.1:443 (api.example.com)
+
+    now allowed ×1  permit net.connect other.example.com:443  strict.toml:10:12
+           4 net.connect 1.1.1.1:443 (other.example.com)
+
+    4 decisions would change: 4 operations decided again, of 6 records
+    "#);
+    let said = world.failcore(&["--json", "replay", "./trace", "--policy", "strict.toml"]);
+    let answer: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!((said.code, answer["changes"].as_array().unwrap().len()), (3, 2));
+}
+
+#[test]
+fn a_trace_that_cannot_be_read_is_not_replayed_in_part() {
+    let world = World::new();
+    let trace = world.trace(REQUESTS).join("trace.jsonl");
+    let whole = std::fs::read(&trace).unwrap();
+    std::fs::write(&trace, &whole[..whole.len() - 1]).unwrap();
+    let said = world.failcore(&["replay", "./trace", "--policy", "policy.toml"]);
+    assert_eq!((said.code, said.out.as_str()), (4, ""), "{}", said.err);
+}
