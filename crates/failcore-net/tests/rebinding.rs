@@ -14,7 +14,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use failcore_gate::{Gate, Grant, Names, Sink, SinkError};
-use failcore_model::{AbsPath, Action, Claims, Event, HostName, IpClass, Lane, Timestamp};
+use failcore_model::{
+    AbsPath, Action, Claims, Endpoint, Event, HostName, IpClass, Lane, Timestamp, Transport,
+};
 use failcore_net::{Answer, Pins, ResolveError, Resolver};
 use failcore_policy::{Environment, PolicySet};
 
@@ -36,12 +38,27 @@ fn the_second_answer_leads_nowhere() {
     assert_eq!(answer.addrs, [PUBLIC]);
     assert_eq!(pins.names(PUBLIC, seconds(2)).as_slice(), std::slice::from_ref(&rebind));
 
+    let gate = gate(&["rebind.example:80"], &pins);
+    let connect = |addr: IpAddr, port: u16| {
+        let at = Endpoint::Inet { transport: Transport::Tcp, addr: (addr, port).into() };
+        gate.check(Action::Connect(at), Claims::default(), &[]).map(drop)
+    };
+
     // A program that resolves for itself now gets 127.0.0.1, as the server really answers that …
     let own: Vec<_> = ("rebind.example", 80).to_socket_addrs().unwrap().map(|addr| addr.ip()).collect();
     assert_eq!(own, [LOOPBACK]);
     // … and its connect is judged by that address, which no name is pinned to and no name would cover.
-    assert!(pins.names(LOOPBACK, seconds(2)).is_empty());
-    assert!(!IpClass::of(LOOPBACK).is_public());
+    assert!(connect(LOOPBACK, 80).is_err());
+    pins.pin(&rebind, &[LOOPBACK, PUBLIC], Duration::MAX, seconds(2));
+    assert!(connect(LOOPBACK, 80).is_err(), "even where it was pinned");
+    // The public address is reached at the port that is granted, and only because of the pin.
+    connect(PUBLIC, 80).unwrap();
+    connect(Ipv4Addr::new(93, 184, 215, 14).to_ipv6_mapped().into(), 80).unwrap();
+    assert!(connect(PUBLIC, 81).is_err());
+    assert!(connect(IpAddr::from([93, 184, 215, 15]), 80).is_err());
+    pins.clear();
+    assert!(connect(PUBLIC, 80).is_err());
+    pins.pin(&rebind, &[PUBLIC], Duration::from_secs(60), seconds(1));
 
     // Through the resolver it gets no address at all, and the first answer stays what it was.
     let error = resolve(&resolver, "rebind.example", seconds(3), no).unwrap_err();
