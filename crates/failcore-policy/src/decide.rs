@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use failcore_model::{
     Action, Counters, Decision, Endpoint, FileRef, HostName, IpClass, NativeObject, Obligation, Reason,
-    Request, Rights, SignalTarget, Text, Transport, UnixAddr, embedded_v4,
+    Request, Rights, SignalTarget, Text, Transport, UnixAddr, embedded_v4s,
 };
 use smallvec::SmallVec;
 
@@ -437,12 +437,14 @@ fn number(digits: &[u8]) -> Option<u32> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// What else a connection to the address reaches: the IPv4 address inside it, and this machine for `0.0.0.0`, `::`.
+/// What else a connection to the address reaches: every IPv4 address inside it, and this machine for `0.0.0.0`, `::`.
 fn reached(addr: IpAddr, canonical: IpAddr) -> impl Iterator<Item = IpAddr> {
-    let inner = match addr {
-        IpAddr::V6(v6) => embedded_v4(v6).map(IpAddr::V4).filter(|inner| *inner != canonical),
+    let v6 = match addr {
+        IpAddr::V6(v6) => Some(v6),
         IpAddr::V4(_) => None,
     };
+    let inner =
+        v6.into_iter().flat_map(embedded_v4s).map(IpAddr::V4).filter(move |inner| *inner != canonical);
     let original = (canonical != addr).then_some(addr);
     let here = IpClass::of(addr) == IpClass::Unspecified;
     let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
