@@ -30,7 +30,7 @@ pub(crate) struct Index {
     v4: PrefixMap<Ipv4Net, Vec<NetTerm>>,
     v6: PrefixMap<Ipv6Net, Vec<NetTerm>>,
     classes: FxHashMap<IpClass, Vec<NetTerm>>,
-    /// Whether some permit names a host, so that addresses must be pinned.
+    /// Whether some permit of the session names a host, so that addresses must be pinned.
     pub(crate) names_hosts: bool,
     pub(crate) unix_paths: Trie<(u32, Way)>,
     pub(crate) unix_names: Trie<(u32, Way)>,
@@ -167,7 +167,7 @@ impl Index {
             }
             Object::Net { host, over, ports, way } => {
                 let term = NetTerm { rule: n, over: *over, ports: *ports, way: *way, below: false };
-                self.add_host(host, term, rule.effect == Effect::Permit);
+                self.add_host(host, term, rule.effect == Effect::Permit && rule.tool.is_none());
             }
             Object::UnixPath { path, way } => self.unix_paths.insert(path.parts(), (n, *way)),
             Object::UnixName { name, way } => self.unix_names.insert_name(name, (n, *way)),

@@ -79,13 +79,17 @@ impl PolicySet {
 
     pub(crate) fn compile(resolved: Resolved) -> Result<Self, PolicyError> {
         let text = resolved.to_text()?;
-        Ok(Self {
+        Ok(Self::of(resolved, &text))
+    }
+
+    fn of(resolved: Resolved, text: &str) -> Self {
+        Self {
             index: Index::build(&resolved),
             by_id: resolved.rules.iter().zip(0..).map(|(rule, n)| (rule.id.clone(), n)).collect(),
-            digest: resolved::digest(&text).into(),
+            digest: resolved::digest(text).into(),
             text: text.into(),
             resolved,
-        })
+        }
     }
 
     /// Self-contained TOML with everything expanded and each rule's id and place kept.
@@ -220,5 +224,14 @@ impl PolicySet {
             // granted any more.
             Err(_) => Self { index: Index::build(&Resolved::empty()), ..self },
         }
+    }
+}
+
+/// The policy without a rule: it refuses everything.
+impl Default for PolicySet {
+    fn default() -> Self {
+        let empty = Resolved::empty();
+        let text = empty.to_text().unwrap_or_default();
+        Self::of(empty, &text)
     }
 }

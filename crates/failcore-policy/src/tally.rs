@@ -41,7 +41,7 @@ pub(crate) struct Tally<'a> {
     permits: [u32; 5],
     forbid: Option<(bool, u32)>,
     cautions: [u32; 5],
-    expired: Option<u32>,
+    expired: [u32; 5],
     approve: bool,
     audit: bool,
 }
@@ -72,7 +72,7 @@ impl<'a> Tally<'a> {
             permits: [NONE; 5],
             forbid: None,
             cautions: [NONE; 5],
-            expired: None,
+            expired: [NONE; 5],
             approve: false,
             audit: false,
         }
@@ -100,7 +100,7 @@ impl<'a> Tally<'a> {
                 note(&mut self.cautions, rights, rule);
             }
             Effect::Permit if self.now.0 >= meta.until => {
-                self.expired = Some(self.expired.map_or(rule, |known| known.min(rule)));
+                note(&mut self.expired, rights, rule);
             }
             Effect::Permit => {
                 self.granted |= rights;
@@ -138,7 +138,10 @@ impl<'a> Tally<'a> {
             return refusal;
         }
         if !self.granted.contains(wanted) {
-            return match self.expired {
+            // Expired only where nothing else is missing.
+            let ended = each(wanted - self.granted).map(|slot| self.expired[slot]);
+            let known = ended.clone().all(|rule| rule != NONE);
+            return match ended.min().filter(|_| known) {
                 Some(rule) => Ruling::deny(Reason::Expired, Some(rule)),
                 None => Ruling::deny(Reason::NotGranted, None),
             };
@@ -161,7 +164,7 @@ fn note(slots: &mut [u32; 5], rights: Rights, rule: u32) {
 }
 
 /// The places of the rights in a set.
-fn each(rights: Rights) -> impl Iterator<Item = usize> {
+fn each(rights: Rights) -> impl Iterator<Item = usize> + Clone {
     (0..5).filter(move |slot| rights.bits() & (1 << slot) != 0)
 }
 
@@ -188,11 +191,12 @@ impl Ruling {
     pub(crate) fn and(mut self, other: Self) -> Self {
         let gravity = |ruling: &Self| match ruling.reason {
             Reason::Granted => 0,
-            Reason::Always => 5,
-            Reason::Forbidden => 4,
-            Reason::DeniedBelow => 3,
-            Reason::Caution | Reason::SpecialAddress => 2,
-            _ => 1,
+            Reason::Always => 6,
+            Reason::Forbidden => 5,
+            Reason::DeniedBelow => 4,
+            Reason::Caution | Reason::SpecialAddress => 3,
+            Reason::Expired => 1,
+            _ => 2,
         };
         if !self.is_granted() || !other.is_granted() {
             return if gravity(&other) > gravity(&self) { other } else { self };
