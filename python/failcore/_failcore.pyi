@@ -19,19 +19,6 @@ class Denied(PermissionError):
     reason: str
     hint: str | None
     retry: bool
-    def __init__(
-        self,
-        errno: int = 13,
-        message: str = "refused",
-        filename: str | bytes | None = None,
-        filename2: str | bytes | None = None,
-        verb: str = "unmapped",
-        resource: str = "",
-        rule: str | None = None,
-        reason: str = "fault",
-        hint: str | None = None,
-        retry: bool = False,
-    ) -> None: ...
 
 class DeniedAbsent(Denied, FileNotFoundError):
     """Nothing is there, and the policy would not let it be read."""
@@ -45,7 +32,6 @@ class DeniedImport(ImportError):
     reason: str
     hint: str | None
     retry: bool
-    def __init__(self, denied: Denied, name: str | None = None) -> None: ...
 
 class Policy:
     """A checked policy; immutable."""

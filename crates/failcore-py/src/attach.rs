@@ -11,7 +11,7 @@ use failcore_policy::PolicySet;
 
 use crate::monitor::{self, Identity, Source};
 use crate::patched_net::PINS;
-use crate::{expected, hook_attach, hook_make, hook_patch, program};
+use crate::{expected, hook_attach, hook_context, hook_make, hook_patch, hook_raise, program};
 
 /// The variable of the dynamic loader (ld.so(8)).
 const PRELOAD: &str = "LD_PRELOAD";
@@ -20,8 +20,9 @@ const PRELOAD: &str = "LD_PRELOAD";
 static FORCED: OnceLock<Vec<(Vec<u8>, Vec<u8>)>> = OnceLock::new();
 
 const BEFORE: u8 = 0;
-const READY: u8 = 1;
-const BROKEN: u8 = 2;
+const EARLY: u8 = 1;
+const READY: u8 = 2;
+const BROKEN: u8 = 3;
 static INTERPRETER: AtomicU8 = AtomicU8::new(BEFORE);
 
 /// Joins the run that the environment names, and seals this process.
@@ -44,8 +45,9 @@ pub(crate) fn is_attached() -> bool {
     FORCED.get().is_some()
 }
 
-/// Called at the first import of a process that was attached before its interpreter started: now the functions
-/// that need stand-ins exist, and no code of the agent has run yet.
+/// Called at each import, and before the main program, of a process that was attached before its interpreter
+/// started. At the first import the functions of `posix` exist and no code of the agent has run; once the
+/// interpreter is initialised, the modules built into it can be loaded as well.
 ///
 /// # Errors
 /// In words, where a stand-in does not fit; then nothing more is imported.
@@ -53,14 +55,21 @@ pub(crate) fn interpreter_is_up() -> Result<(), String> {
     if !is_attached() {
         return Ok(());
     }
-    match INTERPRETER.compare_exchange(BEFORE, READY, Ordering::SeqCst, Ordering::SeqCst) {
-        Ok(_) => {
-            let _loading = expected::note_loading();
-            hook_patch::replace_loaded().inspect_err(|_| INTERPRETER.store(BROKEN, Ordering::SeqCst))
-        }
-        Err(READY) => Ok(()),
-        Err(_) => Err("this interpreter's functions are not what the gate knows".into()),
+    let reached = INTERPRETER.load(Ordering::SeqCst);
+    let next = match reached {
+        READY => return Ok(()),
+        BROKEN => return Err("this interpreter's functions are not what the gate knows".into()),
+        _ if hook_context::is_initialised() => READY,
+        EARLY => return Ok(()),
+        _ => EARLY,
+    };
+    INTERPRETER.store(next, Ordering::SeqCst);
+    let _loading = expected::note_loading();
+    if next == READY {
+        // Now, while no code of the agent has run; a refusal before is a plain PermissionError.
+        hook_raise::prepare();
     }
+    hook_patch::replace_loaded(next == READY).inspect_err(|_| INTERPRETER.store(BROKEN, Ordering::SeqCst))
 }
 
 /// The gate of an attached process.

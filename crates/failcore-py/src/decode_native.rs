@@ -45,6 +45,11 @@ pub(crate) fn import(args: Args<'_>) -> Judged {
     Ok(())
 }
 
+/// `cpython.run_command`, `run_file`, `run_module`, `run_stdin`: the main program is about to run.
+pub(crate) fn main_program(_: Args<'_>) -> Judged {
+    Ok(attach::interpreter_is_up().map_err(|error| monitor::broken(&error))?)
+}
+
 fn library(args: Args<'_>, module: &str) -> Judged {
     let about = args.get(1);
     let Path::Bytes(file) = args.path(1) else {

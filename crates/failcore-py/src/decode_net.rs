@@ -73,7 +73,7 @@ pub(crate) fn peer(
         }
         AddressFamily::UNIX => {
             let path = address.os_bytes().ok_or_else(unknown)?;
-            unix(&path, address, follow).map(Peer::Unix)
+            unix(event, &path, address, follow).map(Peer::Unix)
         }
         family => {
             let family = i32::from(family.as_raw());
@@ -117,13 +117,15 @@ fn inet(
     }))
 }
 
-fn unix(path: &[u8], about: Object<'_>, follow: Follow) -> Result<UnixAddr, Box<Refusal>> {
+fn unix(event: &str, path: &[u8], about: Object<'_>, follow: Follow) -> Result<UnixAddr, Box<Refusal>> {
     match path {
         [] => Ok(UnixAddr::Unnamed),
         [0, name @ ..] => Ok(UnixAddr::Abstract(Text::from(name))),
         _ => {
-            // The kernel reads up to the first NUL (unix(7)).
-            let path = path.split(|b| *b == 0).next().unwrap_or_default();
+            // The kernel reads up to the first NUL (unix(7)), other readers further.
+            if path.contains(&0) {
+                return Err(monitor::undecodable(event, "the path contains a NUL byte").into());
+            }
             resolve_path(None, path, follow, Some(about)).map(UnixAddr::Path)
         }
     }

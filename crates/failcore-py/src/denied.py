@@ -1,4 +1,8 @@
-"""A refusal as an exception. Kept inside the extension, so that it is there where the package is not importable."""
+"""Refusals as exceptions. Kept inside the extension, so that they are there where the package is not importable.
+
+Nothing of this runs while an operation is refused: the hook makes an instance and sets its attributes in C, since a
+thread that runs Python there could be ended by the interpreter's own end.
+"""
 
 
 class Denied(PermissionError):
@@ -8,48 +12,15 @@ class Denied(PermissionError):
     """
 
     __module__ = "failcore"
-
-    def __init__(
-        self,
-        errno=13,
-        message="refused",
-        filename=None,
-        filename2=None,
-        verb="unmapped",
-        resource="",
-        rule=None,
-        reason="fault",
-        hint=None,
-        retry=False,
-    ):
-        super().__init__(errno, message, filename, None, filename2)
-        self.verb = verb
-        self.resource = resource
-        self.rule = rule
-        self.reason = reason
-        self.hint = hint
-        self.retry = retry
+    verb = "unmapped"
+    resource = ""
+    rule = None
+    reason = "fault"
+    hint = None
+    retry = False
 
     def __str__(self):
-        return self.strerror
-
-    def __reduce__(self):
-        return type(self), _state(self)
-
-
-def _state(denied):
-    return (
-        denied.errno,
-        denied.strerror,
-        denied.filename,
-        denied.filename2,
-        denied.verb,
-        denied.resource,
-        denied.rule,
-        denied.reason,
-        denied.hint,
-        denied.retry,
-    )
+        return str(self.strerror)
 
 
 class DeniedAbsent(Denied, FileNotFoundError):
@@ -62,26 +33,26 @@ class DeniedImport(ImportError):
     """A module was refused; `__cause__` is the `Denied`, whose attributes stand here too."""
 
     __module__ = "failcore"
+    verb = "unmapped"
+    resource = ""
+    rule = None
+    reason = "fault"
+    hint = None
+    retry = False
 
-    def __init__(self, denied, name=None):
-        super().__init__(str(denied), name=name)
-        self.__cause__ = denied
-        for key in ("verb", "resource", "rule", "reason", "hint", "retry"):
-            setattr(self, key, getattr(denied, key, None))
+
+def _as_denied(arguments, state):
+    """Brings back what was pickled from a class that is made when `socket` is there."""
+    denied = Denied(*arguments)
+    denied.__dict__.update(state)
+    return denied
+
+
+class NameMixin:
+    """What a refused host name has beside `Denied` and `socket.gaierror`."""
 
     def __reduce__(self):
-        return type(self), (self.__cause__, self.name)
+        return _as_denied, (self.args, dict(self.__dict__))
 
 
-def denied_name(gaierror):
-    """The class for a refused host name, once there is a `socket.gaierror`."""
-
-    class DeniedName(Denied, gaierror):
-        """A host name was refused: what resolves names sees a name that does not exist."""
-
-        __module__ = "failcore"
-
-        def __reduce__(self):
-            return Denied, _state(self)
-
-    return DeniedName
+_as_denied.__module__ = "failcore._failcore"

@@ -14,6 +14,7 @@ pub(crate) type Judged = Result<(), Box<Refusal>>;
 macro_rules! events {
     (
         mapped { $($name:literal => $decode:path, $verb:literal;)* }
+        noticed { $($seen:literal => $notice:path, $why:literal;)* }
         ignored { $($reason:literal: [$($quiet:literal),* $(,)?];)* }
     ) => {
         /// Judges one event.
@@ -24,6 +25,10 @@ macro_rules! events {
                     Some(args) => $decode(args),
                     None => Err(unreadable($name)),
                 },)*
+                $(name if name == $seen.as_bytes() => match args {
+                    Some(args) => $notice(args),
+                    None => Err(unreadable($seen)),
+                },)*
                 $($(name if name == $quiet.as_bytes() => Ok(()),)*)*
                 _ => unknown(name),
             }
@@ -32,6 +37,7 @@ macro_rules! events {
         /// Each event with its verb, or with the reason why nothing is asked.
         pub(crate) const TABLE: &[(&str, Treatment)] = &[
             $(($name, Treatment::Mapped($verb)),)*
+            $(($seen, Treatment::Ignored($why)),)*
             $($(($quiet, Treatment::Ignored($reason)),)*)*
         ];
     };
@@ -128,6 +134,12 @@ events! {
         "sqlite3.enable_load_extension" => native::ffi, "native.load";
         "sqlite3.load_extension" => native::ffi, "native.load";
     }
+    noticed {
+        "cpython.run_command" => native::main_program, "what it reads raises `open`";
+        "cpython.run_file" => native::main_program, "what it reads raises `open`";
+        "cpython.run_module" => native::main_program, "what it reads raises `open`";
+        "cpython.run_stdin" => native::main_program, "what it reads raises `open`";
+    }
     ignored {
         "fork is counted by the kernel lanes, not judged; the child attaches anew": ["os.fork", "os.forkpty"];
         "judged where the program is started, in `_posixsubprocess.fork_exec`": ["subprocess.Popen"];
@@ -167,9 +179,7 @@ events! {
         ];
         "the interpreter's own life; what it reads raises `open`": [
             "cpython.PyInterpreterState_Clear", "cpython.PyInterpreterState_New",
-            "cpython._PySys_ClearAuditHooks", "cpython.run_command", "cpython.run_file",
-            "cpython.run_interactivehook", "cpython.run_module", "cpython.run_startup", "cpython.run_stdin",
-        ];
+            "cpython._PySys_ClearAuditHooks", "cpython.run_interactivehook", "cpython.run_startup", ];
     }
 }
 

@@ -8,6 +8,7 @@ use std::ptr;
 
 use pyo3::ffi;
 
+use crate::hook_context::is_finalising;
 use crate::hook_object::Object;
 use crate::hook_raise::{self, Refusal};
 use crate::monitor;
@@ -41,6 +42,8 @@ pub(crate) struct Call {
     /// What must stay in force while the function runs.
     guards: Vec<Box<dyn Any>>,
     after: Option<After>,
+    /// Whether the function came back, or was never called.
+    finished: bool,
 }
 
 /// What is done with a result; a refusal takes its place.
@@ -62,6 +65,7 @@ impl Call {
             changed: false,
             guards: Vec::new(),
             after: None,
+            finished: true,
         };
         // SAFETY: tuples, dictionaries and vectors are as CPython's calling conventions say; all is borrowed for
         // the length of the call.
@@ -151,6 +155,17 @@ impl Call {
         Ok(())
     }
 
+    /// Takes over a reference, to be released after the call.
+    pub(crate) fn own(&mut self, value: Raw) {
+        self.owned.push(value);
+    }
+
+    /// An object whose reference was taken over.
+    pub(crate) fn owned<'a>(&self, value: Raw) -> Option<Object<'a>> {
+        // SAFETY: `owned` keeps it until after the call and every refusal of it.
+        unsafe { Object::new(value).filter(|_| self.owned.contains(&value)) }
+    }
+
     /// Keeps something in force while the function runs.
     pub(crate) fn keep(&mut self, guard: impl Any) {
         self.guards.push(Box::new(guard));
@@ -167,6 +182,7 @@ impl Call {
     /// `original` is the function that this call was meant for.
     pub(crate) unsafe fn run(mut self, original: *mut c_void) -> Raw {
         // SAFETY: the caller vouches for `original`; its convention is that of `shape`.
+        self.finished = false;
         let result = unsafe {
             match self.shape {
                 Shape::One(value) => {
@@ -182,6 +198,7 @@ impl Call {
                 }
             }
         };
+        self.finished = true;
         self.guards.clear();
         // SAFETY: the result is a new reference or null.
         if let (Some(after), Some(result)) = (self.after.take(), unsafe { Object::new(result) }) {
@@ -227,6 +244,10 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
+        // While a thread is unwound at the interpreter's end it has no GIL: what it holds is lost with the process.
+        if is_finalising() && !self.finished {
+            return;
+        }
         for value in self.owned.drain(..) {
             // SAFETY: each is one reference of ours; the GIL is held for the whole call.
             unsafe { ffi::Py_DECREF(value) };
@@ -239,11 +260,11 @@ impl Drop for Call {
 /// # Safety
 /// `original` follows the convention of `shape`, and the GIL is held.
 pub(crate) unsafe fn direct(original: *mut c_void, slf: Raw, shape: Shape) -> Raw {
-    type One = unsafe extern "C" fn(Raw, Raw) -> Raw;
-    type Named = unsafe extern "C" fn(Raw, Raw, Raw) -> Raw;
-    type Fast = unsafe extern "C" fn(Raw, *const Raw, ffi::Py_ssize_t) -> Raw;
-    type FastNamed = unsafe extern "C" fn(Raw, *const Raw, ffi::Py_ssize_t, Raw) -> Raw;
-    type Method = unsafe extern "C" fn(Raw, *mut c_void, *const Raw, ffi::Py_ssize_t, Raw) -> Raw;
+    type One = unsafe extern "C-unwind" fn(Raw, Raw) -> Raw;
+    type Named = unsafe extern "C-unwind" fn(Raw, Raw, Raw) -> Raw;
+    type Fast = unsafe extern "C-unwind" fn(Raw, *const Raw, ffi::Py_ssize_t) -> Raw;
+    type FastNamed = unsafe extern "C-unwind" fn(Raw, *const Raw, ffi::Py_ssize_t, Raw) -> Raw;
+    type Method = unsafe extern "C-unwind" fn(Raw, *mut c_void, *const Raw, ffi::Py_ssize_t, Raw) -> Raw;
     // SAFETY: the shape was chosen by the function's own flags when it was replaced.
     unsafe {
         use std::mem::transmute;

@@ -2,8 +2,8 @@
 #![allow(unsafe_code, reason = "context variables are outside the limited API's headers")]
 
 use std::ptr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -36,6 +36,30 @@ pub(crate) struct Token(Py<PyAny>);
 pub(crate) fn in_main_interpreter() -> bool {
     // SAFETY: both read a pointer; the GIL is held wherever hooks and our functions run.
     unsafe { ffi::PyInterpreterState_Get() == PyInterpreterState_Main() }
+}
+
+/// Whether the interpreter can run any code.
+pub(crate) fn is_initialised() -> bool {
+    // SAFETY: reads a flag.
+    unsafe { ffi::Py_IsInitialized() != 0 }
+}
+
+/// Whether the interpreter is ending.
+pub(crate) fn is_finalising() -> bool {
+    type Ask = unsafe extern "C" fn() -> std::ffi::c_int;
+    static ASK: OnceLock<Option<Ask>> = OnceLock::new();
+    let ask = ASK.get_or_init(|| {
+        // Public since 3.13, with an underscore before.
+        [c"Py_IsFinalizing", c"_Py_IsFinalizing"].into_iter().find_map(|name| {
+            // SAFETY: a look-up by name; the function takes nothing and reads a flag in every version.
+            unsafe {
+                let found = libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr());
+                (!found.is_null()).then(|| std::mem::transmute::<*mut libc::c_void, Ask>(found))
+            }
+        })
+    });
+    // SAFETY: as above.
+    ask.is_some_and(|ask| unsafe { ask() != 0 })
 }
 
 /// Makes the context variable, once.

@@ -7,7 +7,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 
 use crate::carried::Carried;
-use crate::hook_context::in_main_interpreter;
+use crate::hook_context::{in_main_interpreter, is_finalising};
 use crate::hook_object::Object;
 use crate::scope::Scope;
 
@@ -29,6 +29,19 @@ pub(crate) fn text(value: &str) -> Raw {
 pub(crate) fn int(value: i64) -> Raw {
     // SAFETY: the GIL is held.
     unsafe { ffi::PyLong_FromLongLong(value) }
+}
+
+/// The number that an object stands for, asking `__index__` once; `None` where it is none.
+pub(crate) fn index(object: Object<'_>) -> Option<Raw> {
+    // SAFETY: the GIL is held; the result is a new reference or null with an exception.
+    unsafe {
+        let number = ffi::PyNumber_Index(object.as_ptr());
+        if number.is_null() {
+            ffi::PyErr_Clear();
+            return None;
+        }
+        Some(number)
+    }
 }
 
 /// A new list of `bytes`.
@@ -172,6 +185,11 @@ pub(crate) fn unlocked<T>(slow: impl FnOnce() -> T) -> T {
     struct Restore(*mut ffi::PyThreadState);
     impl Drop for Restore {
         fn drop(&mut self) {
+            // A daemon thread that asks for the GIL of an interpreter that is ending would be unwound through
+            // frames of ours; it waits for the end instead, as CPython 3.14 lets it.
+            while is_finalising() {
+                std::thread::park();
+            }
             // SAFETY: the state saved below, on the same thread.
             unsafe { ffi::PyEval_RestoreThread(self.0) };
         }

@@ -38,6 +38,10 @@ static ORIGINALS: [AtomicPtr<c_void>; SLOTS] = [const { AtomicPtr::new(ptr::null
 static DONE: Mutex<()> = Mutex::new(());
 
 /// Runs a call of target `index` through its judge.
+///
+/// CPython ends a daemon thread that asks for the GIL of an ending interpreter by unwinding its stack
+/// (pthread_exit(3)), from inside the original function: so it is called outside of every `catch_unwind`, through
+/// frames that let an unwinding pass.
 unsafe fn run(index: usize, slf: Raw, shape: Shape) -> Raw {
     let original = ORIGINALS[index].load(Ordering::Acquire);
     if !monitor::active() {
@@ -55,27 +59,27 @@ unsafe fn run(index: usize, slf: Raw, shape: Shape) -> Raw {
     ptr::null_mut()
 }
 
-unsafe extern "C" fn one<const I: usize>(slf: Raw, value: Raw) -> Raw {
+unsafe extern "C-unwind" fn one<const I: usize>(slf: Raw, value: Raw) -> Raw {
     // SAFETY: called by CPython as METH_O, METH_NOARGS.
     unsafe { run(I, slf, Shape::One(value)) }
 }
 
-unsafe extern "C" fn tuple<const I: usize>(slf: Raw, args: Raw) -> Raw {
+unsafe extern "C-unwind" fn tuple<const I: usize>(slf: Raw, args: Raw) -> Raw {
     // SAFETY: called by CPython as METH_VARARGS.
     unsafe { run(I, slf, Shape::Tuple(args, None)) }
 }
 
-unsafe extern "C" fn named<const I: usize>(slf: Raw, args: Raw, keywords: Raw) -> Raw {
+unsafe extern "C-unwind" fn named<const I: usize>(slf: Raw, args: Raw, keywords: Raw) -> Raw {
     // SAFETY: called by CPython as METH_VARARGS | METH_KEYWORDS.
     unsafe { run(I, slf, Shape::Tuple(args, Some(keywords))) }
 }
 
-unsafe extern "C" fn fast<const I: usize>(slf: Raw, args: *const Raw, count: ffi::Py_ssize_t) -> Raw {
+unsafe extern "C-unwind" fn fast<const I: usize>(slf: Raw, args: *const Raw, count: ffi::Py_ssize_t) -> Raw {
     // SAFETY: called by CPython as METH_FASTCALL.
     unsafe { run(I, slf, Shape::Fast { args, count, names: None, class: None }) }
 }
 
-unsafe extern "C" fn fast_named<const I: usize>(
+unsafe extern "C-unwind" fn fast_named<const I: usize>(
     slf: Raw,
     args: *const Raw,
     count: ffi::Py_ssize_t,
@@ -85,7 +89,7 @@ unsafe extern "C" fn fast_named<const I: usize>(
     unsafe { run(I, slf, Shape::Fast { args, count, names: Some(names), class: None }) }
 }
 
-unsafe extern "C" fn method<const I: usize>(
+unsafe extern "C-unwind" fn method<const I: usize>(
     slf: Raw,
     class: *mut c_void,
     args: *const Raw,
@@ -147,12 +151,12 @@ fn done(module: &CStr) -> bool {
         .any(|(index, _)| !ORIGINALS[index].load(Ordering::Acquire).is_null())
 }
 
-/// Replaces what is to be replaced in the modules that are loaded already, and in those built into the
-/// interpreter, which load without an event.
+/// Replaces what is to be replaced in the modules that are loaded already, and (`builtins`) in those built into the
+/// interpreter, which load without an event. These cannot be loaded before it is initialised.
 ///
 /// # Errors
 /// In words, where a function is not what it should be; nothing should run under the gate then.
-pub(crate) fn replace_loaded() -> Result<(), String> {
+pub(crate) fn replace_loaded(builtins: bool) -> Result<(), String> {
     let mut previous = None;
     for target in TARGETS {
         if previous == Some(target.module) {
@@ -169,7 +173,7 @@ pub(crate) fn replace_loaded() -> Result<(), String> {
             ffi::Py_DECREF(name);
             if module.is_null() {
                 ffi::PyErr_Clear();
-                if !builtin(target.module) {
+                if !builtins || !builtin(target.module) {
                     continue;
                 }
                 module = ffi::PyImport_ImportModule(target.module.as_ptr());

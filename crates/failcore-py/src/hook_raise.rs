@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use failcore_model::{Denial, Reason};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyDict, PyType};
 
 use crate::hook_context::in_main_interpreter;
 use crate::hook_object::Object;
@@ -81,17 +81,15 @@ impl From<Denial> for Box<Refusal> {
 /// The exception classes, made once from `denied.py` and kept for ever.
 static DENIED: AtomicPtr<ffi::PyObject> = AtomicPtr::new(ptr::null_mut());
 
-/// The module that holds the exception classes.
+/// The module that holds the exception classes; runs Python the first time.
 ///
 /// # Errors
 /// Where Python cannot run it, such as early in its start.
 pub(crate) fn classes(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
-    let kept = DENIED.load(Ordering::Acquire);
-    if !kept.is_null() {
-        // SAFETY: it is a live module of the main interpreter, kept for ever.
-        return Ok(unsafe { Bound::from_borrowed_ptr(py, kept) }.cast_into()?);
+    if let Some(kept) = kept(py) {
+        return Ok(kept);
     }
-    let module = PyModule::from_code(py, c_source(), c"<failcore>", c"failcore._denied")?;
+    let module = PyModule::from_code(py, source(), c"<failcore>", c"failcore._denied")?;
     // `from_code` registers the module; nobody needs to find it there.
     if let Ok(modules) = py.import("sys").and_then(|sys| sys.getattr("modules")) {
         drop(modules.call_method1("pop", ("failcore._denied", py.None())));
@@ -100,7 +98,24 @@ pub(crate) fn classes(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     Ok(module)
 }
 
-fn c_source() -> &'static std::ffi::CStr {
+/// Makes the exception classes of an attached process; without them a refusal is a plain `PermissionError`.
+pub(crate) fn prepare() {
+    if in_main_interpreter() {
+        // SAFETY: the GIL is held and this is the main interpreter.
+        let py = unsafe { Python::assume_attached() };
+        if let Err(error) = classes(py) {
+            drop(error);
+        }
+    }
+}
+
+fn kept(py: Python<'_>) -> Option<Bound<'_, PyModule>> {
+    let kept = DENIED.load(Ordering::Acquire);
+    // SAFETY: null, or a live module of the main interpreter, kept for ever.
+    unsafe { Bound::from_borrowed_ptr_or_opt(py, kept) }?.cast_into().ok()
+}
+
+fn source() -> &'static std::ffi::CStr {
     const SOURCE: &str = concat!(include_str!("denied.py"), "\0");
     std::ffi::CStr::from_bytes_with_nul(SOURCE.as_bytes()).unwrap_or_default()
 }
@@ -114,49 +129,56 @@ pub(crate) fn raise(refusal: Refusal) {
         What::Lookup(code, message) => return raise_lookup(*code, message),
         What::Denied(denial) | What::Import(denial) | What::Name(denial) => (denial, denial.errno),
     };
-    // The class runs Python, which the agent may have tampered with: then the plain exception must do.
+    // The classes can have been tampered with, or not be there yet: then the plain exception must do.
     if !in_main_interpreter() || RAISING.replace(true) {
         return raise_plain(errno, &denial.to_string());
     }
     // SAFETY: the GIL is held and this is the main interpreter, where PyO3's objects live.
-    let raised = build(unsafe { Python::assume_attached() }, &refusal, denial);
+    let py = unsafe { Python::assume_attached() };
+    let raised = kept(py).is_some_and(|classes| build(py, &classes, &refusal, denial).is_ok());
     RAISING.set(false);
-    if raised.is_err() {
+    if !raised {
         raise_plain(errno, &denial.to_string());
     }
 }
 
-fn build(py: Python<'_>, refusal: &Refusal, denial: &Denial) -> PyResult<()> {
-    let classes = classes(py)?;
+/// Makes the exception without running Python code.
+fn build(py: Python<'_>, classes: &Bound<'_, PyModule>, refusal: &Refusal, denial: &Denial) -> PyResult<()> {
     let class = match &refusal.what {
         What::Denied(denial) if denial.reason == Reason::Absent => classes.getattr("DeniedAbsent")?,
-        What::Name(_) => named(py, &classes)?,
+        What::Name(_) => named(py, classes)?,
         _ => classes.getattr("Denied")?,
     };
     let file = |object: *mut ffi::PyObject| {
         // SAFETY: null, or borrowed from the event's arguments, which outlive the hook.
         unsafe { Bound::from_borrowed_ptr_or_opt(py, object) }
     };
-    let [first, second] = refusal.files.map(file);
-    let rule = denial.rule.as_ref().map(|rule| rule.as_str());
-    let arguments = (
-        denial.errno,
-        denial.to_string(),
-        first,
-        second,
-        denial.verb.as_str(),
-        &denial.resource,
-        rule,
-        denial.reason.as_str(),
-        denial.hint.as_deref(),
-        denial.retry,
-    );
-    let mut exception = class.call1(arguments.into_pyobject(py)?)?;
-    if matches!(refusal.what, What::Import(_)) {
-        exception = classes.getattr("DeniedImport")?.call1(PyTuple::new(py, [exception])?)?;
-    }
-    PyErr::from_value(exception).restore(py);
+    let message = denial.to_string();
+    let exception = match refusal.files.map(file) {
+        [None, _] => class.call1((denial.errno, &message))?,
+        [first, None] => class.call1((denial.errno, &message, first))?,
+        [first, second] => class.call1((denial.errno, &message, first, py.None(), second))?,
+    };
+    describe(&exception, denial)?;
+    let raised = if matches!(refusal.what, What::Import(_)) {
+        let import = classes.getattr("DeniedImport")?.call1((&message,))?;
+        describe(&import, denial)?;
+        import.setattr("__cause__", exception)?;
+        import
+    } else {
+        exception
+    };
+    PyErr::from_value(raised).restore(py);
     Ok(())
+}
+
+fn describe(exception: &Bound<'_, PyAny>, denial: &Denial) -> PyResult<()> {
+    exception.setattr("verb", denial.verb.as_str())?;
+    exception.setattr("resource", &denial.resource)?;
+    exception.setattr("rule", denial.rule.as_ref().map(|rule| rule.as_str()))?;
+    exception.setattr("reason", denial.reason.as_str())?;
+    exception.setattr("hint", denial.hint.as_deref())?;
+    exception.setattr("retry", denial.retry)
 }
 
 /// The class that is a `Denied` and a `socket.gaierror` in one, made when first needed.
@@ -165,7 +187,10 @@ fn named<'py>(py: Python<'py>, classes: &Bound<'py, PyModule>) -> PyResult<Bound
         return Ok(class);
     }
     let gaierror = py.import("_socket")?.getattr("gaierror")?;
-    let class = classes.getattr("denied_name")?.call1((gaierror,))?;
+    let bases = (classes.getattr("NameMixin")?, classes.getattr("Denied")?, gaierror);
+    let names = PyDict::new(py);
+    names.set_item("__module__", "failcore")?;
+    let class = py.get_type::<PyType>().call1(("DeniedName", bases, names))?;
     classes.setattr("DeniedName", &class)?;
     Ok(class)
 }

@@ -125,7 +125,7 @@ fn _failcore(module: &Bound<'_, PyModule>) -> PyResult<()> {
     }
     hook_context::create(py)?;
     let classes = hook_raise::classes(py)?;
-    for name in ["Denied", "DeniedAbsent", "DeniedImport"] {
+    for name in ["Denied", "DeniedAbsent", "DeniedImport", "_as_denied"] {
         module.add(name, classes.getattr(name)?)?;
     }
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;

@@ -45,18 +45,15 @@ fn granted(addr: IpAddr, port: u16) -> bool {
 fn admit(name: &HostName, found: &[IpAddr], port: u16) -> Result<Vec<IpAddr>, Box<Refusal>> {
     match RESOLVER.admit(name, found, now(), |addr| granted(addr, port)) {
         Ok(answer) => Ok(answer.addrs),
-        Err(error) => Err(refused(error, port)),
+        Err(error) => Err(refused(name, &error)),
     }
 }
 
-fn refused(error: ResolveError, port: u16) -> Box<Refusal> {
-    if let ResolveError::NotPublic { dropped, .. } = &error
-        && let Some((addr, _)) = dropped.first()
-    {
-        // The connect that this look-up was for: its denial names the rule and says what would permit it.
-        let addr = SocketAddr::new(*addr, port);
-        let action = Action::Connect(Endpoint::Inet { transport: Transport::Tcp, addr });
-        if let Err(denial) = monitor::check(action, &[]) {
+fn refused(name: &HostName, error: &ResolveError) -> Box<Refusal> {
+    if let ResolveError::NotPublic { dropped, .. } = error {
+        // Judged again with the addresses, which says why and leaves a record.
+        let addresses: Vec<_> = dropped.iter().map(|(addr, _)| *addr).collect();
+        if let Err(denial) = monitor::check(Action::Resolve(name.clone()), &addresses) {
             return Refusal::name(denial).into();
         }
     }
@@ -147,6 +144,15 @@ fn resolved(call: &mut Call, index: usize, event: &str) -> Judged {
     if !matches!(socket.family, AddressFamily::INET | AddressFamily::INET6) {
         return Ok(());
     }
+    let port = address.item(1).filter(|port| port.int().is_none());
+    let port = port.and_then(make::index);
+    if let (Some(port), Some(host)) = (port, address.item(0)) {
+        // A number of another kind is asked once, and its answer is what is judged and used.
+        let mut parts = vec![make::again(host), port];
+        parts.extend((2..4).map_while(|i| address.item(i)).map(make::again));
+        call.replace(index, "address", make::tuple(&parts)).map_err(|()| lost())?;
+    }
+    let Some(address) = call.get(index, "address") else { return Ok(()) };
     let Ok(Peer::Named(name, port)) = peer(event, &socket, Some(address), Follow::Final) else {
         return Ok(());
     };
@@ -156,7 +162,7 @@ fn resolved(call: &mut Call, index: usize, event: &str) -> Judged {
     let found = make::unlocked(|| RESOLVER.resolve(&grant, now(), |addr| granted(addr, port)));
     let addr = match found {
         Ok(found) => found.addrs.into_iter().find(|addr| fits(&socket, addr)),
-        Err(error) => return Err(refused(error, port)),
+        Err(error) => return Err(refused(&name, &error)),
     };
     let Some(addr) = addr else {
         return Err(

@@ -37,6 +37,12 @@ fn settle_argv(call: &mut Call, index: usize, name: &str, event: &str) -> Result
 /// The child tries each candidate in turn: the first that can run is judged, and the child gets that one alone.
 pub(crate) fn fork_exec(call: &mut Call) -> Judged {
     const EVENT: &str = "_posixsubprocess.fork_exec";
+    // What `subprocess` names as the file that was not found.
+    let asked =
+        call.get(0, "").and_then(Object::items).and_then(|items| items.first().copied().map(make::again));
+    if let Some(asked) = asked {
+        call.own(asked);
+    }
     let argv = settle_argv(call, 0, "", EVENT)?;
     let Some(candidates) = call.get(1, "").and_then(make::fs_list) else {
         return Err(unreadable(EVENT, "the program must be `str`, `bytes` or a path"));
@@ -54,8 +60,10 @@ pub(crate) fn fork_exec(call: &mut Call) -> Judged {
             return Ok(());
         }
     }
-    let (program, image) = first_runnable(&candidates, cwd.as_deref())?;
-    start(image, texts(&argv), None)?;
+    let asked = asked.and_then(|asked| call.owned(asked));
+    let (program, image) = first_runnable(&candidates, cwd.as_deref())
+        .map_err(|refusal| Box::new(refusal.about(asked, None)))?;
+    start(image, texts(&argv), asked)?;
     let only = make::tuple(&[make::bytes(&program)]);
     call.replace(1, "", only).map_err(|()| lost())?;
     match call.get(5, "").filter(|env| !env.is_none()) {

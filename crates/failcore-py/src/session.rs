@@ -239,7 +239,7 @@ impl Session {
         hook::install(true).map_err(PyRuntimeError::new_err)?;
         {
             let _loading = expected::note_loading();
-            hook_patch::replace_loaded().map_err(failed)?;
+            hook_patch::replace_loaded(true).map_err(failed)?;
         }
         let absolute = |path: &Path| {
             path.canonicalize()
