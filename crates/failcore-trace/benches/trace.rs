@@ -92,6 +92,16 @@ fn trace(c: &mut Criterion<CpuTime>) {
         });
     });
     group.bench_function("append an agent's bytes", |b| b.iter(|| appender.append_body(&body).unwrap()));
+    group.bench_function("append an agent's bytes in batches of 64", |b| {
+        b.iter_custom(|n| {
+            let start = cpu();
+            for _ in 0..n.div_ceil(64) {
+                (0..64).for_each(|_| appender.stage_body(&body).unwrap());
+                appender.flush().unwrap();
+            }
+            cpu() - start
+        });
+    });
     group.finish();
     drop(appender);
     std::fs::remove_dir_all(dir).unwrap();

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::str::FromStr;
 
@@ -71,13 +71,16 @@ impl SigningKey {
     /// The key kept in `path`.
     ///
     /// # Errors
-    /// [`TraceError::Io`], and [`TraceError::BadKey`] where the file is no key.
+    /// [`TraceError::Io`], and [`TraceError::BadKey`] where the file is no key or not its owner's alone.
     pub fn load(path: &Path) -> Result<Self, TraceError> {
-        let mut text = String::new();
-        fs::File::open(path)
-            .and_then(|file| file.take(1024).read_to_string(&mut text))
-            .map_err(TraceError::io("read", path))?;
         let bad = |why| TraceError::BadKey { name: path.display().to_string(), why };
+        let mut text = String::new();
+        let file = fs::File::open(path).map_err(TraceError::io("read", path))?;
+        let mode = file.metadata().map_err(TraceError::io("examine", path))?.permissions().mode();
+        if mode & 0o077 != 0 {
+            return Err(bad("others may read or change it; `chmod 600` it, or remove it to get a new one"));
+        }
+        file.take(1024).read_to_string(&mut text).map_err(TraceError::io("read", path))?;
         let text = text.trim_end();
         StandardSigner::new(text).map_err(|_| bad("it is no signing key of signed-note form"))?;
         let base64 = text.splitn(5, '+').nth(4).unwrap_or_default();
@@ -189,7 +192,6 @@ impl serde::Serialize for VerifyingKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn one_key_per_user_readable_by_nobody_else() {
@@ -214,10 +216,20 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_others_can_read_signs_nothing() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("key");
+        SigningKey::load_or_create(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(matches!(SigningKey::load_or_create(&path), Err(TraceError::BadKey { .. })));
+    }
+
+    #[test]
     fn a_file_that_is_no_key_is_named_and_kept() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("key");
         fs::write(&path, "hello").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         let error = SigningKey::load_or_create(&path).unwrap_err().to_string();
         assert!(error.contains("is no key"), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "hello");

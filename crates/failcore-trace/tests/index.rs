@@ -109,8 +109,8 @@ fn the_index_holds_what_decisions_depend_on_unchanged() {
 fn an_index_that_is_damaged_or_of_other_records_is_not_used() {
     let home = tempfile::tempdir().unwrap();
     let (one, two) = (home.path().join("one"), home.path().join("two"));
-    closed(&one, 8, 4, u64::MAX);
-    closed(&two, 8, 4, u64::MAX);
+    closed(&one, 4, 2, u64::MAX);
+    closed(&two, 4, 2, u64::MAX);
     let (first, second) = (verify(&one, None).unwrap(), verify(&two, None).unwrap());
     Index::build(&one, &first).unwrap();
     let expected = deciding(&one);

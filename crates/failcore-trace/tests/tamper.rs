@@ -14,9 +14,9 @@ use proptest::prelude::*;
 
 /// A closed trace with short records, so that every byte can be tried.
 fn short(dir: &Path) -> SigningKey {
-    let (mut writer, key) = writer(dir, 3, 500);
+    let (mut writer, key) = writer(dir, 3, 400);
     writer.append(&opened()).unwrap();
-    for n in 0..9 {
+    for n in 0..6 {
         writer.append(&Event::Notice { text: format!("n{n}") }).unwrap();
     }
     writer.close(Some(0)).unwrap();
