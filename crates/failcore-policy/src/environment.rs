@@ -75,7 +75,8 @@ impl Python {
         } else {
             look_up(command, path)?
         };
-        let real_executable = real(&executable).filter(is_image)?;
+        let is_python = |path: &AbsPath| path.file_name().is_some_and(|name| name.starts_with(b"python"));
+        let real_executable = real(&executable).filter(is_python).filter(is_image)?;
         let venv = pyvenv(&executable);
         // Of a virtual environment, pyvenv.cfg names the directory of the base interpreter.
         let base_start = match &venv {

@@ -317,7 +317,7 @@ fn is_name(host: &HostPattern, name: &HostName) -> bool {
 fn reached(addr: IpAddr) -> Vec<IpAddr> {
     let mut all = vec![addr, addr.to_canonical()];
     if let IpAddr::V6(v6) = addr {
-        all.extend(embedded_v4s(v6).into_iter().map(IpAddr::V4));
+        all.extend(embedded_v4s(v6).map(IpAddr::V4));
     }
     if IpClass::of(addr) == IpClass::Unspecified {
         all.extend([IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]);
