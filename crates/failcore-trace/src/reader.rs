@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use failcore_model::{Event, Record};
+use failcore_model::{Event, Record, TRACE_VERSION};
 
 use crate::lines::{Lines, Step};
 use crate::{TraceError, layout};
@@ -83,7 +83,19 @@ impl Reader {
 /// Reads one line. Checked as UTF-8 at once, which is cheaper than string by string.
 pub(crate) fn record(line: &[u8]) -> Result<Record, String> {
     let text = std::str::from_utf8(line).map_err(|_| "it is not UTF-8".to_owned())?;
-    serde_json::from_str(text).map_err(|e| e.to_string())
+    serde_json::from_str(text).map_err(|e| match version(text) {
+        // A later version may have fields that are not known here: say what matters.
+        Some(v) if v != TRACE_VERSION => format!("record version {v} is not known"),
+        _ => e.to_string().replace(" at line 1 column ", " at column "),
+    })
+}
+
+fn version(text: &str) -> Option<u32> {
+    #[derive(serde::Deserialize)]
+    struct Version {
+        v: u32,
+    }
+    serde_json::from_str::<Version>(text).ok().map(|version| version.v)
 }
 
 impl Iterator for Reader {

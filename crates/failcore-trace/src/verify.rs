@@ -1,10 +1,11 @@
 //! Whether a trace is what was signed, and if not, which record is the first that is not.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use failcore_model::{Event, Record};
+use failcore_model::Event;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tlog_tiles::tlog::Hash;
@@ -12,7 +13,7 @@ use tlog_tiles::tlog::Hash;
 use crate::checkpoint::{Checkpoints, Head};
 use crate::lines::{Lines, Step};
 use crate::merkle::{Frontier, record_hash};
-use crate::{TraceError, VerifyingKey, layout};
+use crate::{TraceError, VerifyingKey, layout, reader};
 
 /// What [`verify`] found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -50,6 +51,7 @@ pub enum Integrity {
         /// Records after the last checkpoint.
         unsigned: u64,
         /// Bytes of a last line without an end, if there is one.
+        #[serde(skip_serializing_if = "Option::is_none")]
         torn: Option<u64>,
     },
     /// Something was changed, removed, inserted or reordered.
@@ -62,10 +64,12 @@ pub struct Alteration {
     /// The first record that is not what was signed.
     pub seq: u64,
     /// Where the trace does not tell the exact record: the last one that it could be.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub through: Option<u64>,
     /// The file.
     pub file: PathBuf,
     /// The line in it, from 1, where it is a line.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<u64>,
     /// What is wrong.
     pub flaw: Flaw,
@@ -112,6 +116,42 @@ impl Report {
     /// Whether everything is as it was signed and closed.
     pub fn is_valid(&self) -> bool {
         self.integrity == Integrity::Valid
+    }
+}
+
+impl fmt::Display for Report {
+    /// One line that says it all; `failcore trace verify` prints it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let records = |n: u64| if n == 1 { "1 record".to_owned() } else { format!("{n} records") };
+        match &self.integrity {
+            Integrity::Valid => write!(f, "valid: {}, root {}", records(self.records), self.root),
+            Integrity::NotClosed { unsigned, torn } => {
+                write!(
+                    f,
+                    "not closed: {} as signed, {unsigned} more without a signature",
+                    records(self.signed)
+                )?;
+                match torn {
+                    Some(bytes) => write!(f, ", and a torn last line of {bytes} bytes"),
+                    None => Ok(()),
+                }
+            }
+            Integrity::Altered(alteration) => write!(f, "altered: {alteration}"),
+        }
+    }
+}
+
+impl fmt::Display for Alteration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.through {
+            Some(last) if last > self.seq => write!(f, "somewhere in records {} to {last}", self.seq)?,
+            _ => write!(f, "record {}", self.seq)?,
+        }
+        write!(f, " (`{}`", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(f, " line {line}")?;
+        }
+        write!(f, "): {}", self.flaw)
     }
 }
 
@@ -316,8 +356,8 @@ impl Verification {
         let flaw = if self.closed && self.held.0 == seq {
             Flaw::Added
         } else {
-            match serde_json::from_slice::<Record>(self.lines.text()) {
-                Err(e) => Flaw::Foreign(e.to_string()),
+            match reader::record(self.lines.text()) {
+                Err(why) => Flaw::Foreign(why),
                 Ok(record) if record.seq != seq => Flaw::Foreign(format!("it is record {}", record.seq)),
                 Ok(record) if self.session.as_deref().is_some_and(|s| s != &*record.session) => {
                     Flaw::Foreign(format!("it is of session `{}`", record.session))
@@ -339,7 +379,7 @@ impl Verification {
     fn note(&mut self, seq: u64) {
         let text = self.lines.text();
         let says = |kind: &[u8]| memchr::memmem::find(text, kind).is_some();
-        let event = || serde_json::from_slice::<Record>(text).ok().map(|record| record.event);
+        let event = || reader::record(text).ok().map(|record| record.event);
         self.closed =
             says(br#""type":"session.closed""#) && matches!(event(), Some(Event::SessionClosed { .. }));
         if seq == 0
