@@ -149,18 +149,29 @@ impl PolicySet {
     }
 
     /// Refuses every change to these paths and to what lies below, whatever the policy says: the trace, the
-    /// policy file, the keys.
+    /// policy file.
     #[must_use]
     pub fn protect(self, paths: &[AbsPath]) -> Self {
         use failcore_model::Rights;
+        self.always_refuse(paths, Rights::all() - Rights::READ, "the gate's own files stay as they are")
+    }
+
+    /// Refuses every use of these paths and of what lies below, reading too, whatever the policy says: the key that
+    /// signs traces.
+    #[must_use]
+    pub fn hide(self, paths: &[AbsPath]) -> Self {
+        self.always_refuse(paths, failcore_model::Rights::all(), "the gate's own secrets stay its own")
+    }
+
+    fn always_refuse(self, paths: &[AbsPath], rights: failcore_model::Rights, reason: &str) -> Self {
         self.with_rules(paths.iter().map(|path| Rule {
-            reason: Some("the gate's own files stay as they are".into()),
+            reason: Some(reason.into()),
             always: true,
             ..Rule::new(
                 RuleId::from(""),
                 Key::Always,
                 Effect::Forbid,
-                vec![Object::File { path: Pattern::of(path), rights: Rights::all() - Rights::READ }],
+                vec![Object::File { path: Pattern::of(path), rights }],
             )
         }))
     }
