@@ -77,11 +77,12 @@ impl Prepared {
         let gates_own = [&trace, &hook, &preload, &state, &own]
             .into_iter()
             .map(PathBuf::as_path)
-            .chain([door.path(), &key_path])
             .chain(file.as_deref())
             .filter(|file| !file.as_os_str().is_empty());
         // Out of the program's reach, whatever the policy says.
-        let policy = policy.protect(&gates_own.map(real).collect::<Result<Vec<_>, _>>()?);
+        let policy = policy
+            .protect(&gates_own.map(real).collect::<Result<Vec<_>, _>>()?)
+            .hide(&[real(&key_path)?, real(door.path())?]);
 
         Ok(Self {
             session,
@@ -129,7 +130,10 @@ impl Prepared {
             })
             .collect();
         self.policy = self.policy.clone().with_identities(&identities);
-        let options = Options { redactor: Some(secrets()), ..Options::default() };
+        let options = Options {
+            redactor: Some(Redactor::default().with_secrets_of(std::env::vars_os())),
+            ..Options::default()
+        };
         let mut writer =
             Writer::create_with(&self.trace, &self.session, &self.key, self.policy.resolved(), options)
                 .map_err(Problem::trace)?;
@@ -172,18 +176,6 @@ impl Prepared {
         env.push(("TMPDIR".into(), self.tmp.path().into()));
         env
     }
-}
-
-/// Takes the values of environment variables that are called like secrets out of the trace, wherever they turn up.
-fn secrets() -> Redactor {
-    const ENDINGS: [&str; 8] =
-        ["KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIALS", "AUTH"];
-    std::env::vars_os().fold(Redactor::default(), |redactor, (name, value)| match name.to_str() {
-        Some(name) if ENDINGS.iter().any(|end| name.to_ascii_uppercase().ends_with(end)) => {
-            redactor.with_env(name, value.as_encoded_bytes())
-        }
-        _ => redactor,
-    })
 }
 
 /// The policy of the run, and the file it came from.
