@@ -72,7 +72,8 @@ class scope:  # noqa: N801 - reads as a statement: `with scope("web_search"):`
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._entered.pop().leave()
+        if self._entered:
+            self._entered.pop().leave()
 
     async def __aenter__(self) -> scope:
         _carry_into_pools()
@@ -82,7 +83,8 @@ class scope:  # noqa: N801 - reads as a statement: `with scope("web_search"):`
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._entered.pop().leave()
+        if self._entered:
+            self._entered.pop().leave()
 
 
 @overload
@@ -156,7 +158,7 @@ def _wrapped(function: Callable[P, R], name: str, step: str | None) -> Callable[
     return cast(Callable[P, R], functools.wraps(function)(wrapper))
 
 
-_pools_carry = False
+_carrying: set[str] = set()
 
 
 def _carry_into_pools() -> None:
@@ -164,16 +166,23 @@ def _carry_into_pools() -> None:
 
     Threads take their starter's scope natively, but a pool's threads are older than the work they do.
     """
-    global _pools_carry
-    if _pools_carry:
-        return
-    from concurrent.futures import thread
+    if "concurrent.futures.thread" not in _carrying:
+        _carrying.add("concurrent.futures.thread")
+        from concurrent.futures import thread
 
-    submit = thread.ThreadPoolExecutor.submit
+        _carry_first_argument(thread.ThreadPoolExecutor, "submit")
+    pool = sys.modules.get("multiprocessing.pool")
+    if pool is not None and "multiprocessing.pool" not in _carrying and hasattr(pool, "ThreadPool"):
+        _carrying.add("multiprocessing.pool")
+        for method in ("apply_async", "_map_async", "imap", "imap_unordered"):
+            _carry_first_argument(pool.ThreadPool, method)
 
-    @functools.wraps(submit)
-    def carrying(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
-        return submit(self, _carry(fn), *args, **kwargs)
 
-    thread.ThreadPoolExecutor.submit = carrying  # type: ignore[method-assign]
-    _pools_carry = True
+def _carry_first_argument(owner: type, name: str) -> None:
+    method = getattr(owner, name)
+
+    @functools.wraps(method)
+    def carrying(self: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return method(self, _carry(function), *args, **kwargs)
+
+    setattr(owner, name, carrying)

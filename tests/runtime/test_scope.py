@@ -287,7 +287,9 @@ tell("attributes", [current.active, current.sealed, current.tool, current.scope,
         options=["--agent", "researcher", "--run", "job-12"],
     )
     none, inside = run.attempts["none"].value, run.attempts["inside"].value
-    assert none == [True, True, [], None] and inside == [True, True, ["outer", "inner"], "7"]
+    session = run.records[0]["session"]
+    assert none == [True, True, session, "researcher", "job-12", [], None]
+    assert inside == [True, True, session, "researcher", "job-12", ["outer", "inner"], "7"]
     assert run.attempts["attributes"].value == [True, True, "inner", ["outer", "inner"], "7"]
     for record in (run.allowed("fs.open", "in-scope")[0], run.denied("fs.open", world.outside)[0]):
         subject = record["request"]["subject"]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use failcore_gate::{Approver, Gate};
 use failcore_kernel::{Attachment, HOOK_VAR, SOCKET_VAR};
-use failcore_model::{Answer, FileRef, Lane, Request, Text};
+use failcore_model::{AbsPath, Answer, FileRef, Lane, Request, Text};
 use failcore_policy::PolicySet;
 
 use crate::monitor::{self, Identity, Source};
@@ -119,6 +119,25 @@ pub(crate) fn preloadable(image: &FileRef) -> Result<(), &'static str> {
         return Err("a statically linked interpreter cannot load the gate");
     }
     Ok(())
+}
+
+/// The argument vector for a program that passes an environment on: env(1) gets ours as its last assignments.
+///
+/// # Errors
+/// Why the gate would not reach the program that it starts.
+pub(crate) fn force_arguments(
+    image: &AbsPath,
+    argv: &[Vec<u8>],
+) -> Result<Option<Vec<Vec<u8>>>, &'static str> {
+    let Some(forced) = FORCED.get() else { return Ok(None) };
+    let Some(place) = program::env_place(image, argv)? else { return Ok(None) };
+    if place == argv.len() {
+        return Ok(None); // it prints the environment
+    }
+    let mut whole = argv.to_vec();
+    let assignments = forced.iter().map(|(name, value)| [name, &b"="[..], value].concat());
+    whole.splice(place..place, assignments);
+    Ok(Some(whole))
 }
 
 /// Makes this process's own environment fit for children that inherit it.

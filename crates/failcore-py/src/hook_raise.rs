@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use failcore_model::{Denial, Reason};
 use pyo3::ffi;
+use pyo3::panic::PanicException;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};
 
@@ -89,6 +90,9 @@ pub(crate) fn classes(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     if let Some(kept) = kept(py) {
         return Ok(kept);
     }
+    // PyO3 makes this class when it first fetches an exception, and would wait for itself for ever where making it
+    // fails with one, as it does on an exhausted stack.
+    drop(py.get_type::<PanicException>());
     let module = PyModule::from_code(py, source(), c"<failcore>", c"failcore._denied")?;
     // `from_code` registers the module; nobody needs to find it there.
     if let Ok(modules) = py.import("sys").and_then(|sys| sys.getattr("modules")) {
@@ -149,15 +153,19 @@ fn build(py: Python<'_>, classes: &Bound<'_, PyModule>, refusal: &Refusal, denia
         What::Name(_) => named(py, classes)?,
         _ => classes.getattr("Denied")?,
     };
+    let errno = match &refusal.what {
+        What::Name(_) => libc::EAI_NONAME,
+        _ => denial.errno,
+    };
     let file = |object: *mut ffi::PyObject| {
         // SAFETY: null, or borrowed from the event's arguments, which outlive the hook.
         unsafe { Bound::from_borrowed_ptr_or_opt(py, object) }
     };
     let message = denial.to_string();
     let exception = match refusal.files.map(file) {
-        [None, _] => class.call1((denial.errno, &message))?,
-        [first, None] => class.call1((denial.errno, &message, first))?,
-        [first, second] => class.call1((denial.errno, &message, first, py.None(), second))?,
+        [None, _] => class.call1((errno, &message))?,
+        [first, None] => class.call1((errno, &message, first))?,
+        [first, second] => class.call1((errno, &message, first, py.None(), second))?,
     };
     describe(&exception, denial)?;
     let raised = if matches!(refusal.what, What::Import(_)) {

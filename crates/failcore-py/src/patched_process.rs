@@ -63,7 +63,12 @@ pub(crate) fn fork_exec(call: &mut Call) -> Judged {
     let asked = asked.and_then(|asked| call.owned(asked));
     let (program, image) = first_runnable(&candidates, cwd.as_deref())
         .map_err(|refusal| Box::new(refusal.about(asked, None)))?;
+    let forced = through_env(&image, &argv)?;
     start(image, texts(&argv), asked)?;
+    if let Some(argv) = forced {
+        let list = make::list(argv.iter().map(Vec::as_slice));
+        call.replace(0, "", list).map_err(|()| lost())?;
+    }
     let only = make::tuple(&[make::bytes(&program)]);
     call.replace(1, "", only).map_err(|()| lost())?;
     match call.get(5, "").filter(|env| !env.is_none()) {
@@ -153,10 +158,20 @@ fn exec(call: &mut Call, event: &str) -> Judged {
     if !image.exists {
         return Err(Refusal::os(libc::ENOENT).about(about, None).into());
     }
+    let forced = through_env(&image, &argv)?;
     start(image, texts(&argv), about)?;
+    if let Some(argv) = forced {
+        let list = make::list(argv.iter().map(Vec::as_slice));
+        call.replace(1, "argv", list).map_err(|()| lost())?;
+    }
     let judged = call.raw(0, "path").map_or(0, |path| path as usize);
     call.keep(expected::note_judged(judged));
     Ok(())
+}
+
+/// The arguments of an env(1) that is to pass the gate on.
+fn through_env(image: &FileRef, argv: &[Vec<u8>]) -> Result<Option<Vec<Vec<u8>>>, Box<Refusal>> {
+    attach::force_arguments(&image.path, argv).map_err(|why| unreadable("process.exec", why))
 }
 
 fn settle_env(call: &mut Call, event: &str) -> Judged {

@@ -6,16 +6,21 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use failcore_model::{Claims, Denial, Event, Text};
 
 use crate::{hook_context, monitor};
 
 /// A path of tool names, the outermost first.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(crate) struct Scope {
     pub(crate) path: Vec<Text>,
     pub(crate) step: Option<Text>,
+    /// The thread's floor before it was entered.
+    outer: Held,
+    /// Whether it was left; then its place is its outer's.
+    left: AtomicBool,
 }
 
 /// A scope, or none.
@@ -26,7 +31,7 @@ impl Scope {
         let mut path = outer.as_ref().map(|scope| scope.path.clone()).unwrap_or_default();
         path.push(tool);
         let step = step.or_else(|| outer.as_ref().and_then(|scope| scope.step.clone()));
-        Arc::new(Self { path, step })
+        Arc::new(Self { path, step, outer: floor(), left: AtomicBool::new(false) })
     }
 }
 
@@ -58,6 +63,7 @@ pub(crate) fn current() -> Current {
         (Some(floor), Some(task)) => Some(Arc::new(Scope {
             path: floor.path.iter().chain(&task.path).cloned().collect(),
             step: task.step.clone().or_else(|| floor.step.clone()),
+            ..Scope::default()
         })),
     })
 }
@@ -88,7 +94,8 @@ pub(crate) fn set_floor(held: Held) -> Held {
 /// A scope that was entered, with what to put back when it is left.
 pub(crate) struct Entered {
     scope: Arc<Scope>,
-    floor: Option<Held>,
+    /// Whether it holds for the task only.
+    task: bool,
 }
 
 /// Enters a tool scope: for the thread and what it starts, or (`task`) only for what runs in this task.
@@ -99,8 +106,10 @@ pub(crate) fn enter(tool: Text, step: Option<Text>, task: bool) -> Result<Entere
     let scope = Scope::within(&current().held(), tool, step);
     let (pid, tid) = ids();
     monitor::record(&Event::ScopeEntered { pid, tid, scope: scope.path.clone(), step: scope.step.clone() })?;
-    let floor = (!task).then(|| set_floor(Some(Arc::clone(&scope))));
-    Ok(Entered { scope, floor })
+    if !task {
+        set_floor(Some(Arc::clone(&scope)));
+    }
+    Ok(Entered { scope, task })
 }
 
 impl Entered {
@@ -109,10 +118,15 @@ impl Entered {
         &self.scope
     }
 
-    /// Leaves the scope.
+    /// Leaves the scope. Where one inside it is still open, that one's end leads out of both.
     pub(crate) fn leave(self) {
-        if let Some(before) = self.floor {
-            set_floor(before);
+        self.scope.left.store(true, Ordering::Release);
+        if !self.task {
+            let mut floor = floor();
+            while let Some(left) = floor.as_ref().filter(|scope| scope.left.load(Ordering::Acquire)) {
+                floor = left.outer.clone();
+            }
+            set_floor(floor);
         }
         let (pid, tid) = ids();
         // What follows runs with more rights only in the sense of the session's own; nothing to refuse here.
