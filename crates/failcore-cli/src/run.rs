@@ -1,7 +1,6 @@
 //! `failcore run`: starts a program under a policy and stays beside it until everything it started has ended.
 
 mod approve;
-mod coverage;
 mod prepare;
 mod signals;
 mod summary;

@@ -4,12 +4,13 @@ use std::ffi::OsString;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use failcore_model::{AbsPath, Event, FileId, RuleId, Text};
+use failcore_gate::coverage;
+use failcore_model::{AbsPath, Event, FileId, Hold, RuleId, Text};
 use failcore_policy::{Environment, Mode, PolicySet, Python};
 use failcore_trace::{Options, Redactor, SigningKey, Writer};
 use tempfile::TempDir;
 
-use super::{coverage, io_problem, text};
+use super::{io_problem, text};
 use crate::args::Run;
 use crate::failure::{Failure, Problem};
 use crate::install::Installation;
@@ -139,7 +140,7 @@ impl Prepared {
                 .map_err(Problem::trace)?;
         let opened = Event::SessionOpened {
             policy: self.policy.digest().to_owned(),
-            coverage: Box::new(coverage::runtime()),
+            coverage: Box::new(coverage::runtime(Hold::Binding)),
             command: self.command.clone(),
         };
         writer.append(&opened).map_err(Problem::trace)?;

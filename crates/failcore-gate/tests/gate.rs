@@ -1,0 +1,147 @@
+//! The gate's promises: recorded before granted, and every failure a denial.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::{Arc, Mutex};
+
+use failcore_gate::{Approver, Gate, Meter, Sink, SinkError};
+use failcore_model::{
+    AbsPath, Action, Answer, Claims, Counters, Event, FileRef, Lane, Reason, Request, Rights, Text,
+    Timestamp, Verdict,
+};
+use failcore_policy::{Environment, PolicySet};
+
+/// Keeps events in memory, and fails or panics on demand.
+#[derive(Default)]
+struct Kept {
+    events: Mutex<Vec<Event>>,
+    fails: bool,
+    panics: bool,
+}
+
+impl Sink for Kept {
+    fn append(&self, event: &Event) -> Result<(), SinkError> {
+        assert!(!self.panics, "a sink that panics");
+        if self.fails {
+            return Err(SinkError("no space left on device".into()));
+        }
+        self.events.lock().unwrap().push(event.clone());
+        Ok(())
+    }
+}
+
+impl Kept {
+    fn decided(&self) -> Vec<(Verdict, Reason, bool)> {
+        let one = |event: &Event| match event {
+            Event::Decided { decision, enforced, .. } => Some((decision.verdict, decision.reason, *enforced)),
+            _ => None,
+        };
+        self.events.lock().unwrap().iter().filter_map(one).collect()
+    }
+}
+
+struct Says(Answer, &'static str);
+
+impl Approver for Says {
+    fn ask(&self, _: &Request, _: &str) -> (Answer, Text) {
+        (self.0, self.1.into())
+    }
+}
+
+fn policy(text: &str) -> Arc<PolicySet> {
+    let environment =
+        Environment { home: None, vars: Default::default(), path: vec![], python: None, tmp: None };
+    let text = format!("version = 1\n{text}");
+    Arc::new(PolicySet::parse("policy.toml", &text, &AbsPath::root(), &environment).unwrap())
+}
+
+fn read(path: &str) -> Action {
+    Action::Open { file: FileRef::at(AbsPath::new(path.as_bytes()).unwrap()), rights: Rights::READ }
+}
+
+fn gate(text: &str, sink: &Arc<Kept>) -> Gate {
+    Gate::builder(policy(text), Arc::clone(sink) as _, Lane::Runtime).build()
+}
+
+#[test]
+fn a_grant_carries_what_was_judged_and_was_recorded() {
+    let sink = Arc::new(Kept::default());
+    let gate = gate("[fs]\nread = [\"/data\"]", &sink);
+    let grant = gate.check(read("/data/a"), Claims::default(), &[]).unwrap();
+    assert_eq!(grant.action(), &read("/data/a"));
+    assert_eq!(sink.decided(), [(Verdict::Allow, Reason::Granted, true)]);
+    let denial = gate.check(read("/etc/a"), Claims::default(), &[]).unwrap_err();
+    assert_eq!((denial.reason, denial.errno), (Reason::NotGranted, 13));
+    assert_eq!(sink.decided().len(), 2);
+}
+
+#[test]
+fn what_cannot_be_recorded_is_refused() {
+    let sink = Arc::new(Kept { fails: true, ..Kept::default() });
+    let denial =
+        gate("[fs]\nread = [\"/data\"]", &sink).check(read("/data/a"), Claims::default(), &[]).unwrap_err();
+    assert_eq!((denial.reason, denial.errno), (Reason::TraceUnwritable, 5));
+}
+
+#[test]
+fn a_panic_inside_is_a_denial() {
+    let sink = Arc::new(Kept { panics: true, ..Kept::default() });
+    let denial =
+        gate("[fs]\nread = [\"/data\"]", &sink).check(read("/data/a"), Claims::default(), &[]).unwrap_err();
+    assert_eq!((denial.reason, denial.errno), (Reason::Fault, 5));
+}
+
+#[test]
+fn audit_mode_refuses_only_what_is_always_refused() {
+    let sink = Arc::new(Kept::default());
+    let gate = gate("mode = \"audit\"", &sink);
+    assert!(gate.check(read("/etc/a"), Claims::default(), &[]).is_ok());
+    let denial = gate.check(Action::KernelCall("mount".into()), Claims::default(), &[]).unwrap_err();
+    assert_eq!(denial.reason, Reason::Always);
+    assert_eq!(
+        sink.decided(),
+        [(Verdict::Deny, Reason::NotGranted, false), (Verdict::Deny, Reason::Always, true)]
+    );
+}
+
+#[test]
+fn an_approval_is_asked_for_and_recorded() {
+    let text = "[fs]\nread = [{ path = \"/data\", approve = true }]";
+    for (answer, who, expected) in [
+        (Answer::Approved, "alice", None),
+        (Answer::Denied, "alice", Some(Reason::Refused)),
+        (Answer::Denied, "", Some(Reason::ApprovalTimeout)),
+    ] {
+        let sink = Arc::new(Kept::default());
+        let gate = Gate::builder(policy(text), Arc::clone(&sink) as _, Lane::Runtime)
+            .approver(Arc::new(Says(answer, who)))
+            .build();
+        let outcome = gate.check(read("/data/a"), Claims::default(), &[]);
+        assert_eq!(outcome.err().map(|denial| denial.reason), expected);
+        assert_eq!(sink.decided(), [(Verdict::Allow, Reason::Granted, true)]);
+        let events = sink.events.lock().unwrap();
+        assert!(
+            matches!(&events[1], Event::Approval { answer: a, who: w, .. } if *a == answer && *w == Text::from(who))
+        );
+    }
+}
+
+#[test]
+fn counters_enter_the_request_only_where_a_limit_looks_at_them() {
+    struct Busy;
+    impl Meter for Busy {
+        fn counters(&self, _: Timestamp) -> Counters {
+            Counters { operations: 7, connections: 9, ..Counters::default() }
+        }
+
+        fn count(&self, _: &Action) {}
+    }
+    let sink = Arc::new(Kept::default());
+    let text = "[fs]\nread = [\"/data\"]\n[limits]\nconnections = 10";
+    let gate =
+        Gate::builder(policy(text), Arc::clone(&sink) as _, Lane::Runtime).meter(Arc::new(Busy)).build();
+    let _grant = gate.check(read("/data/a"), Claims::default(), &[]).unwrap();
+    let events = sink.events.lock().unwrap();
+    let Event::Decided { request, .. } = &events[0] else { panic!("no decision") };
+    assert_eq!(request.context.counters, Counters { connections: 9, ..Counters::default() });
+}
