@@ -73,6 +73,7 @@ fn explain_answers_as_enforcement_does() {
     denied  fs.open [dir]/data/a.txt (create, modify)
       because  No permit covers it (not_granted)
       seen as  Permission denied (os error 13)
+      remedy   to permit: [fs] write = ["[dir]/data/a.txt"]
     "#);
     let said = world.failcore(&["explain", "policy.toml", "net.connect", "169.254.169.254:80"]);
     assert_eq!(said.code, 3, "{}", said.err);
@@ -81,6 +82,7 @@ fn explain_answers_as_enforcement_does() {
       because  A caution forbids it; only an exact grant lifts that (caution)
       rule     caution net.caution { host = "class:metadata", id = "net.metadata", reason = "instance metadata and credential services" }  built-in:7:3
       seen as  Permission denied (os error 13)
+      remedy   instance metadata and credential services; permitted hosts: api.example.com
     "#);
     let said = world.failcore(&["--json", "explain", "policy.toml", "fs.read", "./work/.env"]);
     assert_eq!(said.code, 3, "{}", said.err);

@@ -5,6 +5,7 @@
 //! self-contained text ([`PolicySet::resolved`]) from which the same decisions follow anywhere.
 
 mod ask;
+pub mod check;
 mod command;
 mod decide;
 mod denial;

@@ -139,7 +139,7 @@ impl<T> Trie<T> {
     /// The values of patterns that could match something below, other than by a leading `**` alone.
     pub(crate) fn below<'a>(&self, steps: impl Iterator<Item = Step<'a>>, mut visit: impl FnMut(&T)) {
         let floating = self.nodes[0].deep;
-        let mut todo: Vec<u32> = self.positions(steps, |_, _| {}).into_vec();
+        let mut todo = self.positions(steps, |_, _| {});
         todo.retain(|at| Some(*at) != floating);
         while let Some(node) = todo.pop().and_then(|at| self.nodes.get(at as usize)) {
             // A position after `**` is also entered through its parent: once is enough.
