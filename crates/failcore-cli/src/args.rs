@@ -116,6 +116,12 @@ pub(crate) struct Check {
     /// The policy
     #[arg(value_name = "POLICY", value_hint = ValueHint::FilePath)]
     pub(crate) policy: PathBuf,
+    /// List your rules with how well each lane holds them
+    #[arg(long)]
+    pub(crate) matrix: bool,
+    /// End with exit code 3 where a rule does nothing
+    #[arg(long)]
+    pub(crate) strict: bool,
 }
 
 #[derive(Debug, Args)]
@@ -293,9 +299,6 @@ pub(crate) struct Replay {
     /// The policy to decide by
     #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) policy: PathBuf,
-    /// Show every difference, not only a few of each group
-    #[arg(long)]
-    pub(crate) all: bool,
 }
 
 #[derive(Debug, Args)]

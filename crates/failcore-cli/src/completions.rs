@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::args::{Cli, Completions, Man};
 use crate::exit::Exit;
 use crate::failure::{Failure, Problem};
-use crate::ui::{Answer, Ui, count};
+use crate::ui::{Ui, count};
 
 /// Prints the completions of a shell.
 pub(crate) fn completions(args: &Completions, ui: &mut Ui) -> Result<Exit, Failure> {
@@ -23,19 +23,17 @@ pub(crate) fn man(args: &Man, ui: &mut Ui) -> Result<Exit, Failure> {
     std::fs::create_dir_all(&args.dir).map_err(|error| Problem::io("make", &args.dir, error))?;
     let mut pages = Vec::new();
     write_pages(Cli::command().name("failcore"), &args.dir, &mut pages)?;
-    ui.answer(&Pages { pages })?;
+    if ui.is_json() {
+        ui.json(&Pages { pages })?;
+    } else {
+        ui.note(format_args!("{} written to {}", count(pages.len(), "page"), args.dir.display()));
+    }
     Ok(Exit::Success)
 }
 
 #[derive(Serialize)]
 struct Pages {
     pages: Vec<String>,
-}
-
-impl Answer for Pages {
-    fn tell(&self, out: &mut dyn std::io::Write) -> std::io::Result<()> {
-        writeln!(out, "{} written", count(self.pages.len(), "page"))
-    }
 }
 
 fn write_pages(command: clap::Command, dir: &Path, pages: &mut Vec<String>) -> Result<(), Failure> {

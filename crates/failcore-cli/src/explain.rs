@@ -11,7 +11,7 @@ use crate::args::Explain;
 use crate::exit::Exit;
 use crate::failure::{Failure, Problem};
 use crate::policy::{self, said};
-use crate::ui::{Answer, BAD, FAINT, GOOD, STRONG, Styled, Table, Ui, WARN};
+use crate::ui::{Answer, BAD, FAINT, GOOD, STRONG, Styled, Table, Ui, WARN, clause};
 
 /// Decides one request and explains the decision; exit code 3 where it is denied.
 pub(crate) fn run(args: &Explain, ui: &mut Ui) -> Result<Exit, Failure> {
@@ -106,7 +106,7 @@ impl Answer for Explanation {
         let plain = anstyle::Style::new();
         let mut table = Table::default();
         let mut row = |what: &str, style, text: String| table.row([(FAINT, what.into()), (style, text)]);
-        row("because", plain, format!("{} ({})", self.reason.meaning().trim_end_matches('.'), self.reason));
+        row("because", plain, format!("{} ({})", clause(self.reason.meaning()), self.reason));
         for rule in &self.rules {
             row("rule", plain, format!("{}  {}", said(rule), Styled(FAINT, rule.place())));
             if let Some(reason) = rule.reason.as_ref().filter(|reason| !rule.text.contains(*reason)) {

@@ -12,10 +12,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Problem};
 use crate::policy::{self, said};
 use crate::trace;
-use crate::ui::{Answer, BAD, FAINT, GOOD, STRONG, Styled, Ui, WARN, count};
-
-/// How many operations of a group are shown unless all are asked for.
-const SHOWN: usize = 5;
+use crate::ui::{Answer, BAD, FAINT, GOOD, STRONG, Styled, Ui, WARN, clause, count};
 
 /// Decides every record again; exit code 3 where a decision changed or could not be made.
 pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
@@ -77,11 +74,11 @@ fn tell(change: &Change, rule: Option<&Rule>, out: &mut dyn Write) -> io::Result
     };
     let why = match rule {
         Some(rule) => format!("{}  {}", said(rule), Styled(FAINT, rule.place())),
-        None => change.reason.meaning().trim_end_matches('.').to_owned(),
+        None => clause(change.reason.meaning()),
     };
     let times = Styled(STRONG, format_args!("×{}", change.count));
     writeln!(out, "{} {times}  {why}", Styled(style, word))?;
-    for example in change.examples.iter().take(SHOWN) {
+    for example in &change.examples {
         writeln!(out, "  {} {}", Styled(FAINT, format_args!("{:>6}", example.seq)), example.operation)?;
     }
     let more = change.count.saturating_sub(change.examples.len() as u64);

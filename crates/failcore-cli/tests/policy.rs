@@ -57,6 +57,39 @@ fn check_shows_every_problem_at_its_place() {
 }
 
 #[test]
+fn check_tells_rules_without_effect() {
+    let world = World::new();
+    world.write(
+        "shadowed.toml",
+        "version = 1\n[fs]\nread = [\"./data\", \"./data/public\", \"./keys\"]\ndeny = [\"./keys\"]\n",
+    );
+    let said = world.failcore(&["check", "shadowed.toml"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert_reads!(said.out, @r#"
+    the policy is valid: 21 rules, 1 of yours without effect
+      does nothing: permit fs.read ./keys  shadowed.toml:3:36
+        a deny covers all that it grants: forbid fs.deny ./keys  shadowed.toml:4:9
+    "#);
+    assert_eq!(world.failcore(&["check", "--strict", "shadowed.toml"]).code, 3);
+}
+
+#[test]
+fn check_matrix_says_what_each_lane_holds() {
+    let world = World::new();
+    world.write("policy.toml", POLICY);
+    let said = world.failcore(&["check", "policy.toml", "--matrix"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert_reads!(said.out, @r#"
+    tested is valid: 21 rules
+      rule                                                                                  runtime  kernel       bpf
+      permit fs.read ./data                                                                 exact    exact        exact
+      permit fs.write ./work                                                                exact    exact        exact
+      forbid fs.deny { path = "**/.env", id = "no-secrets", reason = "secrets stay here" }  exact    approximate  approximate
+      permit net.connect api.example.com:443                                                exact    exact        exact
+    "#);
+}
+
+#[test]
 fn explain_answers_as_enforcement_does() {
     let world = World::new();
     world.write("policy.toml", POLICY);
@@ -64,14 +97,14 @@ fn explain_answers_as_enforcement_does() {
     assert_eq!(said.code, 0, "{}", said.err);
     assert_reads!(said.out, @r#"
     allowed  fs.read [dir]/data/a.txt
-      because  A permit covers it and nothing forbids it (granted)
+      because  a permit covers it and nothing forbids it (granted)
       rule     permit fs.read ./data  policy.toml:5:9
     "#);
     let said = world.failcore(&["explain", "policy.toml", "fs.write", "./data/a.txt"]);
     assert_eq!(said.code, 3, "{}", said.err);
     assert_reads!(said.out, @r#"
     denied  fs.open [dir]/data/a.txt (create, modify)
-      because  No permit covers it (not_granted)
+      because  no permit covers it (not_granted)
       seen as  Permission denied (os error 13)
       remedy   to permit: [fs] write = ["[dir]/data/a.txt"]
     "#);
@@ -79,7 +112,7 @@ fn explain_answers_as_enforcement_does() {
     assert_eq!(said.code, 3, "{}", said.err);
     assert_reads!(said.out, @r#"
     denied  net.connect 169.254.169.254:80
-      because  A caution forbids it; only an exact grant lifts that (caution)
+      because  a caution forbids it; only an exact grant lifts that (caution)
       rule     caution net.caution { host = "class:metadata", id = "net.metadata", reason = "instance metadata and credential services" }  built-in:7:3
       seen as  Permission denied (os error 13)
       remedy   instance metadata and credential services; permitted hosts: api.example.com
@@ -200,7 +233,7 @@ fn replay_groups_what_changes_by_rule() {
     let said = world.failcore(&["replay", "./trace", "--policy", "strict.toml"]);
     assert_eq!(said.code, 3, "{}", said.err);
     assert_reads!(said.out, @r#"
-    now denied ×3  No permit covers it
+    now denied ×3  no permit covers it
            1 fs.open [dir]/data/a.txt (read)
            2 fs.open [dir]/data/b.txt (read)
            3 net.connect 1.1.1.1:443 (api.example.com)

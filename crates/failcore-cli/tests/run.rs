@@ -7,39 +7,10 @@ mod common;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use common::{Said, World};
+use common::{Said, World, gate, python};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
-
-/// Builds the parts of the gate that are no dependency of this crate, beside the command, where it finds them.
-fn gate() {
-    static BUILT: OnceLock<()> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "-q", "-p", "failcore-py", "-p", "failcore-preload"]);
-        if !cfg!(debug_assertions) {
-            cargo.arg("--release");
-        }
-        assert!(cargo.status().unwrap().success(), "the gate's parts do not build");
-    });
-}
-
-/// An interpreter that the lane holds, as `doctor` finds it.
-fn python() -> &'static str {
-    static FOUND: OnceLock<String> = OnceLock::new();
-    FOUND.get_or_init(|| {
-        let said = World::new().failcore(&["--json", "doctor"]);
-        let answer: serde_json::Value = serde_json::from_str(&said.out).unwrap();
-        let findings = answer["groups"][0]["findings"].as_array().unwrap();
-        let python =
-            findings.iter().find(|finding| finding["what"] == "Python" && finding["state"] == "good");
-        let detail =
-            python.expect("these tests need CPython 3.10 or later on PATH")["detail"].as_str().unwrap();
-        detail.split_once("  ").unwrap().1.to_owned()
-    })
-}
 
 /// Grants the work directory, and what the preset grants; `more` goes below.
 fn policy(more: &str) -> String {

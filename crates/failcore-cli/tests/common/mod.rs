@@ -1,9 +1,10 @@
 //! A user of their own for each test: home, traces and policies in a directory that goes away.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot set itself up has failed")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use assert_cmd::Command;
 use failcore_model::{AbsPath, Coverage, Event, Hold, Lane, Text};
@@ -99,8 +100,13 @@ impl World {
     /// As [`World::trace`], elsewhere, and closed or not.
     pub(crate) fn trace_in(&self, name: &str, requests: &[&str], close: bool) -> PathBuf {
         let file = self.write("policy.toml", POLICY);
+        self.trace_under(&file, name, requests, close)
+    }
+
+    /// As [`World::trace_in`], under the policy in `file`.
+    pub(crate) fn trace_under(&self, file: &Path, name: &str, requests: &[&str], close: bool) -> PathBuf {
         let env = self.environment();
-        let policy = PolicySet::load(&file, &env).unwrap();
+        let policy = PolicySet::load(file, &env).unwrap();
         let dir = self.path().join(name);
         let key = SigningKey::load_or_create(&self.path().join(".local/state/failcore/key")).unwrap();
         let mut writer = Writer::create(&dir, SESSION, &key, policy.resolved()).unwrap();
@@ -135,6 +141,34 @@ impl World {
         }
         dir
     }
+}
+
+/// Builds the parts of the gate that are no dependency of this crate, beside the command, where it finds them.
+pub(crate) fn gate() {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let mut cargo = std::process::Command::new(env!("CARGO"));
+        cargo.args(["build", "-q", "-p", "failcore-py", "-p", "failcore-preload"]);
+        if !cfg!(debug_assertions) {
+            cargo.arg("--release");
+        }
+        assert!(cargo.status().unwrap().success(), "the gate's parts do not build");
+    });
+}
+
+/// An interpreter that the lane holds, as `doctor` finds it.
+pub(crate) fn python() -> &'static str {
+    static FOUND: OnceLock<String> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        let said = World::new().failcore(&["--json", "doctor"]);
+        let answer: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+        let findings = answer["groups"][0]["findings"].as_array().unwrap();
+        let python =
+            findings.iter().find(|finding| finding["what"] == "Python" && finding["state"] == "good");
+        let detail =
+            python.expect("these tests need CPython 3.10 or later on PATH")["detail"].as_str().unwrap();
+        detail.split_once("  ").unwrap().1.to_owned()
+    })
 }
 
 /// Compares what people read, times replaced.
