@@ -3,8 +3,8 @@
     make bench                         everything
     benches/run.py --rounds 3 --no-rust   quicker
 
-The contenders take turns in every round, in a shuffled order, each in a fresh process, so that a change of the machine's
-mood hits all of them. A ratio is the median over the rounds of that round's ratio to bare Python.
+The contenders take turns in every round, in a shuffled order, each in a fresh process, so that a change of the
+machine's mood hits all of them. A ratio is the median over the rounds of that round's ratio to bare Python.
 """
 
 from __future__ import annotations
@@ -236,10 +236,10 @@ def main() -> None:
         "",
         "## One operation",
         "",
-        "*FailCore, traced* is the full gate: `failcore run` with a policy on `preset:python`, every decision appended to",
-        "the trace by the parent. `open` and `os.open` include the close, `connect` the socket, its creation and close;",
-        "`subprocess` is `subprocess.run` of `/bin/true`. failcore 0.1.3 wraps tools and judges their parameters: its",
-        "figure is the cost of a guarded tool that does the operation; it has nothing for the others.",
+        "*FailCore, traced* is the full gate: `failcore run` with a policy on `preset:python`, every decision appended",
+        "to the trace by the parent. `open` and `os.open` include the close, `connect` the socket too;",
+        "`subprocess` is `subprocess.run` of `/bin/true`. failcore 0.1.3 wraps tools and judges their parameters:",
+        "its figure is the cost of a guarded tool that does the operation; it has nothing for the others.",
         "",
         *table(rounds, names),
         "",

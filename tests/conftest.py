@@ -127,7 +127,10 @@ class Run:
 
     def explain(self) -> str:
         """For the message of a failing assertion."""
-        denials = "\n".join(json.dumps(r["request"]["action"]) + str(r["decision"]) for r in self.denied()[-30:])
+        denials = "\n".join(
+            json.dumps({k: v for k, v in r["request"]["action"].items() if k != "ids"}) + " " + r["decision"]["reason"]
+            for r in self.denied()[-20:]
+        )
         return f"exit {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err[-6000:]}\n--- denied\n{denials}"
 
 
@@ -252,6 +255,7 @@ class World:
 
     def attack(self, script: str, *args: str, **kwargs: Any) -> Run:
         """As `run`; then sees from outside that nothing out there was changed, and that the secret got nowhere."""
+        self.hand_over()
         before = self.photograph()
         run = self.run(script, *args, **kwargs)
         assert self.photograph() == before, "something outside the workspace was changed\n" + run.explain()
@@ -318,7 +322,8 @@ class Listener:
 
 
 def _runs(python: Path, as_user: Sequence[str]) -> bool:
-    done = subprocess.run([*as_user, str(python), "-c", ""], capture_output=True, cwd="/", check=False)
+    # Through `env`, since setpriv itself still has root's way with files when it executes.
+    done = subprocess.run([*as_user, "env", str(python), "-c", ""], capture_output=True, cwd="/", check=False)
     return done.returncode == 0
 
 

@@ -5,8 +5,7 @@ from tests.conftest import WORKSPACE, World
 SCRIPT = """
 import socket, json, array, struct
 names = {key: value for key, value in os.environ.items() if "FAILCORE" in key}
-raw = dict(line.split(b"=", 1) for line in open("/proc/self/environ", "rb").read().split(b"\\0") if b"=" in line) if len(sys.argv) < 2 else {}
-path = names.get("FAILCORE_SOCKET") or os.fsdecode(raw.get(b"FAILCORE_SOCKET", b""))
+path = names["FAILCORE_SOCKET"]
 tell("socket", path)
 def dial():
     peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); peer.settimeout(5)

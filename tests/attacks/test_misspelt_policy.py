@@ -13,7 +13,6 @@ POLICIES = {
     "top level key": WORKSPACE + "\n".join(["", "[fs2]"]),
     "mode": WORKSPACE.replace("[fs]", 'mode = "enforced"\n[fs]'),
     "version": WORKSPACE.replace("version = 1", "version = 2"),
-    "no version": WORKSPACE.replace("version = 1", ""),
     "extends nothing there": WORKSPACE.replace("preset:python", "./base.toml"),
     "not TOML": WORKSPACE + "[fs\n",
     "a grant of the wrong kind": WORKSPACE.replace('["./work"]', '"./work"').replace("write", "write.a"),

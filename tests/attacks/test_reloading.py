@@ -10,9 +10,9 @@ def test_modules_reloaded_and_imported_again(world: World, listen: Callable[...,
     server = listen()
     run = world.attack(
         TRY.replace("_open, _os_open, _socket_class = open, os.open, socket.socket", "")
-        .replace("_open(", "__import__('io').open(")
         .replace("_os_open(", "__import__('os').open(")
         .replace("_socket_class(", "__import__('socket').socket(")
+        .replace(" _open(", " __import__('io').open(")
         + """
 import failcore, failcore._failcore, importlib, io, socket, subprocess, _io, posix, _socket, _posixsubprocess
 for module in (os, io, socket, subprocess, failcore, failcore._failcore, _socket, _posixsubprocess):

@@ -4,7 +4,7 @@ from tests.conftest import World
 
 SCRIPT = """
 import bz2, codecs, configparser, csv, dbm.dumb, fileinput, gzip, io, json, linecache, logging, lzma, mailbox, mmap
-import pathlib, plistlib, shelve, sqlite3, tarfile, tempfile, tokenize, wave, zipfile, netrc, runpy, importlib.util
+import pathlib, plistlib, shelve, sqlite3, tarfile, tempfile, tokenize, wave, zipfile, netrc, runpy, importlib.machinery
 
 def slurp(file):
     with file:
@@ -26,7 +26,7 @@ readers = {
     "codecs": lambda p: slurp(codecs.open(filename=p)),
     "tokenize": lambda p: slurp(tokenize.open(filename=p)),
     "fileinput": lambda p: "".join(fileinput.input(files=[p])),
-    "loader": lambda p: importlib.util.spec_from_loader("x", None) or __import__("importlib.machinery").machinery.SourceFileLoader("x", p).get_data(p),
+    "loader": lambda p: importlib.machinery.SourceFileLoader("x", p).get_data(p).decode(),
     "gzip": lambda p: slurp(gzip.open(filename=p)),
     "zip": lambda p: zipfile.ZipFile(file=p).namelist(),
     "tar": lambda p: tarfile.open(name=p).getnames(),

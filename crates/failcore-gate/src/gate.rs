@@ -31,6 +31,11 @@ pub struct Gate {
 /// Proof that an operation was decided, recorded and allowed, carrying the very action that was judged.
 ///
 /// Only a [`Gate`] makes one: functions that act for the agent take it and nothing from the agent's memory.
+///
+/// ```compile_fail,E0451
+/// let action = failcore_model::Action::KernelCall("mount".into());
+/// let forged = failcore_gate::Grant { action, op: 0 };
+/// ```
 #[derive(Debug)]
 #[must_use = "a grant is for performing the action, or for concluding it"]
 pub struct Grant {
