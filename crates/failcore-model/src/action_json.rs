@@ -16,7 +16,7 @@ use crate::{
 /// with `jq`; one struct because tagged enums make serde buffer, and traces are read by the million.
 #[derive(Deserialize, schemars::JsonSchema, Default)]
 #[serde(deny_unknown_fields)]
-#[schemars(rename = "Action")]
+#[schemars(rename = "Action", description = "What was attempted. Which fields stand depends on `verb`.")]
 struct Flat {
     verb: Option<Verb>,
     /// The resolved path.

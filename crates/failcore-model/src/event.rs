@@ -240,7 +240,7 @@ impl Serialize for Record {
 /// than a tagged enum, because serde buffers tagged enums and traces are read by the million.
 #[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(rename = "Record")]
+#[schemars(rename = "Record", description = "One line of a trace. Which fields stand depends on `type`.")]
 struct Flat {
     v: Option<u32>,
     seq: Option<u64>,
@@ -387,7 +387,9 @@ impl schemars::JsonSchema for Record {
     }
 
     fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        Flat::json_schema(generator)
+        let mut schema = Flat::json_schema(generator);
+        schema.insert("required".into(), serde_json::json!(["v", "seq", "ts", "session", "type"]));
+        schema
     }
 }
 
