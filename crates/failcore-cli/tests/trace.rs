@@ -85,15 +85,16 @@ fn explain_names_rule_line_and_remedy() {
     assert_eq!(said.code, 0, "{}", said.err);
     assert_reads!(said.out, @r#"
     denied  fs.open [dir]/data/.env (read)
-      because  A deny entry forbids it; nothing lifts that (forbidden)
+      because  a deny entry forbids it; nothing lifts that (forbidden)
       rule     forbid fs.deny { path = "**/.env", id = "no-secrets", reason = "secrets stay here" }  policy.toml:7:9
       seen as  Permission denied (os error 13)
     "#);
     let said = world.failcore(&["trace", "explain", "./trace", "8"]);
     assert_reads!(said.out, @r#"
     denied  fs.delete [dir]/data/a.txt
-      because  No permit covers it (not_granted)
+      because  no permit covers it (not_granted)
       seen as  Permission denied (os error 13)
+      remedy   to permit: [fs] write = ["[dir]/data/a.txt"]
     "#);
 }
 
