@@ -40,7 +40,7 @@ tell("policy", [POLICY.name, len(POLICY.digest), "embedded" in POLICY.resolved])
     said = {name: attempt.value for name, attempt in run.attempts.items()}
     assert said["before"] == "keep" and said["inside"] == "Denied" and said["after"] == "keep"
     assert said["child after"] == "keep" and (world.work / "in.txt").read_text() == "x"
-    assert said["current"] == [True, False, [], None] and said["current after"] == [False, False, [], None]
+    assert said["current"] == [True, False, *said["current"][2:5], [], None] and said["current after"] == [False, False, None, None, None, [], None]
     assert said["facts"][1:] == ["me", "once", str(run.trace), True] and said["facts"][0]
     assert said["records"] == ["session.opened"] and said["policy"] == ["embedded", 64, True]
     assert run.records[0]["type"] == "session.opened" and run.records[-1]["type"] == "session.closed"
@@ -116,7 +116,7 @@ attempt("inside", lambda: open("in.txt", "w").write("x"))
 """
     )
     said = {name: attempt.value for name, attempt in run.attempts.items()}
-    assert said["sealed"] == [True, True, [], None]
+    assert said["sealed"] == [True, True, *said["sealed"][2:5], [], None] and said["sealed"][2]
     assert said["inside"] == said["still"] == said["at last"] == "Denied" and said["wide inside"] != "keep", run.explain()
     run.worked("inside")
     assert run.records[0]["type"] == "session.opened"

@@ -9,7 +9,7 @@ use failcore_model::{Action, FileRef, PathError, Rights, Text};
 use crate::events::Judged;
 use crate::hook_object::{Args, Object, Path, directory};
 use crate::hook_raise::Refusal;
-use crate::{expected, monitor};
+use crate::{expected, hook_sqlite, monitor};
 
 /// What happens where nothing could be resolved.
 pub(crate) fn unresolved(error: ResolveError, about: Option<Object<'_>>) -> Box<Refusal> {
@@ -247,7 +247,20 @@ pub(crate) fn attr(args: Args<'_>) -> Judged {
 pub(crate) fn sqlite(args: Args<'_>) -> Judged {
     let about = args.get(0);
     let Some(database) = bytes("sqlite3.connect", args, 0)? else { return Err(opaque("sqlite3.connect")) };
-    for (path, read_only) in sqlite_files(&database, expected::sqlite_uri()) {
+    judge_database(&database, expected::sqlite_uri(), about)
+}
+
+/// `sqlite3.connect/handle` (connection): open now, and given an authorizer before the program gets it.
+pub(crate) fn sqlite_handle(args: Args<'_>) -> Judged {
+    match args.get(0) {
+        Some(connection) if hook_sqlite::guard(connection) => Ok(()),
+        _ => Err(monitor::undecodable("sqlite3.connect/handle", "the connection cannot be watched").into()),
+    }
+}
+
+/// Judges the files that a database name stands for.
+pub(crate) fn judge_database(name: &[u8], uri: Option<bool>, about: Option<Object<'_>>) -> Judged {
+    for (path, read_only) in sqlite_files(name, uri) {
         let file = resolve(None, &path, Follow::Final, about)?;
         let mut rights = Rights::READ;
         if !read_only {

@@ -100,6 +100,7 @@ events! {
         "os.setxattr" => fs::attr, "fs.attr";
         "os.removexattr" => fs::attr, "fs.attr";
         "sqlite3.connect" => fs::sqlite, "fs.open";
+        "sqlite3.connect/handle" => fs::sqlite_handle, "fs.open";
         "fcntl.fcntl" => process::fcntl, "process.signal";
         "fcntl.ioctl" => process::ioctl, "kernel.call";
         "os.exec" => process::exec, "process.exec";
@@ -144,7 +145,7 @@ events! {
         "fork is counted by the kernel lanes, not judged; the child attaches anew": ["os.fork", "os.forkpty"];
         "judged where the program is started, in `_posixsubprocess.fork_exec`": ["subprocess.Popen"];
         "the descriptor was judged when it was opened": [
-            "mmap.__new__", "fcntl.flock", "fcntl.lockf", "os.lockf", "sqlite3.connect/handle",
+            "mmap.__new__", "fcntl.flock", "fcntl.lockf", "os.lockf",
         ];
         "metadata stays visible; Coverage says so": [
             "os.chdir", "os.getxattr", "os.listxattr", "os.getcwd",

@@ -10,6 +10,7 @@ use crate::carried::Carried;
 use crate::hook_context::{in_main_interpreter, is_finalising};
 use crate::hook_object::Object;
 use crate::scope::Scope;
+use crate::{hook_sqlite, sqlite};
 
 type Raw = *mut ffi::PyObject;
 
@@ -222,4 +223,22 @@ pub(crate) fn carry(function: Object<'_>, held: Arc<Scope>) -> Option<Raw> {
     // SAFETY: as above.
     let function = unsafe { Bound::from_borrowed_ptr(py, function.as_ptr()) }.unbind();
     Bound::new(py, Carried::new(function, Some(held))).ok().map(|carried| carried.into_ptr())
+}
+
+/// A program's own authorizer behind ours, as a new reference; `None` where that cannot be.
+pub(crate) fn wrap_authorizer(own: Object<'_>) -> Option<Raw> {
+    if !in_main_interpreter() {
+        return None;
+    }
+    // SAFETY: the GIL is held and this is the main interpreter; the object is live.
+    let own = unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), own.as_ptr()) };
+    sqlite::wrap(&own).ok().map(Py::into_ptr)
+}
+
+/// Remembers what must be found again later from a module whose functions were replaced.
+pub(crate) fn remember(name: &std::ffi::CStr, module: Raw) {
+    if name == c"_sqlite3" && in_main_interpreter() {
+        // SAFETY: the GIL is held and this is the main interpreter; the module is live.
+        hook_sqlite::remember(&unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), module) });
+    }
 }

@@ -16,8 +16,8 @@ use pyo3::ffi;
 
 use crate::hook_call::{Call, Shape, convention, direct};
 use crate::hook_raise::{self, Refusal};
-use crate::monitor;
 use crate::patched::TARGETS;
+use crate::{hook_make, monitor};
 
 type Raw = *mut ffi::PyObject;
 
@@ -271,6 +271,7 @@ unsafe fn replace(name: &CStr, module: Raw) -> Result<(), String> {
         }
     }
     drop(guard);
+    hook_make::remember(name, module);
     Ok(())
 }
 

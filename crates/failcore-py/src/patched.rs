@@ -59,7 +59,10 @@ targets! {
         #[c"socket"] c"sendto" => net::sendto;
         #[c"socket"] c"sendmsg" => net::sendmsg;
     }
-    c"_sqlite3" { c"connect" => fs::sqlite_connect; }
+    c"_sqlite3" {
+        c"connect" => fs::sqlite_connect;
+        #[c"Connection"] c"set_authorizer" => fs::set_authorizer; // there is one, and it is ours first
+    }
     c"_ssl" {
         #[c"_SSLContext"] c"load_cert_chain" => fs::load_cert_chain; // OpenSSL opens files itself
         #[c"_SSLContext"] c"load_verify_locations" => fs::load_verify_locations;

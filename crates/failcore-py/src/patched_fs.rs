@@ -103,6 +103,13 @@ pub(crate) fn sqlite_connect(call: &mut Call) -> Judged {
     Ok(())
 }
 
+/// `Connection.set_authorizer(authorizer_callback)`.
+pub(crate) fn set_authorizer(call: &mut Call) -> Judged {
+    let Some(own) = call.get(0, "authorizer_callback") else { return Ok(()) };
+    let wrapped = make::wrap_authorizer(own).ok_or_else(lost)?;
+    call.replace(0, "authorizer_callback", wrapped).map_err(|()| lost())
+}
+
 fn read(call: &mut Call, index: usize, name: &str) -> Judged {
     settle(call, index, name)?;
     let about = call.get(index, name);

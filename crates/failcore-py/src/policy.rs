@@ -36,8 +36,24 @@ fn environment(py: Python<'_>) -> Environment {
     environment
 }
 
+/// Everything that is wrong, each on a line as `name:line:column: what (remedy)`.
 fn refused(error: &PolicyError) -> PyErr {
-    PyValueError::new_err(error.to_string())
+    let lines: Vec<_> = error
+        .problems()
+        .iter()
+        .map(|problem| {
+            let place = problem
+                .within
+                .as_ref()
+                .zip(problem.position())
+                .map_or_else(String::new, |(within, (line, column))| {
+                    format!("{}:{line}:{column}: ", within.name())
+                });
+            let remedy = problem.help.as_ref().map_or_else(String::new, |help| format!(" ({help})"));
+            format!("{place}{}{remedy}", problem.message)
+        })
+        .collect();
+    PyValueError::new_err(lines.join("\n"))
 }
 
 #[pymethods]
