@@ -126,10 +126,7 @@ impl Started {
         }
         let left = self.tree.stop(true);
         if left > 0 {
-            let text = format!(
-                "{} left behind by the program, stopped",
-                count(left, "process").replace("processs", "processes")
-            );
+            let text = format!("{} left behind by the program, stopped", count(left, "process"));
             ui.note(&text);
             self.server.record(Event::Notice { text });
         }

@@ -170,8 +170,10 @@ pub(crate) fn report(failure: &Failure) {
     drop(writeln!(anstream::stderr(), "{:?}", failure.report));
 }
 
+/// Where errors are wrapped: not at all in a file or pipe, which is searched by line.
 fn terminal_width() -> usize {
-    rustix::termios::tcgetwinsize(io::stderr()).map_or(100, |size| usize::from(size.ws_col).clamp(40, 120))
+    rustix::termios::tcgetwinsize(io::stderr())
+        .map_or(usize::from(u16::MAX), |size| usize::from(size.ws_col).clamp(40, 120))
 }
 
 /// A value in a style; padding counts the value alone.
@@ -222,10 +224,15 @@ impl Table {
     }
 }
 
-/// A number with its noun: `1 record`, `2 records`.
+/// A number with its noun: `1 record`, `2 records`, `3 processes`.
 pub(crate) fn count(number: impl TryInto<u64>, noun: &str) -> String {
     let number: u64 = number.try_into().unwrap_or(u64::MAX);
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+    let plural = match noun.ends_with('s') {
+        _ if number == 1 => "",
+        true => "es",
+        false => "s",
+    };
+    format!("{number} {noun}{plural}")
 }
 
 /// A sentence as part of another: no capital, no stop.
@@ -253,5 +260,6 @@ mod tests {
     fn nouns_follow_their_number() {
         assert_eq!(count(1usize, "record"), "1 record");
         assert_eq!(count(0usize, "record"), "0 records");
+        assert_eq!(count(2usize, "process"), "2 processes");
     }
 }

@@ -148,8 +148,7 @@ fn what_is_not_held_by_the_lane_is_not_run() {
     };
     assert_reads!(refused("sh"), @r#"
     × `sh` is not run: it is no CPython interpreter
-    help: the runtime lane holds programs that CPython 3.10 or later runs; name the interpreter, as
-          in `failcore run -- python agent.py`
+    help: the runtime lane holds programs that CPython 3.10 or later runs; name the interpreter, as in `failcore run -- python agent.py`
     "#);
     assert_reads!(refused("no-such-program"), @r#"
     × cannot find the program `no-such-program`
@@ -157,25 +156,21 @@ fn what_is_not_held_by_the_lane_is_not_run() {
     "#);
     assert_reads!(refused(&script("tool.sh", "#!/bin/sh\necho hi\n")), @r#"
     × `./tool.sh` is not run: it is neither a Python interpreter nor a script that names one
-    help: the runtime lane holds programs that CPython 3.10 or later runs; name the interpreter, as
-          in `failcore run -- python agent.py`
+    help: the runtime lane holds programs that CPython 3.10 or later runs; name the interpreter, as in `failcore run -- python agent.py`
     "#);
     assert_reads!(refused(&script("shims/python3", "#!/usr/bin/env bash\nexec python3\n")), @r#"
     × `./shims/python3` is not run: it is a shell script
-    help: it is a shim, a shell script that looks the real one up; run that: `failcore run --
-          "$(pyenv which python3)" …`
+    help: it is a shim, a shell script that looks the real one up; run that: `failcore run -- "$(pyenv which python3)" …`
     "#);
     assert_reads!(refused(&script("data.txt", "hello\n")), @r#"
     × `./data.txt` is not run: it is neither a Python interpreter nor a script that names one
-    help: the runtime lane holds programs that CPython 3.10 or later runs; name the interpreter, as
-          in `failcore run -- python agent.py`
+    help: the runtime lane holds programs that CPython 3.10 or later runs; name the interpreter, as in `failcore run -- python agent.py`
     "#);
     // A program that only calls itself Python.
     std::fs::copy("/bin/true", world.path().join("python3.12")).unwrap();
     assert_reads!(refused("./python3.12"), @r#"
     × `./python3.12` is not run: it is no CPython interpreter
-    help: the runtime lane holds programs that CPython 3.10 or later runs; name the interpreter, as
-          in `failcore run -- python agent.py`
+    help: the runtime lane holds programs that CPython 3.10 or later runs; name the interpreter, as in `failcore run -- python agent.py`
     "#);
 }
 

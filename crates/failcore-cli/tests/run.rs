@@ -304,3 +304,19 @@ fn what_keeps_a_program_from_starting_leaves_nothing_behind() {
     "#);
     assert_eq!(std::fs::read_to_string(&before).unwrap(), text);
 }
+
+#[test]
+fn a_program_that_never_entered_the_gate_is_a_failure() {
+    gate();
+    let world = World::new();
+    world.write("fake/lib/python3.12/os.py", "");
+    std::fs::create_dir_all(world.path().join("fake/bin")).unwrap();
+    std::fs::copy("/bin/true", world.path().join("fake/bin/python3.12")).unwrap();
+    let said = world.failcore(&["-q", "run", "--trace", "trace", "--", "fake/bin/python3.12", "x.py"]);
+    assert_eq!(said.code, 125, "{}", said.err);
+    assert_reads!(said.err, @r#"
+    × `[dir]/fake/bin/python3.12` never entered the gate: nothing that it did was held or recorded
+    help: it is called like a Python interpreter but does not behave as one; name the real one
+    "#);
+    valid(&world);
+}
