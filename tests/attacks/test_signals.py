@@ -77,7 +77,7 @@ def handler(n, frame):
 outcomes = {}
 signal.signal(signal.SIGALRM, handler)
 end = time.monotonic() + 1.5
-signal.setitimer(signal.ITIMER_REAL, 0.0007, 0.0003)
+signal.setitimer(signal.ITIMER_REAL, 0.02, 0.01)
 while time.monotonic() < end:
     for name, call in (("secret", lambda: open(SECRET).read()), ("new", lambda: open(OUTSIDE + "/new", "w")), ("mkdir", lambda: os.mkdir(OUTSIDE + "/new")),
                        ("inside", lambda: open("in.txt", "w").close())):
