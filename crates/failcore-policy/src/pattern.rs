@@ -319,6 +319,15 @@ impl Glob {
 
     /// Whether the whole of `name` is matched; characters are UTF-8, or single bytes where it is not.
     pub fn matches(&self, name: &[u8]) -> bool {
+        // Most globs end in a suffix that most names do not have.
+        let mut ends = self.tokens.iter().rev().zip(name.iter().rev());
+        let differs = |(token, byte): (&Token, &u8)| match token {
+            Token::Byte(b) => Some(b != byte),
+            _ => None,
+        };
+        if ends.by_ref().map_while(differs).any(|differs| differs) {
+            return false;
+        }
         // The last star seen, and where in `name` its match would end next: linear but for one factor.
         let (mut token, mut at, mut retry) = (0, 0, None);
         loop {

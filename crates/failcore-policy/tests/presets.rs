@@ -158,3 +158,28 @@ fn python_reads_what_the_interpreter_needs() {
         check(&set, &env, request, Verdict::Deny);
     }
 }
+
+#[test]
+fn the_documentations_example_loads() {
+    let text = include_str!("../../../docs/policy.md");
+    let example = text.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let env = environment();
+    let set = load(example, &env);
+    assert_eq!(set.name(), Some("researcher"));
+    check(&set, &env, "fs.create ./work/report.md", Verdict::Allow);
+    check(&set, &env, "net.connect en.wikipedia.org:443", Verdict::Allow);
+    check(&set, &env, "net.connect tracker.wikipedia.org:443", Verdict::Deny);
+}
+
+#[test]
+fn the_schema_knows_every_section() {
+    let schema = serde_json::to_value(failcore_policy::schema()).unwrap();
+    let sections = schema["properties"].as_object().unwrap();
+    for section in
+        ["fs", "net", "process", "env", "native", "limits", "trace", "tool", "test", "record", "io"]
+    {
+        assert!(sections.contains_key(section), "{section}");
+    }
+    assert_eq!(schema["additionalProperties"], false);
+    assert!(!schema.to_string().contains("caution"), "cautions are the presets'");
+}
