@@ -48,14 +48,15 @@ def test_a_misspelt_policy_in_python_raises_and_confines_nothing_by_accident(wor
     run = world.attack(
         """
 import failcore
-for name, text in {"preset": 'extends = ["preset:pyhton"]', "key": "[fs]\\nraed = []", "nothing": ""}.items():
-    attempt("policy " + name, lambda: failcore.Policy.from_str("version = 1\\n" + text + "\\n" if text else text))
-    attempt("session " + name, lambda: failcore.Session("version = 1\\n" + text + "\\n" if text else text).__enter__())
+for name, text in {"preset": 'extends = ["preset:pyhton"]', "key": "[fs]\\nraed = []", "syntax": "[fs"}.items():
+    attempt("policy " + name, lambda: failcore.Policy.from_str("version = 1\\n" + text + "\\n"))
+    attempt("session " + name, lambda: failcore.Session("version = 1\\n" + text + "\\n").__enter__())
 attempt("file", failcore.Policy.from_file, WORK + "/polcy.toml")
 attempt("right", failcore.Policy.from_str, 'version = 1\\nextends = ["preset:python"]\\n')
 """
     )
-    for name in ("preset", "key", "nothing"):
+    for name in ("preset", "key", "syntax"):
         assert not run.attempts[f"policy {name}"].ok and not run.attempts[f"session {name}"].ok, run.explain()
-    assert not run.attempts["file"].ok
+    assert "FileNotFoundError" in run.attempts["file"].kinds
+    assert "python" in run.attempts["policy preset"].text and "policy:2:" in run.attempts["policy preset"].text
     run.worked("right")

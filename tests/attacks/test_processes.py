@@ -108,10 +108,32 @@ threading.Timer(0.0, check, ["timer"]).start()
 weakref.finalize(keep, lambda: None)
 time.sleep(0.2)
 """)
+    assert run.code == 0, run.explain()
     held(run, "atexit", "timer")
     assert "leak" not in run.attempts
     if "__del__ at exit: read" in run.attempts:
         assert not run.attempts["__del__ at exit: read"].ok
+
+
+def test_daemon_threads_do_not_crash_the_end(world: World) -> None:
+    """The interpreter unwinds daemon threads at its end; none may be unwound through the gate."""
+    run = world.run("""
+import threading, socket, time
+open("in.txt", "w").close()
+def forever(call):
+    while True:
+        try: call()
+        except OSError: pass
+for call in (lambda: os.close(os.open("in.txt", os.O_RDONLY)), lambda: open("in.txt").close(), lambda: open(SECRET),
+             lambda: socket.getaddrinfo("localhost", 80), lambda: socket.socket().connect(("127.0.0.1", 1))):
+    for _ in range(2):
+        threading.Thread(target=forever, args=(call,), daemon=True).start()
+class Slow:
+    def __del__(self): time.sleep(0.05)
+sys.kept = Slow()
+time.sleep(0.1)
+""")
+    assert run.code == 0, run.explain()
 
 
 def test_other_ways_to_start_an_interpreter(world: World) -> None:
@@ -133,7 +155,7 @@ def run(label, *argv, **options):
 run("-I -S -E", sys.executable, "-I", "-S", "-E", WORK + "/program.py", "-I -S -E")
 run("-m", sys.executable, "-m", "pkg", "-m")
 run("-c", sys.executable, "-c", "import runpy; sys = __import__('sys'); sys.argv[1:] = ['-c']; runpy.run_path(%r)" % (WORK + "/program.py"))
-run("-X", sys.executable, "-X", "dev", "-X", "importtime", "-W", "error", "-u", "-B", WORK + "/program.py", "-X", stderr=subprocess.DEVNULL)
+run("-X", sys.executable, "-X", "dev", "-X", "importtime", "-u", "-B", WORK + "/program.py", "-X", stderr=subprocess.DEVNULL)
 run("stdin", sys.executable, "-", "stdin", input=open("program.py").read(), text=True)
 run("empty environment", sys.executable, WORK + "/program.py", "empty environment", env={})
 run("shebang", WORK + "/script")

@@ -55,7 +55,6 @@ const NOT_HELD: &[&str] = &[
     "a child program that is not CPython runs outside the gate; its start is recorded",
     "in a sub-interpreter the audit hook's rules hold alone, without the wrappers",
     "an address reached directly may be shared by other hosts than the one that was granted",
-    "a denied directory that a program outside the gate moves is known by its new name after a millisecond",
     "open descriptors and connections outlive a grant that ends, until the run stops",
     "hard links made before the run to files that only a glob denies are not held",
 ];

@@ -181,8 +181,8 @@ impl Call {
     /// # Safety
     /// `original` is the function that this call was meant for.
     pub(crate) unsafe fn run(mut self, original: *mut c_void) -> Raw {
-        // SAFETY: the caller vouches for `original`; its convention is that of `shape`.
         self.finished = false;
+        // SAFETY: the caller vouches for `original`; its convention is that of `shape`.
         let result = unsafe {
             match self.shape {
                 Shape::One(value) => {

@@ -72,6 +72,8 @@ impl Policy {
     /// A policy from a file, with what it extends.
     #[staticmethod]
     fn from_file(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        // A file that cannot be read is the `OSError` that `open` would raise.
+        drop(std::fs::File::open(&path)?);
         let set = PolicySet::load(&path, &environment(py)).map_err(|error| refused(&error))?;
         Ok(Self { set: Arc::new(set), file: Some(std::path::absolute(path)?) })
     }
