@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
 use pyo3::ffi;
+use smallvec::SmallVec;
 
 use crate::hook_context::is_finalising;
 use crate::hook_object::Object;
@@ -31,16 +32,16 @@ pub(crate) struct Call {
     pub(crate) slf: Raw,
     shape: Shape,
     /// Every argument, positional ones first; null never occurs.
-    values: Vec<Raw>,
+    values: SmallVec<[Raw; 8]>,
     /// How many of them are positional.
     positional: usize,
     /// The names of the others.
-    names: Vec<Raw>,
+    names: SmallVec<[Raw; 4]>,
     /// References of ours, released after the call.
-    owned: Vec<Raw>,
+    owned: SmallVec<[Raw; 8]>,
     changed: bool,
     /// What must stay in force while the function runs.
-    guards: Vec<Box<dyn Any>>,
+    guards: SmallVec<[Box<dyn Any>; 1]>,
     after: Option<After>,
     /// Whether the function came back, or was never called.
     finished: bool,
@@ -58,12 +59,12 @@ impl Call {
         let mut call = Self {
             slf,
             shape,
-            values: Vec::new(),
+            values: SmallVec::new(),
             positional: 0,
-            names: Vec::new(),
-            owned: Vec::new(),
+            names: SmallVec::new(),
+            owned: SmallVec::new(),
             changed: false,
-            guards: Vec::new(),
+            guards: SmallVec::new(),
             after: None,
             finished: true,
         };
