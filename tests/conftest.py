@@ -94,7 +94,9 @@ class Run:
                 found[attempt.name] = attempt
         return found
 
-    def decided(self, verb: str | None = None, about: object = "", verdict: str | None = None) -> list[dict[str, Any]]:
+    def decided(
+        self, verb: str | None = None, about: object = "", verdict: str | None = None
+    ) -> list[dict[str, Any]]:
         """Decisions on a verb (`fs.*` is a family) whose action mentions something."""
         return [
             record
@@ -117,7 +119,9 @@ class Run:
         """Asserts that the gate refused these attempts."""
         for name in names:
             assert name in self.attempts, f"`{name}` was never attempted\n" + self.explain()
-            assert self.attempts[name].refused, f"`{name}` was not refused: {self.attempts[name]}\n" + self.explain()
+            assert self.attempts[name].refused, (
+                f"`{name}` was not refused: {self.attempts[name]}\n" + self.explain()
+            )
 
     def worked(self, *names: str) -> None:
         """Asserts that these attempts, inside the grant, succeeded."""
@@ -128,10 +132,14 @@ class Run:
     def explain(self) -> str:
         """For the message of a failing assertion."""
         denials = "\n".join(
-            json.dumps({k: v for k, v in r["request"]["action"].items() if k != "ids"}) + " " + r["decision"]["reason"]
+            json.dumps({k: v for k, v in r["request"]["action"].items() if k != "ids"})
+            + " "
+            + r["decision"]["reason"]
             for r in self.denied()[-20:]
         )
-        return f"exit {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err[-6000:]}\n--- denied\n{denials}"
+        return (
+            f"exit {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err[-6000:]}\n--- denied\n{denials}"
+        )
 
 
 def _matches(pattern: str, verb: str) -> bool:
@@ -192,13 +200,25 @@ class World:
         return path
 
     def command(
-        self, argv: Sequence[str], *, policy: str | Path | None = WORKSPACE, options: Sequence[str] = (),
+        self,
+        argv: Sequence[str],
+        *,
+        policy: str | Path | None = WORKSPACE,
+        options: Sequence[str] = (),
         user: bool = True,
     ) -> tuple[list[str], Path]:
         """The command line of a run, and where its trace will be."""
         self.runs += 1
         trace = self.base / f"trace-{self.runs}"
-        line = [*(self.as_user if user else ()), self.failcore, "run", "--lane", "runtime", "--trace", str(trace)]
+        line = [
+            *(self.as_user if user else ()),
+            self.failcore,
+            "run",
+            "--lane",
+            "runtime",
+            "--trace",
+            str(trace),
+        ]
         if policy is not None:
             line += ["-p", str(policy if isinstance(policy, Path) else self.write_policy(policy))]
         return [*line, *options, "--", *argv], trace
@@ -227,8 +247,15 @@ class World:
             argv or [*(python or [self.python]), str(agent), *args], policy=policy, options=options
         )
         done = subprocess.run(
-            [*before, *line], cwd=self.work, env=self.environ(env), input=stdin or "", capture_output=True,
-            text=True, errors="replace", timeout=timeout, check=False,
+            [*before, *line],
+            cwd=self.work,
+            env=self.environ(env),
+            input=stdin or "",
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
         )
         return Run(done.returncode, done.stdout, done.stderr, trace, records(trace))
 
@@ -241,16 +268,29 @@ class World:
         agent.write_text(PRELUDE + self.names() + f"TRACE = {str(trace)!r}\n" + script)
         self.hand_over()
         done = subprocess.run(
-            [*self.as_user, self.python, str(agent), *args], cwd=self.work, env=self.environ(env), input="",
-            capture_output=True, text=True, errors="replace", timeout=timeout, check=False,
+            [*self.as_user, self.python, str(agent), *args],
+            cwd=self.work,
+            env=self.environ(env),
+            input="",
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
         )
         return Run(done.returncode, done.stdout, done.stderr, trace, records(trace))
 
     def ask(self, *argv: str, timeout: float = TIMEOUT) -> subprocess.CompletedProcess[str]:
         """Runs another command of `failcore`."""
         return subprocess.run(
-            [*self.as_user, self.failcore, *argv], cwd=self.base, env=self.environ(), capture_output=True, text=True,
-            errors="replace", timeout=timeout, check=False,
+            [*self.as_user, self.failcore, *argv],
+            cwd=self.base,
+            env=self.environ(),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
         )
 
     def attack(self, script: str, *args: str, **kwargs: Any) -> Run:
@@ -269,7 +309,13 @@ class World:
         picture = {}
         for path in [self.outside, *sorted(self.outside.rglob("*"))]:
             at = path.lstat()
-            kept = path.read_bytes() if stat.S_ISREG(at.st_mode) else os.readlink(path) if path.is_symlink() else None
+            kept = (
+                path.read_bytes()
+                if stat.S_ISREG(at.st_mode)
+                else os.readlink(path)
+                if path.is_symlink()
+                else None
+            )
             picture[str(path)] = (at.st_mode, at.st_uid, at.st_nlink, at.st_mtime_ns, kept)
         return picture
 
@@ -351,7 +397,9 @@ def ordinary_prefix() -> Iterator[Path]:
     shutil.copy2(ours / "bin" / "failcore", venv / "bin" / "failcore")
     for path in [venv, *venv.rglob("*")]:
         if not path.is_symlink():
-            path.chmod(path.stat().st_mode | (0o555 if path.is_dir() or path.stat().st_mode & 0o100 else 0o444))
+            path.chmod(
+                path.stat().st_mode | (0o555 if path.is_dir() or path.stat().st_mode & 0o100 else 0o444)
+            )
     yield venv
     shutil.rmtree(base)
 

@@ -28,7 +28,9 @@ def interface(name: str, address: str | None) -> None:
         if address:
             packed = struct.pack("16sHH4s8x", name.encode(), socket.AF_INET, 0, socket.inet_aton(address))
             fcntl.ioctl(control, SIOCSIFADDR, packed)
-        flags = struct.unpack("16sh", fcntl.ioctl(control, SIOCGIFFLAGS, struct.pack("16sh", name.encode(), 0)))[1]
+        flags = struct.unpack(
+            "16sh", fcntl.ioctl(control, SIOCGIFFLAGS, struct.pack("16sh", name.encode(), 0))
+        )[1]
         fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh", name.encode(), flags | IFF_UP))
 
 
@@ -92,7 +94,10 @@ def serve_web(address: str, port: int, reached: dict[str, int]) -> None:
                 try:
                     peer.recv(65536)
                     body = f"page of {address}".encode()
-                    peer.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+                    peer.sendall(
+                        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+                        + body
+                    )
                 except OSError:
                     pass
 

@@ -93,9 +93,24 @@ attempt("afterwards", lambda: open("after.txt", "w").write("x"))
 
 
 def test_a_tool_holds_while_its_coroutine_runs(world: World) -> None:
-    run = world.attack(SCRIPT, policy=WORKSPACE.replace("[fs]", '[fs]\nread = ["./work"]') + '\n[[tool]]\nname = "reader"\nfs.write = []\n')
-    run.refused("read", "write", "stream", "generate", "task", "gather", "made here, run there", "handed back outside",
-                "to_thread", "executor", "call_soon")
+    run = world.attack(
+        SCRIPT,
+        policy=WORKSPACE.replace("[fs]", '[fs]\nread = ["./work"]')
+        + '\n[[tool]]\nname = "reader"\nfs.write = []\n',
+    )
+    run.refused(
+        "read",
+        "write",
+        "stream",
+        "generate",
+        "task",
+        "gather",
+        "made here, run there",
+        "handed back outside",
+        "to_thread",
+        "executor",
+        "call_soon",
+    )
     run.worked("read inside", "beside", "afterwards")
     made = {path.name for path in world.work.iterdir()}
     assert made == {"agent.py", "in.txt", "plain.txt", "after.txt"}, made

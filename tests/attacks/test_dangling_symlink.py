@@ -29,8 +29,14 @@ def test_creating_through_a_dangling_link_is_judged_at_its_target(world: World) 
     os.symlink(world.outside, world.work / "away")
     run = world.attack(SCRIPT)
     run.refused(
-        "through a link found", "append through it", "os.open through it", "through its directory",
-        "mkdir through the directory", "through a link made", "through a relative link", "through a chain",
+        "through a link found",
+        "append through it",
+        "os.open through it",
+        "through its directory",
+        "mkdir through the directory",
+        "through a link made",
+        "through a relative link",
+        "through a chain",
     )
     # Neither follows the link: nothing was created, and the kernel says so itself.
     assert not run.attempts["not following"].ok and not run.attempts["exclusively"].ok

@@ -129,7 +129,9 @@ still("frames traced")
     assert not [name for name, attempt in run.attempts.items() if name.startswith("local") and attempt.ok]
 
 
-def test_a_tracer_that_swaps_the_path_inside_the_wrapper(world: World, listen: Callable[..., Listener]) -> None:
+def test_a_tracer_that_swaps_the_path_inside_the_wrapper(
+    world: World, listen: Callable[..., Listener]
+) -> None:
     """Where wrappers are Python, a trace function stands between their lines; the hook behind judges again."""
     server = listen()
     run = world.attack(

@@ -15,7 +15,9 @@ def still(label):
     attempt(label + ": inside", lambda: open(WORK + "/in.txt", "w").write("x"))
 """
 
-CALL_EVERYTHING = TRY + """
+CALL_EVERYTHING = (
+    TRY
+    + """
 import failcore, failcore._failcore as native, itertools, types, inspect, gc
 
 session = failcore.current()
@@ -84,6 +86,7 @@ for thing in things:
         pass
 still("cleared")
 """
+)
 
 
 def held(run, *labels: str) -> None:
@@ -108,7 +111,9 @@ def test_calling_and_editing_everything_in_the_package_widens_nothing(
     assert run.denied("fs.open", world.outside / "secret.txt")
 
 
-def test_a_session_cannot_be_ended_or_widened_from_inside(world: World, listen: Callable[..., Listener]) -> None:
+def test_a_session_cannot_be_ended_or_widened_from_inside(
+    world: World, listen: Callable[..., Listener]
+) -> None:
     server = listen()
     run = world.attack(
         TRY

@@ -4,7 +4,9 @@ import os
 
 from tests.conftest import WORKSPACE, World
 
-DENIED_BY_NAME = WORKSPACE.replace("[fs]", '[fs]\nread = ["./outside"]\ndeny = ["./outside/secret.txt", "./outside/dir"]')
+DENIED_BY_NAME = WORKSPACE.replace(
+    "[fs]", '[fs]\nread = ["./outside"]\ndeny = ["./outside/secret.txt", "./outside/dir"]'
+)
 
 
 def test_the_agent_cannot_link_what_it_may_not_have(world: World) -> None:
@@ -42,7 +44,9 @@ attempt("another linked file", lambda: open("harmless").read())
 """,
         policy=DENIED_BY_NAME,
     )
-    run.refused("read", "write", "truncate", "attributes", "link again", "rename and read", "below a denied directory")
+    run.refused(
+        "read", "write", "truncate", "attributes", "link again", "rename and read", "below a denied directory"
+    )
     run.worked("another linked file")
     assert world.secret not in run.out and not (world.work / "third").exists()
     assert (world.outside / "secret.txt").read_text() == world.secret

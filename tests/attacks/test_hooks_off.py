@@ -9,7 +9,9 @@ def still(label):
     attempt(label + ": inside", lambda: open("in.txt", "w").write("x"))
 """
 
-SCRIPT = TRY + """
+SCRIPT = (
+    TRY
+    + """
 import failcore
 for name in ("FAILCORE_DISABLE", "FAILCORE_OFF", "FAILCORE_MODE", "FAILCORE_SOCKET", "FAILCORE_HOOK", "LD_PRELOAD"):
     os.environ[name] = "0"
@@ -37,11 +39,19 @@ still("modules deleted")
 sys.meta_path.clear(); sys.path_hooks.clear()
 still("imports broken")
 """
+)
 
 
 def test_nothing_in_the_interpreter_switches_the_hook_off(world: World) -> None:
     run = world.attack(SCRIPT)
-    for label in ("environment", "another hook in place", "cleared", "traced", "modules deleted", "imports broken"):
+    for label in (
+        "environment",
+        "another hook in place",
+        "cleared",
+        "traced",
+        "modules deleted",
+        "imports broken",
+    ):
         assert not run.attempts[f"{label}: read"].ok and not run.attempts[f"{label}: write"].ok, run.explain()
         assert "PermissionError" in run.attempts[f"{label}: read"].kinds
         run.worked(f"{label}: inside")
@@ -50,8 +60,14 @@ def test_nothing_in_the_interpreter_switches_the_hook_off(world: World) -> None:
 
 def test_no_variable_from_outside_switches_it_off(world: World) -> None:
     env = {
-        "FAILCORE_DISABLE": "1", "FAILCORE_OFF": "1", "FAILCORE_MODE": "audit", "FAILCORE_POLICY": "preset:allow-all",
-        "FAILCORE_SOCKET": "/nowhere", "PYTHONDONTWRITEBYTECODE": "", "PYTHONSAFEPATH": "1", "PYTHONNOUSERSITE": "",
+        "FAILCORE_DISABLE": "1",
+        "FAILCORE_OFF": "1",
+        "FAILCORE_MODE": "audit",
+        "FAILCORE_POLICY": "preset:allow-all",
+        "FAILCORE_SOCKET": "/nowhere",
+        "PYTHONDONTWRITEBYTECODE": "",
+        "PYTHONSAFEPATH": "1",
+        "PYTHONNOUSERSITE": "",
     }
     run = world.attack(TRY + 'still("set before")', env=env)
     run.refused("set before: read", "set before: write")
@@ -103,7 +119,17 @@ def test_a_child_interpreter_is_gated_however_it_is_started(world: World) -> Non
             started += 1
             assert run.attempts[f"{name} inside"].value[0] == 0, f"{name}: {run.explain()}"
     # Some ways may rather be refused than gated; the plain ones must work.
-    for name in ("plain", "isolated", "empty environment", "no LD_PRELOAD", "no FAILCORE", "closed descriptors"):
+    for name in (
+        "plain",
+        "isolated",
+        "empty environment",
+        "no LD_PRELOAD",
+        "no FAILCORE",
+        "closed descriptors",
+    ):
         assert run.attempts[name].value[0] == 9, f"{name}: {run.explain()}"
     assert len(run.denied("fs.open", world.outside / "secret.txt")) == started
-    assert len({record["request"]["subject"]["pid"] for record in run.denied("fs.open", world.outside)}) == started
+    assert (
+        len({record["request"]["subject"]["pid"] for record in run.denied("fs.open", world.outside)})
+        == started
+    )

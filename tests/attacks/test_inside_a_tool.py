@@ -4,10 +4,13 @@ from collections.abc import Callable
 
 from tests.conftest import WORKSPACE, Listener, World
 
-POLICY = WORKSPACE + """
+POLICY = (
+    WORKSPACE
+    + """
 [process]
 exec = ["/usr/bin/env true"]
 """
+)
 
 SCRIPT = """
 import failcore, socket, subprocess, _socket, _posixsubprocess
@@ -102,7 +105,15 @@ def test_what_a_tool_does_beneath_python_is_judged(world: World, listen: Callabl
             run.refused(name)
     run.refused("os.system", "os.popen", "exec with more arguments")
     run.worked("exec inside", "os.open inside")
-    for verb in ("process.exec", "net.connect", "net.send", "net.socket", "net.bind", "native.load", "fs.open"):
+    for verb in (
+        "process.exec",
+        "net.connect",
+        "net.send",
+        "net.socket",
+        "net.bind",
+        "native.load",
+        "fs.open",
+    ):
         assert run.denied(verb), f"no denied record of {verb}\n" + run.explain()
 
 

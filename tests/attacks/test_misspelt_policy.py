@@ -17,7 +17,8 @@ POLICIES = {
     "not TOML": WORKSPACE + "[fs\n",
     "a grant of the wrong kind": WORKSPACE.replace('["./work"]', '"./work"').replace("write", "write.a"),
     "no port": WORKSPACE + '\n[net]\nconnect = ["example.com"]\n',
-    "failing test row": WORKSPACE + '\n[[test]]\nrequest = "fs.read ./outside/secret.txt"\nexpect = "allow"\n',
+    "failing test row": WORKSPACE
+    + '\n[[test]]\nrequest = "fs.read ./outside/secret.txt"\nexpect = "allow"\n',
     "binary": "\x00\x01\x02",
     "tool scope": WORKSPACE + '\n[[tool]]\nname = "x"\nfs.wirte = []\n',
 }
@@ -58,5 +59,7 @@ attempt("right", failcore.Policy.from_str, 'version = 1\\nextends = ["preset:pyt
     for name in ("preset", "key", "syntax"):
         assert not run.attempts[f"policy {name}"].ok and not run.attempts[f"session {name}"].ok, run.explain()
     assert "FileNotFoundError" in run.attempts["file"].kinds
-    assert "python" in run.attempts["policy preset"].text and "policy:2:" in run.attempts["policy preset"].text
+    assert (
+        "python" in run.attempts["policy preset"].text and "policy:2:" in run.attempts["policy preset"].text
+    )
     run.worked("right")

@@ -60,7 +60,9 @@ def inside(world: World, script: str, policy: str = POLICY) -> tuple[Run, dict[s
     if not shutil.which("unshare") or subprocess.run([*UNSHARE, "true"], capture_output=True).returncode:
         pytest.skip("this machine makes no network namespaces")
     config, report = world.base / "net.json", world.base / "net-report.json"
-    config.write_text(json.dumps({"names": NAMES, "addresses": [PUBLIC, OTHER, METADATA, PRIVATE], "port": PORT}))
+    config.write_text(
+        json.dumps({"names": NAMES, "addresses": [PUBLIC, OTHER, METADATA, PRIVATE], "port": PORT})
+    )
     lan = [*UNSHARE, "--", sys.executable, str(Path(__file__).with_name("private_net.py"))]
     run = world.attack(PRELUDE + script, policy=policy, before=[*lan, str(config), str(report), "--"])
     assert report.exists(), run.explain()
@@ -85,9 +87,19 @@ for host in ("inside.example", "zero.example", "meta.example", "private.example"
         run.worked(f"fetch {host}", f"dial {host}")
         assert PUBLIC in run.attempts[f"fetch {host}"].value
     run.worked("direct good.example")
-    for host in ("mixed.example", "mixed-first.example"):  # what is inside is dropped from the answer, or all is refused
+    for host in (
+        "mixed.example",
+        "mixed-first.example",
+    ):  # what is inside is dropped from the answer, or all is refused
         assert not run.attempts[f"dial {host}"].ok or PUBLIC in run.attempts[f"dial {host}"].value
-    for host in ("inside.example", "zero.example", "meta.example", "private.example", "other.example", "tracker.good.example"):
+    for host in (
+        "inside.example",
+        "zero.example",
+        "meta.example",
+        "private.example",
+        "other.example",
+        "tracker.good.example",
+    ):
         for how in ("fetch", "dial", "direct"):
             assert not run.attempts[f"{how} {host}"].ok, run.explain()
     assert seen["reached"][PUBLIC] >= 9
@@ -128,7 +140,9 @@ attempt("private", direct, PRIVATE)
 attempt("mapped", lambda: socket.socket(socket.AF_INET6).connect(("::ffff:127.0.0.1", PORT)))
 """,
     )
-    run.refused("not looked up", "looked up, another port", "another public address", "metadata", "private", "mapped")
+    run.refused(
+        "not looked up", "looked up, another port", "another public address", "metadata", "private", "mapped"
+    )
     run.worked("look up", "looked up")
     assert seen["reached"] == {"127.0.0.1": 0, PUBLIC: 1, OTHER: 0, METADATA: 0, PRIVATE: 0}
     assert run.denied("net.connect", METADATA) and run.denied("net.connect", OTHER)
@@ -159,13 +173,18 @@ attempt("granted", socket.getaddrinfo, "good.example", 80)
     )
     run.worked("granted")
     run.refused("ask the name server", "connect to the name server")
-    assert not [name for name, attempt in run.attempts.items() if attempt.ok and name not in ("granted", "nameinfo")], run.explain()
+    assert not [
+        name for name, attempt in run.attempts.items() if attempt.ok and name not in ("granted", "nameinfo")
+    ], run.explain()
     assert set(seen["asked"]) <= {"good.example"}, seen["asked"]
     assert run.denied("net.resolve", "exfil-data.evil.example")
 
 
 def test_an_address_entry_grants_what_a_name_does_not(world: World) -> None:
-    policy = WORKSPACE + f'\n[net]\nconnect = ["inside.example:{PORT}", "127.0.0.1:{PORT}", "10.1.0.0/16:{PORT}"]\n'
+    policy = (
+        WORKSPACE
+        + f'\n[net]\nconnect = ["inside.example:{PORT}", "127.0.0.1:{PORT}", "10.1.0.0/16:{PORT}"]\n'
+    )
     run, seen = inside(
         world,
         """

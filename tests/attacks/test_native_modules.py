@@ -81,7 +81,11 @@ def test_native_code_does_not_load(world: World, evil: bytes) -> None:
     for name, attempt in run.attempts.items():
         if name.startswith("standard ") or name == "zipimport inside":
             assert attempt.ok or "ModuleNotFoundError" in attempt.kinds, f"{name}\n{run.explain()}"
-        elif name not in ("ran",) and not name.startswith("import _test") and not name.startswith("import ctypes.util"):
+        elif (
+            name not in ("ran",)
+            and not name.startswith("import _test")
+            and not name.startswith("import ctypes.util")
+        ):
             assert not attempt.ok, f"{name}\n{run.explain()}"
             assert name.startswith("import cython") or attempt.kinds, name
     run.worked("standard math", "zipimport inside")

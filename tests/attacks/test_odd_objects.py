@@ -93,11 +93,21 @@ attempt("still", lambda: open(SECRET).read())
 """
     )
     for name, attempt in run.attempts.items():
-        if name in ("fine", "mode subclass inside", "dir_fd inside", "not utf-8 inside") or attempt.value == "'inside'":
+        if (
+            name in ("fine", "mode subclass inside", "dir_fd inside", "not utf-8 inside")
+            or attempt.value == "'inside'"
+        ):
             assert attempt.ok, f"{name}\n{run.explain()}"
         else:
             assert not attempt.ok, f"{name}\n{run.explain()}"
-    run.refused("open inside __fspath__", "still", "open liar", "open liar bytes", "mode subclass", "not utf-8 outside")
+    run.refused(
+        "open inside __fspath__",
+        "still",
+        "open liar",
+        "open liar bytes",
+        "mode subclass",
+        "not utf-8 outside",
+    )
     assert os_has(world, b"\xff\xfe")
     assert run.allowed("fs.open", "hex")
 

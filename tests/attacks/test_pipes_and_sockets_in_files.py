@@ -10,7 +10,9 @@ from tests.conftest import WORKSPACE, World
 def serve(path: str, got: list[bytes], secret: str) -> socket.socket:
     server = socket.socket(socket.AF_UNIX)
     server.bind(path)
-    os.chmod(path.encode() if not path.startswith("\0") else b"/", 0o777) if not path.startswith("\0") else None
+    os.chmod(path.encode() if not path.startswith("\0") else b"/", 0o777) if not path.startswith(
+        "\0"
+    ) else None
     server.listen()
 
     def loop() -> None:
@@ -66,7 +68,9 @@ def test_unix_sockets(world: World) -> None:
     ]
     try:
         policy = WORKSPACE + '\n[net]\nconnect = ["unix:./work/*"]\nlisten = ["unix:./work/*"]\n'
-        run = world.attack(SCRIPT, str(world.outside / "socket"), str(world.work / "mine"), name, policy=policy)
+        run = world.attack(
+            SCRIPT, str(world.outside / "socket"), str(world.work / "mine"), name, policy=policy
+        )
     finally:
         for server in servers:
             server.close()

@@ -37,8 +37,17 @@ attempt("inside through root", lambda: open("/proc/self/root" + WORK + "/in.txt"
     for name, attempt in run.attempts.items():
         if name.startswith(("write ", "change ", "own ", "thread ", "root ", "cwd", "parent's")):
             assert not attempt.ok, f"{name}\n{run.explain()}"
-    run.refused("parent environ", "parent maps", "parent root", "write /proc/self/mem", "own root", "root twice",
-                "own root listing", "cwd", "thread root")
+    run.refused(
+        "parent environ",
+        "parent maps",
+        "parent root",
+        "write /proc/self/mem",
+        "own root",
+        "root twice",
+        "own root listing",
+        "cwd",
+        "thread root",
+    )
     run.worked("inside through cwd", "inside through root")
 
 
@@ -69,5 +78,7 @@ attempt("link by descriptor", lambda: os.link("", "mine", src_dir_fd=reader))
         else:
             assert not attempt.ok, f"{name}\n{run.explain()}"
     run.refused("write /proc/self/fd/%d", "write /dev/fd/%d", "fchmod", "chmod by descriptor", "os.truncate")
-    assert run.denied("fs.open", world.outside / "keep.txt") and run.denied("fs.attr", world.outside / "keep.txt")
+    assert run.denied("fs.open", world.outside / "keep.txt") and run.denied(
+        "fs.attr", world.outside / "keep.txt"
+    )
     assert not os.path.lexists(world.work / "mine")

@@ -65,12 +65,20 @@ check("parent afterwards")
 """)
     held(run, "fork", "grandchild", "fork in a thread", "daemon", "parent afterwards")
     assert run.attempts["forkpty"].value == 7
-    pids = {record["request"]["subject"]["pid"] for record in run.denied("fs.open", world.outside / "secret.txt")}
+    pids = {
+        record["request"]["subject"]["pid"] for record in run.denied("fs.open", world.outside / "secret.txt")
+    }
     assert len(pids) == 6, pids
 
 
 def test_what_was_allowed_before_an_abrupt_end_is_in_the_trace(world: World) -> None:
-    for end in ("os._exit(3)", "os.kill(os.getpid(), 9)", "os.abort()", "__import__('ctypes')", "raise SystemExit(3)"):
+    for end in (
+        "os._exit(3)",
+        "os.kill(os.getpid(), 9)",
+        "os.abort()",
+        "__import__('ctypes')",
+        "raise SystemExit(3)",
+    ):
         run = world.attack(
             f"""
 import resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -190,9 +198,25 @@ os.execve(sys.executable, [sys.executable, WORK + "/program.py", "exec itself"],
         policy=WORKSPACE + '\n[process]\nexec = ["/usr/bin/env *", "./work/script", "./work/env-script"]\n',
         timeout=120,
     )
-    labels = ["-I -S -E", "-m", "-c", "-X", "stdin", "empty environment", "shebang",
-              "vfork off", "pass_fds", "new session", "posix_spawn", "posix_spawnp", "spawnv", "spawnve", "asyncio",
-              "execv", "exec itself"]
+    labels = [
+        "-I -S -E",
+        "-m",
+        "-c",
+        "-X",
+        "stdin",
+        "empty environment",
+        "shebang",
+        "vfork off",
+        "pass_fds",
+        "new session",
+        "posix_spawn",
+        "posix_spawnp",
+        "spawnv",
+        "spawnve",
+        "asyncio",
+        "execv",
+        "exec itself",
+    ]
     for label in labels:
         assert f"{label}: read" in run.attempts, f"`{label}` did not run\n{run.explain()}"
     held(run, *labels)

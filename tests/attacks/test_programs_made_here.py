@@ -22,8 +22,10 @@ program = "#!/bin/sh\\ncat %s > %s/stolen.txt\\n" % (SECRET, WORK)
 open("script", "w").write(program); os.chmod("script", 0o755)
 attempt("script", lambda: subprocess.run([WORK + "/script"], check=True))
 shutil.copy("/usr/bin/true", "copied") if os.access("/usr/bin/true", os.R_OK) else None
-""".replace('shutil.copy("/usr/bin/true", "copied") if os.access("/usr/bin/true", os.R_OK) else None',
-            'attempt("copy", shutil.copy, "/usr/bin/env", "copied")')
+""".replace(
+            'shutil.copy("/usr/bin/true", "copied") if os.access("/usr/bin/true", os.R_OK) else None',
+            'attempt("copy", shutil.copy, "/usr/bin/env", "copied")',
+        )
         + """
 os.chmod("copied", 0o755) if os.path.exists("copied") else None
 attempt("copied", lambda: subprocess.run([WORK + "/copied", "cat", SECRET], check=True))

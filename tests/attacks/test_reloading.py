@@ -84,7 +84,11 @@ still("fresh copies used")
     )
     assert server.accepted == 0
     held(run, "reloaded", "imported again", "fresh copies used")
-    tried = [attempt for name, attempt in run.attempts.items() if name.startswith("fresh ") and "inside" not in name]
+    tried = [
+        attempt
+        for name, attempt in run.attempts.items()
+        if name.startswith("fresh ") and "inside" not in name
+    ]
     assert len(tried) >= 10, run.explain()
     assert not [attempt for attempt in tried if attempt.ok], run.explain()
 

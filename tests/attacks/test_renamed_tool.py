@@ -2,12 +2,15 @@
 
 from tests.conftest import WORKSPACE, World
 
-POLICY = WORKSPACE + """
+POLICY = (
+    WORKSPACE
+    + """
 [[tool]]
 name = "read_file"
 fs.read = ["./work"]
 fs.write = []
 """
+)
 
 SCRIPT = """
 import failcore

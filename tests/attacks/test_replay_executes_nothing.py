@@ -21,7 +21,9 @@ def test_a_trace_decided_again_does_nothing(world: World, listen: Callable[..., 
     server = listen()
     (world.work / "old.txt").write_text("old")
     (world.work / "from.txt").write_text("moved")
-    policy = f'{WORKSPACE}\n[net]\nconnect = ["127.0.0.1:{server.port}"]\n[process]\nexec = ["/usr/bin/touch *"]\n'
+    policy = (
+        f'{WORKSPACE}\n[net]\nconnect = ["127.0.0.1:{server.port}"]\n[process]\nexec = ["/usr/bin/touch *"]\n'
+    )
     run = world.run(SCRIPT, str(server.port), policy=policy)
     run.worked("write", "mkdir", "delete", "rename", "connect", "exec")
     run.refused("denied")

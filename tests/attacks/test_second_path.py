@@ -49,7 +49,11 @@ def test_both_paths_are_judged(world: World) -> None:
         run.worked(f"{kind} inside")
         assert (world.work / f"to {kind}").read_text() == "inside"
     for name in (
-        "copytree to outside", "copymode", "copystat", "archive to outside", "symlink at outside",
+        "copytree to outside",
+        "copymode",
+        "copystat",
+        "archive to outside",
+        "symlink at outside",
     ):
         run.refused(name)
     # These collect or wrap the errors of single files.

@@ -35,7 +35,9 @@ attempt("own", os.kill, os.getpid(), signal.SIGUSR1)
             policy=WORKSPACE + '\n[process]\nsignal = "children"\n',
         )
         assert decoy.poll() is None, "the decoy was killed\n" + run.explain()
-        run.refused("kill decoy", "kill decoy's group", "kill negative", "stop the supervisor", "limit the supervisor")
+        run.refused(
+            "kill decoy", "kill decoy's group", "kill negative", "stop the supervisor", "limit the supervisor"
+        )
         assert not [name for name, attempt in run.attempts.items() if name.startswith("odd") and attempt.ok]
         if "pidfd" in run.attempts:
             run.refused("pidfd")

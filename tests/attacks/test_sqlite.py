@@ -56,7 +56,13 @@ attempt("wal inside", lambda: sqlite3.connect("in.db").execute("pragma journal_m
 """)
     good = {"memory", "inside", "inside uri", "attach memory", "backup inside"}
     run.worked(*good)
-    lenient = {"temp_store_directory", "enable extensions", "attach inside", "vacuum into inside", "wal inside"}
+    lenient = {
+        "temp_store_directory",
+        "enable extensions",
+        "attach inside",
+        "vacuum into inside",
+        "wal inside",
+    }
     for name, attempt in run.attempts.items():
         if name in good | lenient or attempt.value == "[(1,)]":
             continue

@@ -71,8 +71,22 @@ def test_a_subinterpreter_is_behind_the_same_hook(world: World, listen: Callable
     run = world.attack(SCRIPT, str(server.port))
     assert server.accepted == 0
     assert run.attempts["module"].value, "this interpreter has no sub-interpreters"
-    names = ("read", "os.open", "write", "dir_fd", "mkdir", "rename", "link", "remove", "chmod", "connect", "spawn",
-             "posix_spawn", "system", "ctypes")
+    names = (
+        "read",
+        "os.open",
+        "write",
+        "dir_fd",
+        "mkdir",
+        "rename",
+        "link",
+        "remove",
+        "chmod",
+        "connect",
+        "spawn",
+        "posix_spawn",
+        "system",
+        "ctypes",
+    )
     sections = run.out.split("== ")[1:]
     assert sections, run.explain()
     for name in names:

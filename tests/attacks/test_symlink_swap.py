@@ -54,8 +54,16 @@ attempt("swapped while asked, os.open", lambda: os.read(os.open(Swapping(), os.O
 
 def test_a_link_is_judged_where_it_points_at_the_call(world: World) -> None:
     run = world.attack(SCRIPT)
-    run.refused("after the swap", "write after the swap", "directory after", "real directory replaced",
-                "swapped while asked", "swapped while asked, os.open", "turning 0", "turning mkdir 0")
+    run.refused(
+        "after the swap",
+        "write after the swap",
+        "directory after",
+        "real directory replaced",
+        "swapped while asked",
+        "swapped while asked, os.open",
+        "turning 0",
+        "turning mkdir 0",
+    )
     run.worked("before the swap", "swapped back", "directory before", "steady")
     assert run.denied("fs.open", world.outside / "secret.txt")
     assert not (world.outside / "new").exists()

@@ -63,10 +63,26 @@ def test_every_root_is_the_one_the_kernel_uses(world: World) -> None:
     run = world.attack(SCRIPT)
     run.refused(*(name.strip() for name in ATTACKS.split(";")))
     run.worked(
-        "dir_fd inside", "opener inside", "through a descriptor inside", "inside still there", "mkdir inside",
-        "mkfifo inside", "symlink inside", "rename inside", "rmtree inside",
+        "dir_fd inside",
+        "opener inside",
+        "through a descriptor inside",
+        "inside still there",
+        "mkdir inside",
+        "mkfifo inside",
+        "symlink inside",
+        "rename inside",
+        "rmtree inside",
     )
     assert (world.work / "moved").is_dir()
     assert not (world.work / "sub").exists()
-    for verb in ("fs.open", "fs.create", "fs.delete", "fs.symlink", "fs.rename", "fs.link", "fs.attr", "fs.read"):
+    for verb in (
+        "fs.open",
+        "fs.create",
+        "fs.delete",
+        "fs.symlink",
+        "fs.rename",
+        "fs.link",
+        "fs.attr",
+        "fs.read",
+    ):
         assert run.denied(verb, world.outside), f"no denied record for {verb}\n" + run.explain()

@@ -37,7 +37,9 @@ def dug(thing, seen=None, depth=6):
     return seen
 """
 
-SCRIPT = DIG + """
+SCRIPT = (
+    DIG
+    + """
 import failcore, os, io, builtins, socket, _socket, posix, _io, subprocess, _posixsubprocess
 port = int(sys.argv[1])
 
@@ -101,9 +103,12 @@ for thing in list(found.values()):
 tell("tried", [count, len(found), got])
 attempt("inside", write, WORK + "/in.txt")
 """
+)
 
 
-def test_nothing_dug_out_of_a_wrapper_goes_round_the_hook(world: World, listen: Callable[..., Listener]) -> None:
+def test_nothing_dug_out_of_a_wrapper_goes_round_the_hook(
+    world: World, listen: Callable[..., Listener]
+) -> None:
     server = listen()
     run = world.attack(SCRIPT, str(server.port), timeout=120)
     run.refused("wrapped")
@@ -130,7 +135,9 @@ attempt("unwrapped outside it", write.__wrapped__, OUTSIDE + "/new.txt")
         policy=WORKSPACE + '\n[[tool]]\nname = "reader"\nfs.write = []\n',
     )
     run.refused("scoped", "unwrapped outside it")
-    run.worked("unwrapped inside the session")  # a scope in the agent's own process is advisory, and documented so
+    run.worked(
+        "unwrapped inside the session"
+    )  # a scope in the agent's own process is advisory, and documented so
 
 
 def test_unwrapping_inside_the_scope_does_not_leave_it(world: World) -> None:

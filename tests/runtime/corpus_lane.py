@@ -42,7 +42,9 @@ def event(request: dict) -> tuple | None:
             return None
         return "open", path, "rb" if rights == {"read"} else "r+b" if "read" in rights else None, flags
     simple = {
-        "fs.read": ("os.listdir", path), "fs.delete": ("os.remove", path, -1), "fs.attr": ("os.chmod", path, 0o600, -1),
+        "fs.read": ("os.listdir", path),
+        "fs.delete": ("os.remove", path, -1),
+        "fs.attr": ("os.chmod", path, 0o600, -1),
         "fs.modify": ("os.truncate", path, 0),
     }
     if verb in simple:
@@ -109,7 +111,16 @@ def through_replay(case: Path, requests: list, expected: list, command: str) -> 
             decision["rules"] = [wanted["rule"]]
         if wanted.get("obligations"):
             decision["obligations"] = wanted["obligations"]
-        events.append({"type": "decided", "op": number, "request": request, "decision": decision, "enforced": True, "ns": 1})
+        events.append(
+            {
+                "type": "decided",
+                "op": number,
+                "request": request,
+                "decision": decision,
+                "enforced": True,
+                "ns": 1,
+            }
+        )
     events.append({"type": "session.closed", "exit": 0})
     with open(directory / "trace.jsonl", "w") as file:
         for seq, one in enumerate(events):
@@ -117,9 +128,16 @@ def through_replay(case: Path, requests: list, expected: list, command: str) -> 
     policy = AGENT / "policy.toml"
     policy.write_text((case / "policy.toml").read_text())
     done = subprocess.run(
-        [command, "replay", str(directory), "--policy", str(policy)], capture_output=True, text=True, check=False
+        [command, "replay", str(directory), "--policy", str(policy)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    print(json.dumps({"case": case.name, "way": "replay", "code": done.returncode, "out": done.stdout + done.stderr}))
+    print(
+        json.dumps(
+            {"case": case.name, "way": "replay", "code": done.returncode, "out": done.stdout + done.stderr}
+        )
+    )
 
 
 def main() -> None:
@@ -136,7 +154,9 @@ def main() -> None:
     os.chdir(AGENT)
     for case, (requests, expected) in cases.items():
         through_replay(case, requests, expected, command)
-        if "audit" not in case.name and "until" not in case.name:  # nothing is refused there; another time is meant
+        if (
+            "audit" not in case.name and "until" not in case.name
+        ):  # nothing is refused there; another time is meant
             through_the_hook(case, requests)
 
 

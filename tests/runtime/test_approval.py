@@ -27,8 +27,12 @@ def at_a_terminal(world: World, script: str, answers: list[str], policy: str = P
     leader, follower = pty.openpty()
     # setsid --ctty makes the terminal ours: `failcore` asks at /dev/tty, not at its standard streams.
     process = subprocess.Popen(
-        ["setsid", "--ctty", "--wait", *line], cwd=world.work, env=world.environ({"TERM": "dumb"}), stdin=follower,
-        stdout=follower, stderr=follower,
+        ["setsid", "--ctty", "--wait", *line],
+        cwd=world.work,
+        env=world.environ({"TERM": "dumb"}),
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
     )
     os.close(follower)
     shown, end = b"", time.monotonic() + 60
@@ -44,7 +48,9 @@ def at_a_terminal(world: World, script: str, answers: list[str], policy: str = P
             shown += data
         elif process.poll() is not None:
             break
-        elif shown.count(b"y or n") > (answered := shown.count(b"failcore: allowed") + shown.count(b"failcore: refused")):
+        elif shown.count(b"y or n") > (
+            answered := shown.count(b"failcore: allowed") + shown.count(b"failcore: refused")
+        ):
             # Not at once: what is typed before the question stands is thrown away.
             os.write(leader, answers[min(answered, len(answers) - 1)].encode())
     code = process.wait(20)
@@ -94,7 +100,10 @@ def test_without_a_person_the_answer_is_no(world: World) -> None:
     run.refused("first", "second", "outside")
     run.worked("inside")
     assert not list((world.base / "shared").iterdir())
-    assert [record["answer"] for record in run.records if record["type"] == "approval"] == ["denied", "denied"]
+    assert [record["answer"] for record in run.records if record["type"] == "approval"] == [
+        "denied",
+        "denied",
+    ]
 
 
 def test_an_embedded_session_asks_its_callback(world: World) -> None:

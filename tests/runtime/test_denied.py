@@ -4,10 +4,15 @@ import errno
 
 from tests.conftest import WORKSPACE, World
 
-POLICY = WORKSPACE.replace("[fs]", '[fs]\ndeny = [{ path = "./outside", id = "keep-out", reason = "that is not yours" }]') + """
+POLICY = (
+    WORKSPACE.replace(
+        "[fs]", '[fs]\ndeny = [{ path = "./outside", id = "keep-out", reason = "that is not yours" }]'
+    )
+    + """
 [net]
 connect = ["api.example.com:443"]
 """
+)
 
 PROBE = """
 import failcore, pickle, copy, socket, subprocess
@@ -127,7 +132,11 @@ tell("subclass", which(lambda: (_ for _ in ()).throw(Mine(13, "mine")), failcore
     import socket
 
     assert value["gaierror number"] == socket.EAI_NONAME
-    assert value["import"] == "DeniedImport" and value["import error"] is True and value["optional import"] == "without"
+    assert (
+        value["import"] == "DeniedImport"
+        and value["import error"] is True
+        and value["optional import"] == "without"
+    )
     assert value["exists"] is True  # metadata stays visible, and the coverage says so
     assert value["subclass"] == "Mine"
     absent = [record for record in run.denied("fs.open", world.base / "not-there")]

@@ -67,7 +67,8 @@ def raised_in_c(prefix: Path) -> Iterator[tuple[str, Path]]:
     """Texts of the shape `family.name` in the objects that call `PySys_Audit`."""
     version = library(prefix).name
     objects = [
-        *prefix.glob(f"lib/lib{version}*.so.1.0"), *(library(prefix) / "lib-dynload").glob("*.so"),
+        *prefix.glob(f"lib/lib{version}*.so.1.0"),
+        *(library(prefix) / "lib-dynload").glob("*.so"),
         (prefix / "bin" / version).resolve(),
     ]
     for path in objects:
@@ -89,7 +90,9 @@ def test_every_event_of_the_standard_library_is_known(installation: Path) -> Non
 def test_every_event_of_a_mediated_family_in_c_is_known(installation: Path) -> None:
     seen = {name: path for name, path in raised_in_c(installation) if name.startswith(FAMILIES)}
     assert {"os.remove", "os.rename", "socket.connect"} <= set(seen), "the search finds nothing"
-    unknown = {name: str(path) for name, path in seen.items() if name not in TABLE and not NO_EVENTS.match(name)}
+    unknown = {
+        name: str(path) for name, path in seen.items() if name not in TABLE and not NO_EVENTS.match(name)
+    }
     assert not unknown
 
 

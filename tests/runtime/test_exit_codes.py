@@ -8,9 +8,18 @@ from tests.conftest import WORKSPACE, World
 @pytest.mark.parametrize(
     ("script", "code"),
     [
-        ("", 0), ("sys.exit(0)", 0), ("sys.exit(3)", 3), ("sys.exit('message')", 1), ("raise KeyError", 1), ("os._exit(125)", 125),
-        ("os._exit(126)", 126), ("os._exit(255)", 255), ("open(SECRET)", 1), ("import signal; os.kill(os.getpid(), 15)", 143),
-        ("import signal; os.kill(os.getpid(), 9)", 137), ("os.execv(sys.executable, [sys.executable, '-c', 'raise SystemExit(9)'])", 9),
+        ("", 0),
+        ("sys.exit(0)", 0),
+        ("sys.exit(3)", 3),
+        ("sys.exit('message')", 1),
+        ("raise KeyError", 1),
+        ("os._exit(125)", 125),
+        ("os._exit(126)", 126),
+        ("os._exit(255)", 255),
+        ("open(SECRET)", 1),
+        ("import signal; os.kill(os.getpid(), 15)", 143),
+        ("import signal; os.kill(os.getpid(), 9)", 137),
+        ("os.execv(sys.executable, [sys.executable, '-c', 'raise SystemExit(9)'])", 9),
     ],
 )
 def test_the_programs_own_code_passes_through(world: World, script: str, code: int) -> None:
@@ -19,7 +28,15 @@ def test_the_programs_own_code_passes_through(world: World, script: str, code: i
     assert run.records[-1] == {**run.records[-1], "type": "session.closed", "exit": code}
 
 
-@pytest.mark.parametrize("argv", [["/bin/sh", "-c", "echo started"], ["/bin/true"], ["cat", "/etc/hostname"], ["/usr/bin/env", "python3", "-c", ""]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["/bin/sh", "-c", "echo started"],
+        ["/bin/true"],
+        ["cat", "/etc/hostname"],
+        ["/usr/bin/env", "python3", "-c", ""],
+    ],
+)
 def test_what_is_not_python_does_not_start(world: World, argv: list[str]) -> None:
     run = world.attack("", argv=argv)
     assert run.code == 126 and "started" not in run.out, run.explain()
@@ -61,7 +78,9 @@ def test_a_trusted_policy_is_found_and_an_untrusted_one_is_not(world: World) -> 
     assert "trust" in run.err
     done = world.ask("trust", str(world.base / "failcore.toml"))
     assert done.returncode == 0, done.stderr
-    (world.base / "failcore.toml").write_text('version = 1\nextends = ["preset:allow-all"]\n# changed since\n')
+    (world.base / "failcore.toml").write_text(
+        'version = 1\nextends = ["preset:allow-all"]\n# changed since\n'
+    )
     run = world.attack('attempt("read", lambda: open(SECRET).read())', policy=None)
     run.refused("read")
     assert world.ask("trust", str(world.base / "failcore.toml")).returncode == 0

@@ -93,7 +93,9 @@ for one in started: one.stdin.close(); one.wait()
     )
     # Refused when asked for, or the run stopped when measured.
     if run.code == 0:
-        assert run.attempts["refused"].value and set(run.attempts["refused"].value) == {errno.EAGAIN}, run.explain()
+        assert run.attempts["refused"].value and set(run.attempts["refused"].value) == {errno.EAGAIN}, (
+            run.explain()
+        )
         assert run.attempts["started"].value <= 6
     else:
         assert "processes" in run.err, run.explain()

@@ -2,7 +2,9 @@
 
 from tests.conftest import WORKSPACE, World
 
-POLICY = WORKSPACE.replace('write = ["./work"]', 'write = ["./work/a", "./work/b", "./work/c"]\nread = ["./work"]') + """
+POLICY = (
+    WORKSPACE.replace('write = ["./work"]', 'write = ["./work/a", "./work/b", "./work/c"]\nread = ["./work"]')
+    + """
 [[tool]]
 name = "only_a"
 fs.write = ["./work/a"]
@@ -28,6 +30,7 @@ fs.write = ["./work/c"]
 name = "wide"
 fs.write = ["./work", "./outside"]
 """
+)
 
 PROBE = """
 import failcore, threading, asyncio, concurrent.futures, contextvars, time
@@ -55,7 +58,9 @@ def run_scopes(world: World, script: str, policy: str = POLICY) -> dict[str, obj
 
 
 def test_a_scope_narrows_and_never_widens(world: World) -> None:
-    said = run_scopes(world, """
+    said = run_scopes(
+        world,
+        """
 tell("session", can())
 for name in ("only_a", "a_or_b", "only_b", "reads", "web_search", "wide", "unknown"):
     with failcore.scope(name):
@@ -80,18 +85,35 @@ try:
         with failcore.scope("reads"): raise KeyError
 except KeyError: pass
 tell("after a nested exception", can())
-""")
+""",
+    )
     expected = {
-        "session": "abc", "only_a": "a", "a_or_b": "ab", "only_b": "b", "reads": "", "web_search": "c", "wide": "abc",
-        "unknown": "abc", "afterwards": "abc", "intersection": "b", "reversed": "b", "disjoint": "", "wide inside": "a",
-        "unknown inside": "a", "three": "a", "same twice": "a", "after an exception": "abc",
+        "session": "abc",
+        "only_a": "a",
+        "a_or_b": "ab",
+        "only_b": "b",
+        "reads": "",
+        "web_search": "c",
+        "wide": "abc",
+        "unknown": "abc",
+        "afterwards": "abc",
+        "intersection": "b",
+        "reversed": "b",
+        "disjoint": "",
+        "wide inside": "a",
+        "unknown inside": "a",
+        "three": "a",
+        "same twice": "a",
+        "after an exception": "abc",
         "after a nested exception": "abc",
     }
     assert said == expected
 
 
 def test_a_tool_is_a_scope_around_any_kind_of_function(world: World) -> None:
-    said = run_scopes(world, """
+    said = run_scopes(
+        world,
+        """
 @failcore.tool("only_a")
 def plain(): return can()
 @failcore.tool
@@ -136,7 +158,8 @@ async def with_async():
         return can()
 tell("async with", asyncio.run(with_async()))
 tell("afterwards", can())
-""")
+""",
+    )
     assert said["plain"] == "a" and said["by its name"] == "" and said["empty call"] == "b"
     assert said["coroutine"] == "a|a"
     assert said["generator"] == ["a", "abc"] * 2 and said["stream"] == ["a", "abc"] * 2
@@ -146,7 +169,9 @@ tell("afterwards", can())
 
 
 def test_it_travels_into_threads_pools_and_executors(world: World) -> None:
-    said = run_scopes(world, """
+    said = run_scopes(
+        world,
+        """
 import multiprocessing.pool, queue, _thread, atexit
 warm = concurrent.futures.ThreadPoolExecutor(2)
 list(warm.map(lambda _: time.sleep(0.01), range(2)))
@@ -228,7 +253,8 @@ if __name__ == "__main__":
     with failcore.scope("only_a"): made = later()
     tell("a coroutine awaited elsewhere", asyncio.run(made))
     warm_pool.terminate()
-""")
+""",
+    )
     for way in said["ways"]:  # type: ignore[attr-defined]
         assert said[way] == "a", f"{way} got {said[way]!r}"
         assert said[f"without {way}"] == "abc", f"without a scope, {way} got {said[f'without {way}']!r}"
@@ -238,7 +264,9 @@ if __name__ == "__main__":
 
 
 def test_tasks_beside_each_other_do_not_mix(world: World) -> None:
-    said = run_scopes(world, """
+    said = run_scopes(
+        world,
+        """
 async def work(name, rounds=20):
     seen = set()
     for _ in range(rounds):
@@ -262,8 +290,15 @@ threads = [threading.Thread(target=thread, args=(name,)) for name in ("only_a", 
 for one in threads: one.start()
 for one in threads: one.join()
 tell("threads", results)
-""")
-    assert said["tasks"] == {"only_a": ["a"], "only_b": ["b"], "reads": [""], "None": ["abc"], "a_or_b": ["ab"]}
+""",
+    )
+    assert said["tasks"] == {
+        "only_a": ["a"],
+        "only_b": ["b"],
+        "reads": [""],
+        "None": ["abc"],
+        "a_or_b": ["ab"],
+    }
     assert said["threads"] == {"only_a": ["a"], "only_b": ["b"], "reads": [""], "unknown": ["abc"]}
 
 
@@ -296,10 +331,14 @@ tell("attributes", [current.active, current.sealed, current.tool, current.scope,
         assert subject["agent"] == "researcher" and subject["run"] == "job-12"
         assert subject["claimed"]["scope"] == ["outer", "inner"] and subject["claimed"]["step"] == "7"
         assert subject["pid"] > 1 and subject["tid"] > 1
-    kinds = [(record["type"], record["scope"]) for record in run.records if record["type"].startswith("scope.")]
+    kinds = [
+        (record["type"], record["scope"]) for record in run.records if record["type"].startswith("scope.")
+    ]
     assert kinds == [
-        ("scope.entered", ["outer"]), ("scope.entered", ["outer", "inner"]),
-        ("scope.left", ["outer", "inner"]), ("scope.left", ["outer"]),
+        ("scope.entered", ["outer"]),
+        ("scope.entered", ["outer", "inner"]),
+        ("scope.left", ["outer", "inner"]),
+        ("scope.left", ["outer"]),
     ]
 
 
@@ -319,7 +358,9 @@ with failcore.scope("only_a"):
 
 
 def test_a_scope_forged_or_left_twice_gives_nothing(world: World) -> None:
-    said = run_scopes(world, """
+    said = run_scopes(
+        world,
+        """
 import failcore._failcore as native
 with failcore.scope("only_a") as held:
     held.__exit__(None, None, None)
@@ -341,7 +382,8 @@ for bad in (None, 1, b"x", "", "\\0", "a" * 100000, "only_a\\n", ["only_a"]):
         with failcore.scope(bad): result = can()
     except Exception as error: result = type(error).__name__
     tell("name %r" % (str(bad)[:10],), result)
-""")
+""",
+    )
     for name, value in said.items():
         assert "OUTSIDE" not in str(value), (name, value)
     assert said["left early"] is True and said["all left"] is True

@@ -92,7 +92,10 @@ except failcore.Denied as error: tell("denied", str(error))
 tell("after again", reads())
 """
     )
-    assert run.attempts["raised"].value and run.attempts["after"].value == "keep" == run.attempts["after again"].value
+    assert (
+        run.attempts["raised"].value
+        and run.attempts["after"].value == "keep" == run.attempts["after again"].value
+    )
     assert "refused" in run.attempts["denied"].value
     assert run.records[-1]["type"] == "session.closed"
 
@@ -117,7 +120,9 @@ attempt("granted", lambda: open("in.txt", "w").write("x"))
     )
     said = {name: attempt.value for name, attempt in run.attempts.items()}
     assert said["sealed"] == [True, True]
-    assert said["inside"] == said["still"] == said["at last"] == "Denied" and said["wide inside"] != "keep", run.explain()
+    assert said["inside"] == said["still"] == said["at last"] == "Denied" and said["wide inside"] != "keep", (
+        run.explain()
+    )
     run.worked("granted")
     assert run.records[0]["type"] == "session.opened"
 
