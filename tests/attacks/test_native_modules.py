@@ -3,7 +3,6 @@
 import glob
 import shutil
 import subprocess
-import sys
 import sysconfig
 
 import pytest
@@ -36,8 +35,8 @@ class Turning(str):
 attempt("str subclass", lambda: extension("evil", Turning(WORK + "/evil.txt")))
 for name in ("ctypes", "_ctypes", "cffi", "_cffi_backend", "ctypes.util", "_testcapi", "_testinternalcapi", "_testclinic", "_xxtestfuzz", "cython"):
     attempt("import " + name, lambda: __import__(name))
-attempt("ctypes by loader", lambda: extension("_ctypes", glob.glob(sysconfig.get_path("platstdlib") + "/lib-dynload/_ctypes.*")[0]))
-shutil.copy(glob.glob(sysconfig.get_path("platstdlib") + "/lib-dynload/_ctypes.*")[0], WORK + "/_ctypes_copy.so") if glob.glob(sysconfig.get_path("platstdlib") + "/lib-dynload/_ctypes.*") else None
+attempt("ctypes by loader", lambda: extension("_ctypes", glob.glob(sysconfig.get_config_var("DESTSHARED") + "/_ctypes.*")[0]))
+shutil.copy(glob.glob(sysconfig.get_config_var("DESTSHARED") + "/_ctypes.*")[0], WORK + "/_ctypes_copy.so") if glob.glob(sysconfig.get_config_var("DESTSHARED") + "/_ctypes.*") else None
 attempt("copied ctypes", lambda: extension("_ctypes", WORK + "/_ctypes_copy.so"))
 sys.setdlopenflags(2 | 256)
 attempt("with other flags", lambda: extension("evil", WORK + "/evil.txt"))
@@ -94,19 +93,29 @@ def test_native_code_does_not_load(world: World, evil: bytes) -> None:
     assert run.denied("native.load", world.work)
 
 
-def test_a_granted_directory_loads(world: World, evil: bytes) -> None:
-    found = glob.glob(sysconfig.get_path("platstdlib") + "/lib-dynload/_bisect*.so")
-    if not found or world.prefix != type(world.prefix)(sys.prefix):
+def test_a_granted_directory_loads(world: World) -> None:
+    where = "import sysconfig; print(sysconfig.get_config_var('DESTSHARED'))"
+    modules = subprocess.run(
+        [world.python, "-c", where], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    # Not every interpreter has all of these as files of their own.
+    found = [
+        path
+        for name in ("_bisect", "_asyncio", "_json", "_lsprof")
+        for path in glob.glob(f"{modules}/{name}.*.so")
+    ]
+    if not found:
         pytest.skip("this interpreter has its modules built in")
     name = found[0].rsplit("/", 1)[1]
+    module = name.split(".")[0]
     (world.work / "native").mkdir()
     shutil.copy(found[0], world.work / "native" / name)
     script = f"""
 import importlib.machinery, importlib.util
-sys.modules.pop("_bisect", None)
+sys.modules.pop("{module}", None)
 def load():
-    loader = importlib.machinery.ExtensionFileLoader("_bisect", WORK + "/native/{name}")
-    return importlib.util.module_from_spec(importlib.util.spec_from_file_location("_bisect", WORK + "/native/{name}", loader=loader)).__file__
+    loader = importlib.machinery.ExtensionFileLoader("{module}", WORK + "/native/{name}")
+    return importlib.util.module_from_spec(importlib.util.spec_from_file_location("{module}", WORK + "/native/{name}", loader=loader)).__file__
 attempt("load", load)
 """
     run = world.run(script)
