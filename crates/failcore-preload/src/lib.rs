@@ -14,6 +14,7 @@ type Attach = unsafe extern "C" fn(*mut c_char, usize) -> c_int;
 // `.init_array` holds functions that the loader calls before `main` (System V gABI, "Initialization and
 // termination functions").
 #[used]
+// SAFETY: the section holds pointers to functions of this very type, and the loader has relocated them by then.
 #[unsafe(link_section = ".init_array")]
 static CONSTRUCTOR: extern "C" fn() = load;
 

@@ -12,6 +12,7 @@ use crate::{attach, hook, monitor};
 /// # Safety
 /// `message` has room for `size` bytes, and no interpreter has started in this process.
 #[allow(unreachable_pub, reason = "reached by name, from the preloaded object")]
+// SAFETY: no other symbol of the process has this name; the preload looks it up in this object alone.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn failcore_attach(message: *mut c_char, size: usize) -> c_int {
     let answer = catch_unwind(|| {
