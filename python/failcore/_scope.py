@@ -51,7 +51,7 @@ def _in_task() -> bool:
     return events is not None and events._get_running_loop() is not None
 
 
-class scope:  # noqa: N801 - reads as a statement: `with scope("web_search"):`
+class scope:
     """Says that a tool is at work, for `with` and `async with`.
 
     A scope only narrows: the policy's `[[tool]]` entries that match the name apply beside the session's policy, and
@@ -90,7 +90,9 @@ class scope:  # noqa: N801 - reads as a statement: `with scope("web_search"):`
 @overload
 def tool(function: Callable[P, R], /) -> Callable[P, R]: ...
 @overload
-def tool(name: str | None = None, /, *, step: str | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+def tool(
+    name: str | None = None, /, *, step: str | None = None
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 def tool(name: Any = None, /, *, step: str | None = None) -> Any:
     """Marks a function as a tool: while it runs, the scope of its name is in force.
 
