@@ -57,7 +57,7 @@ const NOT_HELD: &[&str] = &[
     "setsockopt, memfd_create, pidfd_open and changes of user are not mediated; what they lead to is",
     "an sqlite database's journals and a semaphore's name in /dev/shm are not judged one by one",
     "a tool scope is what the program says of itself: code that digs can leave it, and then has the session's grants",
-    "in a sub-interpreter there are no tool scopes of its own, and no sqlite3",
+    "in a sub-interpreter there are no tool scopes of its own",
     "an address reached directly may be shared by other hosts than the one that was granted",
     "open descriptors and connections outlive a grant that ends, until the run stops",
     "hard links made before the run to files that only a glob denies are not held",

@@ -237,8 +237,8 @@ pub(crate) fn wrap_authorizer(own: Object<'_>) -> Option<Raw> {
 
 /// Remembers what must be found again later from a module whose functions were replaced.
 pub(crate) fn remember(name: &std::ffi::CStr, module: Raw) {
-    if name == c"_sqlite3" && in_main_interpreter() {
-        // SAFETY: the GIL is held and this is the main interpreter; the module is live.
+    if name == c"_sqlite3" {
+        // SAFETY: the GIL is held; the module is live, and only its own attributes are looked at.
         hook_sqlite::remember(&unsafe { Bound::from_borrowed_ptr(Python::assume_attached(), module) });
     }
 }

@@ -19,7 +19,9 @@ type SetAuthorizer = unsafe extern "C" fn(*mut c_void, Option<Callback>, *mut c_
 /// What a connection is and how sqlite3 takes an authorizer, found before any code of the agent could put
 /// something else in its place.
 struct Library {
-    connection: usize,
+    /// `tp_dealloc` of the class of connections: each loading of the module makes a class of its own, and Python
+    /// code can give none of its classes this function.
+    dealloc: usize,
     set_authorizer: SetAuthorizer,
 }
 
@@ -30,7 +32,9 @@ pub(crate) fn remember(module: &Bound<'_, PyAny>) {
     let find = || -> Option<Library> {
         let connection = module.getattr("Connection").ok()?;
         let set_authorizer = symbol(module)?;
-        Some(Library { connection: connection.into_ptr() as usize, set_authorizer })
+        // SAFETY: it is a live type.
+        let dealloc = unsafe { ffi::PyType_GetSlot(connection.as_ptr().cast(), ffi::Py_tp_dealloc) } as usize;
+        (dealloc != 0).then_some(Library { dealloc, set_authorizer })
     };
     if let Some(library) = find() {
         drop(LIBRARY.set(library));
@@ -59,10 +63,14 @@ fn symbol(module: &Bound<'_, PyAny>) -> Option<SetAuthorizer> {
 pub(crate) fn guard(connection: Object<'_>) -> bool {
     const HEAD: usize = size_of::<ffi::PyObject>() / size_of::<usize>();
     let Some(library) = LIBRARY.get() else { return false };
-    // SAFETY: the type is compared first; its first field after the head is the `sqlite3 *` (`pysqlite_Connection`,
+    // SAFETY: the class is compared first; its first field after the head is the `sqlite3 *` (`pysqlite_Connection`,
     // Modules/_sqlite/connection.h, 3.10 to 3.13), open when this event is raised. The callback takes no data.
     unsafe {
-        if ffi::PyObject_TypeCheck(connection.as_ptr(), library.connection as *mut ffi::PyTypeObject) == 0 {
+        let mut class = ffi::Py_TYPE(connection.as_ptr());
+        while !class.is_null() && ffi::PyType_GetSlot(class, ffi::Py_tp_dealloc) as usize != library.dealloc {
+            class = ffi::PyType_GetSlot(class, ffi::Py_tp_base).cast();
+        }
+        if class.is_null() {
             return false;
         }
         let handle = *connection.as_ptr().cast::<*mut c_void>().add(HEAD);

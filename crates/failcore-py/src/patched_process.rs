@@ -135,7 +135,13 @@ pub(crate) fn spawnp(call: &mut Call) -> Judged {
             .split(|b| *b == b':')
             .map(|dir| [if dir.is_empty() { b"." } else { dir }, b"/", &name].concat())
             .collect();
-        let (program, _) = first_runnable(&candidates, None)?;
+        let asked = call.get(0, "path").map(make::again);
+        if let Some(asked) = asked {
+            call.own(asked);
+        }
+        let asked = asked.and_then(|asked| call.owned(asked));
+        let (program, _) =
+            first_runnable(&candidates, None).map_err(|refusal| Box::new(refusal.about(asked, None)))?;
         call.replace(0, "path", make::bytes(&program)).map_err(|()| lost())?;
     }
     spawn(call)
@@ -144,7 +150,13 @@ pub(crate) fn spawnp(call: &mut Call) -> Judged {
 /// Judges the program of an exec call and leaves only what was judged in it.
 fn exec(call: &mut Call, event: &str) -> Judged {
     let Some(object) = call.get(0, "path") else { return Ok(()) };
-    let path = match object.int() {
+    // What the program named stands in the exception, not our copy.
+    let asked = make::again(object);
+    let number = object.int();
+    call.own(asked);
+    let about = call.owned(asked);
+    let Some(object) = about else { return Ok(()) };
+    let path = match number {
         Some(fd) => format!("/proc/self/fd/{fd}").into_bytes(),
         None => {
             let Some(path) = make::fs_bytes(object) else { return Ok(()) };
@@ -153,7 +165,6 @@ fn exec(call: &mut Call, event: &str) -> Judged {
         }
     };
     let argv = settle_argv(call, 1, "argv", event)?;
-    let about = call.get(0, "path");
     let image = resolve(None, &path, Follow::Final, about)?;
     if !image.exists {
         return Err(Refusal::os(libc::ENOENT).about(about, None).into());
@@ -198,11 +209,18 @@ fn file_actions(call: &mut Call) -> Judged {
     call.replace(NOWHERE, "file_actions", copied).map_err(|()| lost())?;
     let actions = call.get(NOWHERE, "file_actions").and_then(Object::items).ok_or_else(unknown)?;
     for action in actions {
-        if action.item(0).and_then(Object::int).ok_or_else(unknown)? != OPEN {
-            continue;
+        let Some(tag) = action.item(0) else { return Ok(()) }; // the function itself refuses it
+        match tag.int() {
+            Some(OPEN) => {}
+            Some(_) => continue,
+            None if make::index(tag).is_none() => return Ok(()), // so it does
+            None => return Err(unknown()),
         }
         let about = action.item(2);
         let path = about.and_then(Object::os_bytes).ok_or_else(unknown)?;
+        if path.contains(&0) {
+            return Ok(()); // so it does
+        }
         let flags = action.item(3).and_then(Object::int).ok_or_else(unknown)? as i32;
         let file = resolve(None, &path, Follow::Final, about)?;
         let rights = rights(flags, file.exists);

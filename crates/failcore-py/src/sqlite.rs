@@ -34,6 +34,15 @@ pub(crate) struct Authorizer(Option<Py<PyAny>>);
 
 #[pymethods]
 impl Authorizer {
+    /// The program's own name for it, which sqlite3 puts into what it prints.
+    #[getter]
+    fn __name__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        match &self.0 {
+            Some(own) => own.getattr(py, "__name__"),
+            None => Ok("authorizer".into_pyobject(py)?.into_any().unbind()),
+        }
+    }
+
     #[pyo3(signature = (action, first=None, *rest))]
     fn __call__(
         &self,
