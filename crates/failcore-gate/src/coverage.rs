@@ -58,6 +58,7 @@ const NOT_HELD: &[&str] = &[
     "an sqlite database's journals and a semaphore's name in /dev/shm are not judged one by one",
     "a tool scope is what the program says of itself: code that digs can leave it, and then has the session's grants",
     "in a sub-interpreter there are no tool scopes of its own",
+    "a denied directory that a program outside the gate moves is known by its new name after a millisecond",
     "an address reached directly may be shared by other hosts than the one that was granted",
     "open descriptors and connections outlive a grant that ends, until the run stops",
     "hard links made before the run to files that only a glob denies are not held",

@@ -3,8 +3,10 @@
 //! Policies judge resolved paths, so resolving is part of completing a request. The common case, a path without
 //! symbolic links, costs one `openat2(2)`; everything else is walked.
 
+use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use failcore_model::{AbsPath, FileId, FileRef, PathError, Text};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, fstat, openat, openat2, readlinkat, statat};
@@ -43,6 +45,9 @@ impl ResolveError {
     }
 }
 
+/// How long the identity of the directories above a file is taken as known. A program outside the gate that moves a
+/// denied directory goes unnoticed for so long; a path resolved in this lane can be raced for longer than that.
+const FRESH: Duration = Duration::from_millis(1);
 /// As many links as the kernel follows (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
@@ -92,10 +97,8 @@ pub fn file(
     let mut found = FileRef { asked: Text::from(asked), exists, ids: SmallVec::new(), path: own_proc(path) };
     if ids {
         found.ids.extend(id);
-        let mut above = found.path.parent();
-        while let Some(dir) = above {
-            found.ids.extend(stat_identity(&dir));
-            above = dir.parent();
+        if let Some(dir) = found.path.parent() {
+            extend_with_directories(&mut found.ids, dir);
         }
     }
     Ok(found)
@@ -225,6 +228,35 @@ fn own_proc(path: AbsPath) -> AbsPath {
     }
     let own = [b"/proc/self", &rest[end..]].concat();
     AbsPath::new(&own).unwrap_or(path)
+}
+
+/// Appends the identity of `dir` and of each directory above it.
+///
+/// Programs open many files of one directory in a row, so the thread's last answer serves for [`FRESH`].
+fn extend_with_directories(ids: &mut SmallVec<[FileId; 1]>, dir: AbsPath) {
+    thread_local!(static LAST: RefCell<Option<Chain>> = const { RefCell::new(None) });
+    LAST.with_borrow_mut(|last| {
+        let now = Instant::now();
+        if let Some(known) = last.as_ref().filter(|known| known.dir == dir && now - known.at < FRESH) {
+            ids.extend_from_slice(&known.ids);
+            return;
+        }
+        let mut chain = Vec::new();
+        let mut next = Some(dir.clone());
+        while let Some(here) = next {
+            chain.extend(stat_identity(&here));
+            next = here.parent();
+        }
+        ids.extend_from_slice(&chain);
+        *last = Some(Chain { dir, ids: chain, at: now });
+    });
+}
+
+/// Directories from one up to the root, as they were a moment ago.
+struct Chain {
+    dir: AbsPath,
+    ids: Vec<FileId>,
+    at: Instant,
 }
 
 fn identity(fd: &OwnedFd) -> Option<FileId> {
