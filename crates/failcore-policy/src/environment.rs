@@ -6,6 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use failcore_model::AbsPath;
+use serde::{Deserialize, Serialize};
 
 /// Everything outside a policy's text that its meaning depends on. The resolved policy no longer refers to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,7 +24,8 @@ pub struct Environment {
 }
 
 /// A Python installation, found without running it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Python {
     /// The interpreter as named, as `/work/.venv/bin/python`.
     pub executable: AbsPath,

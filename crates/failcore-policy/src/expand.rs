@@ -42,12 +42,13 @@ impl Draft {
     }
 
     /// The policy: what it is called and what becomes of refusals is the named file's say.
-    pub(crate) fn finish(self, document: &Document) -> Resolved {
+    pub(crate) fn finish(self, document: &Document, env: &Environment) -> Resolved {
         Resolved {
             resolved: resolved::VERSION,
             name: document.name.clone(),
             mode: document.mode,
             reads: document.trace.reads,
+            run: resolved::Run::of(env),
             tools: self.tools,
             rules: self.rules,
         }

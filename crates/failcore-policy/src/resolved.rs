@@ -1,8 +1,10 @@
 //! The resolved policy: one self-contained text, from which the same decisions follow anywhere.
 
+use failcore_model::AbsPath;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::environment::{Environment, Python};
 use crate::error::{PolicyError, Problem};
 use crate::rule::{Key, Rule};
 use crate::set::{Mode, Reads};
@@ -17,10 +19,35 @@ pub(crate) struct Resolved {
     pub(crate) name: Option<String>,
     pub(crate) mode: Mode,
     pub(crate) reads: Reads,
+    #[serde(default, skip_serializing_if = "Run::is_none")]
+    pub(crate) run: Run,
     #[serde(default, rename = "tool", skip_serializing_if = "Vec::is_empty")]
     pub(crate) tools: Vec<Tool>,
     #[serde(default, rename = "rule", skip_serializing_if = "Vec::is_empty")]
     pub(crate) rules: Vec<Rule>,
+}
+
+/// The run it was resolved for: what `~`, `${tmp}` and the `python` preset referred to, so that another policy can
+/// be read as if for the same run. Decides nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Run {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) home: Option<AbsPath>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tmp: Option<AbsPath>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) python: Option<Python>,
+}
+
+impl Run {
+    pub(crate) fn of(env: &Environment) -> Self {
+        Self { home: env.home.clone(), tmp: env.tmp.clone(), python: env.python.clone() }
+    }
+
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// A tool scope: the lists it has of its own. Its entries are rules that name it by position.
@@ -45,6 +72,7 @@ impl Resolved {
             name: None,
             mode: Mode::Enforce,
             reads: Reads::Binding,
+            run: Run::default(),
             tools: Vec::new(),
             rules: Vec::new(),
         }

@@ -97,6 +97,14 @@ impl PolicySet {
         &self.text
     }
 
+    /// The environment to read another policy in, as if for the run that this one was resolved for: this
+    /// process's own, with that run's home, interpreter and private directory.
+    pub fn environment(&self) -> Environment {
+        let run = self.resolved.run.clone();
+        let own = Environment::current();
+        Environment { home: run.home.or(own.home), python: run.python, tmp: run.tmp, ..own }
+    }
+
     /// SHA-256 of [`PolicySet::resolved`], in hexadecimal.
     pub fn digest(&self) -> &str {
         &self.digest

@@ -88,7 +88,7 @@ impl<'a> Loader<'a> {
         self.built_in = draft.clone();
         let document = self.read(&Origin { name, text, dir, shipped: false }, &mut draft);
         if self.problems.is_empty() {
-            Ok(draft.finish(&document))
+            Ok(draft.finish(&document, self.env))
         } else {
             Err(PolicyError::new(self.problems))
         }
@@ -166,7 +166,7 @@ impl<'a> Loader<'a> {
     fn rows(&self, document: &Document, origin: &Origin<'_>, own: &Draft) -> Vec<(Range<usize>, Wrong)> {
         let mut draft = self.built_in.clone();
         draft.add(own.clone());
-        let set = match PolicySet::compile(draft.finish(document)) {
+        let set = match PolicySet::compile(draft.finish(document, self.env)) {
             Ok(set) => set,
             Err(error) => return vec![(0..0, Wrong::new(error.to_string()))],
         };
