@@ -1,6 +1,6 @@
 //! A process of a run, for the tests: attaches, records a number of facts, and dies as it is told.
 //!
-//! Usage: `agent RECORDS kill|exit|nonsense`, with `FAILCORE_SOCKET` in the environment.
+//! Usage: `agent RECORDS kill|exit`, with `FAILCORE_SOCKET` in the environment.
 
 use std::process::ExitCode;
 

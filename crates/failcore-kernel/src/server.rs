@@ -438,7 +438,8 @@ impl Drain<'_> {
         }
         match write(&mut self.writer) {
             Ok(_) => true,
-            Err(TraceError::NotAnEvent { .. }) => false,
+            // One process's record, not the trace: that process gets no more credit.
+            Err(TraceError::NotAnEvent(_) | TraceError::Unredactable(_)) => false,
             Err(error) => {
                 *lock(&self.state.broken) = Some(error.to_string());
                 true
