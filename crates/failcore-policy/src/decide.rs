@@ -240,7 +240,7 @@ impl<'a> Judge<'a> {
         for name in &context.names {
             self.meet_name(name, port, way, |rule, effect, _| {
                 if effect == Effect::Permit && !public {
-                    named = true;
+                    named |= self.view.sees(&self.set.index.metas[rule as usize]);
                 } else {
                     tally.meet(rule, ONE, false);
                 }
