@@ -1,5 +1,6 @@
 """What-if replay means the recorded run: its interpreter, its home, its private directory."""
 
+import shutil
 import subprocess
 
 from tests.conftest import WORKSPACE, World
@@ -13,7 +14,8 @@ attempt("write", lambda: open("out.txt", "w").write("x"))
 
 
 def replay(world: World, trace, policy, path: str) -> subprocess.CompletedProcess:
-    argv = [*world.as_user, world.failcore, "replay", str(trace), "--policy", str(policy)]
+    user = [shutil.which(world.as_user[0]), *world.as_user[1:]] if world.as_user else []
+    argv = [*user, world.failcore, "replay", str(trace), "--policy", str(policy)]
     environ = {"PATH": path, "HOME": "/nonexistent", "XDG_STATE_HOME": world.environ()["XDG_STATE_HOME"]}
     return subprocess.run(argv, cwd="/", env=environ, capture_output=True, text=True, timeout=60)
 
