@@ -4,6 +4,7 @@
 //! extension modules, each `sys.audit` in the standard library), not out of the documentation, which leaves some
 //! out. A test reads it out of the installed interpreters again and compares.
 
+use crate::hook_entry;
 use crate::hook_object::Args;
 use crate::hook_raise::Refusal;
 use crate::{decode_fs as fs, decode_native as native, decode_net as net, decode_process as process};
@@ -136,6 +137,8 @@ events! {
         "sqlite3.load_extension" => native::ffi, "native.load";
     }
     noticed {
+        "cpython._PySys_ClearAuditHooks" => hook_entry::about_to_be_cleared,
+            "the interpreter's own life; what it reads raises `open`";
         "cpython.run_command" => native::main_program, "what it reads raises `open`";
         "cpython.run_file" => native::main_program, "what it reads raises `open`";
         "cpython.run_module" => native::main_program, "what it reads raises `open`";
@@ -180,7 +183,7 @@ events! {
         ];
         "the interpreter's own life; what it reads raises `open`": [
             "cpython.PyInterpreterState_Clear", "cpython.PyInterpreterState_New",
-            "cpython._PySys_ClearAuditHooks", "cpython.run_interactivehook", "cpython.run_startup", ];
+            "cpython.run_interactivehook", "cpython.run_startup", ];
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pyo3::ffi;
 
+use crate::hook_entry;
 use crate::hook_object::{Args, Object};
 use crate::hook_raise::{self, Refusal};
 use crate::{events, monitor};
@@ -42,7 +43,8 @@ pub(crate) fn install(initialised: bool) -> Result<(), &'static str> {
         return Ok(());
     }
     // SAFETY: the hook is a static function of a library that is never unloaded, and takes no data.
-    let answer = unsafe { PySys_AddAuditHook(hook, std::ptr::null_mut()) };
+    let add = || unsafe { PySys_AddAuditHook(hook, std::ptr::null_mut()) };
+    let answer = if initialised { add() } else { hook_entry::remembered(add) };
     let mut alive = answer == 0;
     if initialised && alive {
         PROBED.store(false, Ordering::SeqCst);

@@ -16,6 +16,7 @@ mod hook;
 mod hook_attach;
 mod hook_call;
 mod hook_context;
+mod hook_entry;
 mod hook_list;
 mod hook_make;
 mod hook_object;
