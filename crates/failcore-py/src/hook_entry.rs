@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::events::Judged;
+use crate::hook_context;
 use crate::hook_object::Args;
 
 /// `PyMemAllocatorEx` (Include/cpython/pymem.h), the same since 3.5.
@@ -53,9 +54,10 @@ pub(crate) fn remembered<R>(add: impl FnOnce() -> R) -> R {
     answer
 }
 
-/// CPython is about to free its entries: ours goes back to the allocator that gave it.
+/// CPython is about to free its entries: ours goes back to the allocator that gave it. Programs can raise the event
+/// too, at any time: only at the end does it mean anything.
 pub(crate) fn about_to_be_cleared(_: Args<'_>) -> Judged {
-    if !ENTRY.load(Ordering::Relaxed).is_null() {
+    if hook_context::is_finalising() && !ENTRY.load(Ordering::Relaxed).is_null() {
         let last = *LAST.get_or_init(current);
         set(&Allocator { free: given_back, ..last });
     }
