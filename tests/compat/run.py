@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import platform
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -25,6 +27,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", default=harness.MODULES, help="these test modules")
     parser.add_argument("--versions", nargs="+", help="these versions, such as 3.12")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--keep", type=Path, help="keep results in this file, and do not repeat those it has")
     options = parser.parse_args()
 
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -35,8 +38,14 @@ def main() -> int:
     # What came of each: differences and how many were compared, or why it broke. Not there: skipped.
     results: dict[tuple[str, str], tuple[list[harness.Difference], int] | str] = {}
 
+    if options.keep and options.keep.exists():
+        for key, differences, compared in json.loads(options.keep.read_text()):
+            results[tuple(key)] = ([harness.Difference(*d) for d in differences], compared)
+
     def job(task: tuple[harness.Interpreter, str]) -> None:
         interpreter, module = task
+        if (interpreter.version, module) in results:
+            return
         since = time.monotonic()
         try:
             results[interpreter.version, module] = result = harness.compare(interpreter, module, failcore)
@@ -46,6 +55,13 @@ def main() -> int:
         except RuntimeError as error:
             results[interpreter.version, module] = words = str(error)
         print(f"  {interpreter.version:8} {module:36} {words} ({time.monotonic() - since:.0f} s)", flush=True)
+        if options.keep:
+            kept = [
+                (k, [astuple(d) for d in r[0]], r[1])
+                for k, r in results.copy().items()
+                if not isinstance(r, str)
+            ]
+            options.keep.write_text(json.dumps(kept))
 
     for interpreter in found:
         if interpreter.executable is None:
