@@ -127,6 +127,10 @@ def through_replay(case: Path, requests: list, expected: list, command: str) -> 
             file.write(json.dumps({**SESSION, "seq": seq, "ts": "2026-06-01T00:00:00Z", **one}) + "\n")
     policy = AGENT / "policy.toml"
     policy.write_text((case / "policy.toml").read_text())
+    shown = subprocess.run(
+        [command, "policy", "show", str(policy)], capture_output=True, text=True, check=True
+    )
+    (directory / "policy.toml").write_text(shown.stdout)
     done = subprocess.run(
         [command, "replay", str(directory), "--policy", str(policy)],
         capture_output=True,
