@@ -9,6 +9,7 @@ import argparse
 import datetime
 import json
 import platform
+import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,8 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="keep results in this file, and do not repeat those it has")
     options = parser.parse_args()
 
+    # A run in the background of a shell inherits an ignored SIGINT, which some tests look at; exec makes it the default.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     wanted = options.versions or (harness.VERSIONS if options.all else [here])
     found = [i for i in harness.interpreters() if i.version.startswith(tuple(f"{v}" for v in wanted))]

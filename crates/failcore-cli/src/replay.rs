@@ -17,8 +17,11 @@ use crate::ui::{Answer, BAD, FAINT, GOOD, STRONG, Styled, Ui, WARN, clause, coun
 /// Decides every record again; exit code 3 where a decision changed or could not be made.
 pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
     let dir = trace::locate(&args.trace)?;
-    // The other policy means the recorded run's interpreter and directories, not those of whoever asks.
-    let policy = policy::load(&args.policy, &policy::recorded(&dir)?.environment())?;
+    // The other policy means the recorded run's interpreter and directories, not those of whoever asks; records
+    // alone, as other tools may write them, do not say which those were.
+    let recorded = dir.join("policy.toml").exists().then(|| policy::recorded(&dir)).transpose()?;
+    let env = recorded.map_or_else(policy::environment, |recorded| recorded.environment());
+    let policy = policy::load(&args.policy, &env)?;
     let bar = ui.progress("deciding again", None);
     let records = trace::read(&dir)?.inspect(|_| bar.inc(1));
     let found = what_if(records, &policy, |request| failcore_trace::redacted_field(request).is_some());
