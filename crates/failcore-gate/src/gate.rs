@@ -41,6 +41,18 @@ pub struct Gate {
 pub struct Grant {
     action: Action,
     op: u64,
+    pid: u32,
+}
+
+/// Who attempts an operation, where the gate is not in the attempting process.
+#[derive(Debug, Clone)]
+pub struct Actor {
+    /// The process.
+    pub pid: u32,
+    /// The thread.
+    pub tid: u32,
+    /// The image the process runs.
+    pub exe: Text,
 }
 
 impl Grant {
@@ -127,16 +139,38 @@ impl Gate {
     /// A [`Denial`] where the policy refuses it, a person does, the record cannot be written, or anything inside
     /// fails: there is no other way out than a grant.
     pub fn check(&self, action: Action, claims: Claims, addresses: &[IpAddr]) -> Result<Grant, Denial> {
+        let tid = thread_id(self.subject.pid);
+        let subject = Subject { tid, claimed: claims, ..self.subject.clone() };
+        self.check_subject(subject, action, addresses)
+    }
+
+    /// As [`Gate::check`], for another process: the gate of a supervisor.
+    ///
+    /// # Errors
+    /// As [`Gate::check`].
+    pub fn check_for(
+        &self,
+        actor: Actor,
+        action: Action,
+        claims: Claims,
+        addresses: &[IpAddr],
+    ) -> Result<Grant, Denial> {
+        let Actor { pid, tid, exe } = actor;
+        let (agent, run) = (self.subject.agent.clone(), self.subject.run.clone());
+        self.check_subject(Subject { pid, tid, exe, agent, run, claimed: claims }, action, addresses)
+    }
+
+    fn check_subject(&self, subject: Subject, action: Action, addresses: &[IpAddr]) -> Result<Grant, Denial> {
         // The ports may be foreign code; whatever panics in them or in `decide`, the answer is a denial.
-        match catch_unwind(AssertUnwindSafe(|| self.judge(action.clone(), claims, addresses))) {
+        match catch_unwind(AssertUnwindSafe(|| self.judge(subject, action.clone(), addresses))) {
             Ok(answer) => answer,
             Err(_) => Err(self.broken(&action)),
         }
     }
 
-    fn judge(&self, action: Action, claims: Claims, addresses: &[IpAddr]) -> Result<Grant, Denial> {
+    fn judge(&self, subject: Subject, action: Action, addresses: &[IpAddr]) -> Result<Grant, Denial> {
         let started = Instant::now();
-        let request = Box::new(self.complete(action, claims, addresses));
+        let request = Box::new(self.complete(subject, action, addresses));
         let decision = self.policy.decide(&request);
         let ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
 
@@ -158,13 +192,13 @@ impl Gate {
         if decision.obligations.contains(&Obligation::Approve) {
             self.approve(op, &request)?;
         }
-        let Request { action, .. } = *request;
+        let Request { action, subject, .. } = *request;
         self.meter.count(&action);
-        Ok(Grant { action, op })
+        Ok(Grant { action, op, pid: subject.pid })
     }
 
     /// Fills in every fact that the decision may look at.
-    fn complete(&self, action: Action, claims: Claims, addresses: &[IpAddr]) -> Request {
+    fn complete(&self, subject: Subject, action: Action, addresses: &[IpAddr]) -> Request {
         let time = now();
         let names = match &action {
             Action::Connect(Endpoint::Inet { addr, .. }) | Action::Send(Endpoint::Inet { addr, .. }) => {
@@ -175,10 +209,9 @@ impl Gate {
         let limits = self.policy.limits();
         let counters =
             if limits.is_empty() { Counters::default() } else { relevant(self.meter.counters(time), limits) };
-        let tid = thread_id(self.subject.pid);
         Request {
             action,
-            subject: Subject { tid, claimed: claims, ..self.subject.clone() },
+            subject,
             context: Context { lane: self.lane, time, names, addresses: addresses.into(), counters },
         }
     }
@@ -187,7 +220,7 @@ impl Gate {
         let question = format!("{} {}", request.action.verb(), request.action.resource());
         let (answer, who) = self.approver.ask(request, &question);
         let reason = if who.is_empty() { Reason::ApprovalTimeout } else { Reason::Refused };
-        let event = Event::Approval { op, pid: self.subject.pid, answer, who };
+        let event = Event::Approval { op, pid: request.subject.pid, answer, who };
         if self.sink.append(&event).is_err() {
             return Err(self.unwritable(request));
         }
@@ -201,8 +234,12 @@ impl Gate {
     ///
     /// A failure to record it is not reported: the decision's own record was written before.
     pub fn conclude(&self, grant: Grant, outcome: Outcome) {
-        let event = Event::Concluded { op: grant.op, pid: self.subject.pid, outcome };
-        drop(self.sink.append(&event));
+        self.conclude_op(grant.op, grant.pid, outcome);
+    }
+
+    /// As [`Gate::conclude`], for an operation that the kernel performed and whose end was seen later.
+    pub fn conclude_op(&self, op: u64, pid: u32, outcome: Outcome) {
+        drop(self.sink.append(&Event::Concluded { op, pid, outcome }));
     }
 
     /// Records a fact that is no decision, such as a scope entered.

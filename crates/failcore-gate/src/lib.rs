@@ -14,5 +14,5 @@ mod ports;
 pub mod replay;
 pub mod resolve;
 
-pub use gate::{Builder, Gate, Grant};
+pub use gate::{Actor, Builder, Gate, Grant};
 pub use ports::{Approver, Meter, Names, NoNames, Nobody, Sink, SinkError, Uncounted};

@@ -7,14 +7,29 @@
 //! assured on disk: no credit, no operation.
 
 mod attach;
+mod call;
+mod calls;
+mod exec;
+mod filter;
+mod guardian;
+mod launch;
+mod memory;
+mod notify;
+mod open;
+mod own;
 mod page;
+mod patience;
 pub mod probe;
 mod ring;
 mod server;
 mod shared;
+mod supervisor;
+mod tasks;
+mod walk;
 mod wire;
 
 pub use attach::{AttachError, Attachment};
+pub use launch::{Launch, StartError, Supervisor};
 pub use page::{RunPage, Sampled};
 pub use server::{Served, Server, ServerError};
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use failcore_gate::Approver;
+use failcore_gate::{Approver, Meter, Sink};
 use failcore_model::{Event, Text, Timestamp};
 use failcore_trace::{TraceError, Writer};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -21,6 +21,7 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::own::{self, Own, OwnSink};
 use crate::page::{RunPage, Sampled};
 use crate::ring::{CAPACITY, Consumer};
 use crate::wire::{Ask, Verdict, Welcome, receive, send};
@@ -94,7 +95,7 @@ struct State {
     stopping: AtomicBool,
     processes: AtomicUsize,
     connections: AtomicUsize,
-    own: Mutex<Vec<Event>>,
+    own: Arc<Own>,
     /// Why the trace can no longer be written, once it cannot.
     broken: Mutex<Option<String>>,
 }
@@ -119,7 +120,7 @@ impl Server {
         mut writer: Writer,
         approver: Arc<dyn Approver>,
     ) -> Result<Self, ServerError> {
-        writer.reserve(EXPANSION * CAPACITY as u64)?;
+        writer.reserve(EXPANSION * (CAPACITY as u64 + own::CAPACITY))?;
         let listener =
             open_listener(socket).map_err(|why| ServerError::Listen { socket: socket.into(), why })?;
         let policy = sealed("failcore-policy", served.policy.as_bytes()).map_err(ServerError::Memory)?;
@@ -136,7 +137,7 @@ impl Server {
             stopping: AtomicBool::new(false),
             processes: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
-            own: Mutex::default(),
+            own: Arc::default(),
             broken: Mutex::default(),
         });
         let drainer = {
@@ -168,9 +169,24 @@ impl Server {
         self.state.page.sample(sampled);
     }
 
+    /// Where the parent's own gates record: the supervisor of the kernel lane, the broker.
+    pub fn sink(&self) -> Arc<dyn Sink> {
+        Arc::new(OwnSink { own: Arc::clone(&self.state.own), page: self.state.page.clone() })
+    }
+
+    /// The run's shared counters, for the parent's own gates.
+    pub fn meter(&self) -> Arc<dyn Meter> {
+        Arc::new(self.state.page.clone())
+    }
+
+    /// Who is asked for approvals.
+    pub fn approver(&self) -> Arc<dyn Approver> {
+        Arc::clone(&self.state.approver)
+    }
+
     /// Records a fact of the parent's own.
     pub fn record(&self, event: Event) {
-        lock(&self.state.own).push(event);
+        self.state.own.push(event);
         self.state.page.ring();
     }
 
@@ -346,6 +362,7 @@ impl Drain<'_> {
             let worked = self.welcome() | self.own_events() | self.drain();
             self.farewell();
             if stopping && !worked {
+                self.state.own.close("the run is over");
                 return self.writer;
             }
             idle = if worked { 0 } else { idle + 1 };
@@ -355,7 +372,7 @@ impl Drain<'_> {
                 let members = &self.members;
                 self.state.page.doze(DOZE, || {
                     members.iter().all(|member| member.ring.is_empty())
-                        && lock(&self.state.own).is_empty()
+                        && self.state.own.is_empty()
                         && !self.state.stopping.load(SeqCst)
                 });
                 idle = IDLE_NAPS - 1;
@@ -377,11 +394,18 @@ impl Drain<'_> {
     }
 
     fn own_events(&mut self) -> bool {
-        let events = std::mem::take(&mut *lock(&self.state.own));
-        for event in &events {
-            self.write(|writer| writer.append(event));
+        let (events, bytes) = self.state.own.take();
+        if events.is_empty() {
+            return false;
         }
-        !events.is_empty()
+        // One write for all that waited; what one of them cannot be is no reason to lose the others.
+        for event in &events {
+            self.write(|writer| writer.stage(event));
+        }
+        self.write(Writer::flush);
+        self.grant();
+        self.state.own.grant(bytes);
+        true
     }
 
     /// Takes everything out of every ring, then assures space for as much again.
@@ -421,7 +445,8 @@ impl Drain<'_> {
 
     fn grant(&mut self) {
         let rings = self.members.iter().filter(|member| !member.shunned).count() as u64;
-        let assured = self.write(|writer| writer.reserve(EXPANSION * rings * CAPACITY as u64));
+        let room = EXPANSION * (rings * CAPACITY as u64 + own::CAPACITY);
+        let assured = self.write(|writer| writer.reserve(room));
         if assured && lock(&self.state.broken).is_none() {
             for member in self.members.iter().filter(|member| !member.shunned) {
                 member.ring.grant();
@@ -441,6 +466,7 @@ impl Drain<'_> {
             // One process's record, not the trace: that process gets no more credit.
             Err(TraceError::NotAnEvent(_) | TraceError::Unredactable(_)) => false,
             Err(error) => {
+                self.state.own.close(&error.to_string());
                 *lock(&self.state.broken) = Some(error.to_string());
                 true
             }

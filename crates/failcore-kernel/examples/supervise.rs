@@ -1,0 +1,71 @@
+//! A program under supervision, for the tests: starts it, waits for its end, and closes the trace.
+//!
+//! Usage: `supervise POLICY TRACE-DIR -- PROGRAM [ARG…]`. Its exit code is the program's; 125 and 126 are our own.
+
+#![allow(clippy::print_stderr, clippy::unwrap_used, reason = "a program of the tests")]
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use failcore_gate::{Gate, Nobody};
+use failcore_kernel::{Launch, Served, Server, Supervisor};
+use failcore_model::{AbsPath, Lane};
+use failcore_policy::{Environment, PolicySet};
+use failcore_trace::{SigningKey, Writer};
+use rustix::process::{WaitOptions, set_child_subreaper, waitpid};
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    let policy = args.next().unwrap();
+    let trace = std::path::absolute(args.next().unwrap()).unwrap();
+    assert_eq!(args.next().unwrap(), "--");
+    let program = args.next().unwrap();
+    let policy = PolicySet::load(Path::new(&policy), &Environment::current()).unwrap();
+    let own = AbsPath::lexical(trace.as_os_str().as_encoded_bytes()).unwrap();
+    let policy = policy.protect(&[own]);
+    let identities: Vec<_> = policy
+        .literal_denies()
+        .into_iter()
+        .filter_map(|(id, path)| {
+            use std::os::unix::fs::MetadataExt;
+            let stat = std::fs::symlink_metadata(path.as_path()).ok()?;
+            Some((id, failcore_model::FileId { dev: stat.dev(), ino: stat.ino() }))
+        })
+        .collect();
+    let policy = Arc::new(policy.with_identities(&identities));
+    std::fs::create_dir_all(&trace).unwrap();
+    let key = SigningKey::load_or_create(&trace.join("key")).unwrap();
+    let writer = Writer::create(&trace.join("trace"), "s1", &key, policy.resolved()).unwrap();
+    let served =
+        Served { session: "s1".into(), agent: None, run: None, policy: policy.resolved().to_owned() };
+    let server = Server::start(&trace.join("socket"), served, writer, Arc::new(Nobody)).unwrap();
+    set_child_subreaper(Some(rustix::process::getpid())).unwrap();
+    let gate = Gate::builder(Arc::clone(&policy), server.sink(), Lane::Kernel).meter(server.meter()).build();
+    let launch = Launch {
+        program,
+        args: args.collect(),
+        env: std::env::vars_os().collect(),
+        cwd: None,
+        stdin_null: false,
+    };
+    let code = match Supervisor::start(&launch, gate) {
+        Ok(supervisor) => {
+            let root = rustix::process::Pid::from_raw(supervisor.root().cast_signed());
+            let status = loop {
+                match waitpid(None, WaitOptions::empty()) {
+                    Ok(Some((pid, status))) if Some(pid) == root => break status,
+                    _ => {}
+                }
+            };
+            supervisor.finish();
+            status.exit_status().unwrap_or_else(|| 128 + status.terminating_signal().unwrap_or_default())
+        }
+        Err(error) => {
+            eprintln!("supervise: {error}");
+            126
+        }
+    };
+    server.finish().close(Some(code)).unwrap();
+    ExitCode::from(u8::try_from(code).unwrap_or(255))
+}

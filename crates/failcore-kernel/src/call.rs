@@ -1,0 +1,194 @@
+//! One system call of an agent's task, while it waits: its arguments, its view of the file system, its verdict.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use failcore_gate::{Actor, Grant};
+use failcore_model::{Action, Claims, FileId, FileRef, Outcome, Text};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, statat};
+use rustix::io::Errno;
+use smallvec::SmallVec;
+
+use crate::memory;
+use crate::notify::Notice;
+use crate::supervisor::Shared;
+use crate::tasks::{Process, descends};
+use crate::walk::{Entry, Found, Object, Start, View};
+
+/// What the task gets.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// A return value.
+    Value(i64),
+    /// This descriptor, under a number of its own.
+    Descriptor {
+        /// What is injected.
+        fd: OwnedFd,
+        /// Whether it closes on exec.
+        close_on_exec: bool,
+    },
+    /// The kernel performs the call: nothing judged can change any more, or it is verified afterwards.
+    Proceed,
+}
+
+/// What a handler comes to; an errno ends the call with it.
+pub(crate) type Reply = Result<Answer, Errno>;
+
+/// Success without a value.
+pub(crate) const DONE: Reply = Ok(Answer::Value(0));
+
+/// A waiting call.
+pub(crate) struct Call<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) notice: Notice,
+    pub(crate) process: Arc<Process>,
+}
+
+impl View for Call<'_> {
+    fn tgid(&self) -> u32 {
+        self.process.pid
+    }
+
+    fn tid(&self) -> u32 {
+        self.notice.tid
+    }
+
+    fn in_run(&self, pid: u32) -> bool {
+        self.shared.in_run(pid)
+    }
+}
+
+impl Call<'_> {
+    /// An argument register.
+    pub(crate) fn arg(&self, n: usize) -> u64 {
+        self.notice.args[n]
+    }
+
+    /// An argument that is an `int`: the kernel looks at its lower half only.
+    pub(crate) fn int(&self, n: usize) -> i32 {
+        self.notice.args[n] as u32 as i32
+    }
+
+    /// The path that argument `n` points to, copied.
+    pub(crate) fn path(&self, n: usize) -> Result<Vec<u8>, Errno> {
+        memory::path(self.notice.tid, self.arg(n))
+    }
+
+    /// Where `asked` starts for this task, given the directory descriptor of the call.
+    pub(crate) fn start(&self, dir: i32, asked: &[u8]) -> Result<Start, Errno> {
+        if asked.starts_with(b"/") { Ok(Start::Root) } else { self.directory(dir).map(Start::At) }
+    }
+
+    /// The directory that relative paths start from.
+    pub(crate) fn directory(&self, dir: i32) -> Result<OwnedFd, Errno> {
+        if dir == libc::AT_FDCWD { self.held("cwd") } else { self.descriptor(dir) }
+    }
+
+    /// The object behind one of the task's descriptors, held by an `O_PATH` descriptor of ours.
+    pub(crate) fn descriptor(&self, fd: i32) -> Result<OwnedFd, Errno> {
+        if fd < 0 {
+            return Err(Errno::BADF);
+        }
+        self.held(&format!("fd/{fd}"))
+            .map_err(|errno| if errno == Errno::NOENT { Errno::BADF } else { errno })
+    }
+
+    fn held(&self, what: &str) -> Result<OwnedFd, Errno> {
+        openat(
+            CWD,
+            format!("/proc/{}/{what}", self.notice.tid),
+            OFlags::PATH | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+    }
+
+    /// Decides, records, grants. Whatever was copied or resolved before is certain from here on to be this task's.
+    ///
+    /// # Errors
+    /// The denial's errno; `ESRCH` where the task is gone, which nobody sees.
+    pub(crate) fn judge(&self, action: Action) -> Result<Grant, Errno> {
+        if !self.shared.listener.is_waiting(&self.notice) {
+            return Err(Errno::SRCH);
+        }
+        let image = self.process.image();
+        let actor = Actor { pid: self.process.pid, tid: self.notice.tid, exe: image.path.clone() };
+        self.shared.gate.check_for(actor, action, Claims::default(), &[]).map_err(|denial| {
+            let errno = Errno::from_raw_os_error(denial.errno);
+            self.shared.refused(denial);
+            errno
+        })
+    }
+
+    /// What a granted operation came to; a failure is recorded.
+    pub(crate) fn concluded<T>(&self, grant: Grant, result: Result<T, Errno>) -> Result<T, Errno> {
+        if let Err(errno) = &result {
+            self.shared.gate.conclude(grant, Outcome::Failed(errno.raw_os_error()));
+        }
+        result
+    }
+
+    /// An object as rules see it.
+    pub(crate) fn object_ref(&self, asked: &[u8], object: &Object) -> FileRef {
+        let id = FileId { dev: object.stat.st_dev, ino: object.stat.st_ino };
+        self.file_ref(asked, object.path.clone(), Some(id))
+    }
+
+    /// A directory entry as rules see it.
+    pub(crate) fn entry_ref(&self, asked: &[u8], entry: &Entry) -> FileRef {
+        let id = entry.stat.as_ref().map(|stat| FileId { dev: stat.st_dev, ino: stat.st_ino });
+        self.file_ref(asked, entry.path.clone(), id)
+    }
+
+    /// Wherever a walk ended, as rules see it.
+    pub(crate) fn found_ref(&self, asked: &[u8], found: &Found) -> FileRef {
+        match found {
+            Found::Object(object) => self.object_ref(asked, object),
+            Found::Vacant(entry) => self.entry_ref(asked, entry),
+            Found::Nowhere { path, .. } => self.file_ref(asked, path.clone(), None),
+        }
+    }
+
+    /// A path as rules see it, with the identity of what is there.
+    pub(crate) fn file_ref(
+        &self,
+        asked: &[u8],
+        path: failcore_model::AbsPath,
+        id: Option<FileId>,
+    ) -> FileRef {
+        let mut ids = SmallVec::new();
+        if self.shared.by_identity {
+            ids.extend(id);
+            let mut above = path.parent();
+            while let Some(dir) = above {
+                if let Ok(stat) = statat(CWD, dir.as_path(), AtFlags::SYMLINK_NOFOLLOW) {
+                    ids.push(FileId { dev: stat.st_dev, ino: stat.st_ino });
+                }
+                above = dir.parent();
+            }
+        }
+        FileRef { asked: Text::from(asked), path, exists: id.is_some(), ids }
+    }
+
+    /// Sets the worker's umask to the task's, so that what is created gets the mode it would get.
+    pub(crate) fn take_umask(&self) {
+        let status = std::fs::read(format!("/proc/{}/status", self.notice.tid)).unwrap_or_default();
+        let mask = crate::tasks::field(&status, b"Umask:")
+            .and_then(|octal| u32::from_str_radix(std::str::from_utf8(octal).ok()?, 8).ok())
+            // Unknown: nobody but the owner.
+            .unwrap_or(0o077);
+        rustix::process::umask(Mode::from_raw_mode(mask));
+    }
+
+    /// Whether a process descends from the calling one.
+    pub(crate) fn is_child(&self, pid: u32) -> bool {
+        descends(pid, self.process.pid)
+    }
+}
+
+/// The `/proc/self/fd` name of one of our descriptors.
+pub(crate) fn through(fd: &impl AsFd) -> String {
+    fn name(fd: BorrowedFd<'_>) -> String {
+        crate::walk::own_fd(fd)
+    }
+    name(fd.as_fd())
+}

@@ -1,0 +1,127 @@
+//! Starting images: judged on the file that will run, and verified once it runs.
+//!
+//! An exec cannot be performed for another task, so the kernel does it and reads the path anew. What a racing thread
+//! changes there meanwhile is caught twice: Landlock bounds what may run at all, and the image that really runs is
+//! compared with the judged one before its first mediated call is answered.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+
+use failcore_model::{Action, FileId, Text};
+use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+use rustix::io::Errno;
+
+use crate::call::{Answer, Call, Reply, through};
+use crate::memory;
+use crate::tasks::Expected;
+use crate::walk::{self, Found, Object, Start, View};
+
+/// Most arguments, and most bytes of them, that are judged; the kernel's own limit is a quarter of the stack's.
+const MOST_ARGUMENTS: usize = 65_536;
+const MOST_BYTES: usize = 6 << 20;
+/// How many interpreters may stand behind one another (fs/exec.c).
+const MOST_INTERPRETERS: usize = 5;
+
+/// `execve(path, argv, envp)`.
+pub(crate) fn execve(call: &Call<'_>) -> Reply {
+    let asked = call.path(0)?;
+    let found = walk::object(call, &call.start(libc::AT_FDCWD, &asked)?, &asked, true)?;
+    judged(call, &asked, found, call.arg(1))
+}
+
+/// `execveat(dir, path, argv, envp, flags)`.
+pub(crate) fn execveat(call: &Call<'_>) -> Reply {
+    let asked = call.path(1)?;
+    let flags = call.int(4);
+    let found = if asked.is_empty() && flags & libc::AT_EMPTY_PATH != 0 {
+        let fd = call.descriptor(call.int(0))?;
+        let path = match walk::real_path(fd.as_fd()) {
+            Ok(path) => walk::own_proc(call, path),
+            // Memory without a name: spoken of by its descriptor.
+            Err(_) => failcore_model::AbsPath::new(format!("/proc/self/fd/{}", call.int(0)).as_bytes())
+                .map_err(|_| Errno::ACCESS)?,
+        };
+        Found::Object(Object { stat: fstat(&fd)?, fd, path })
+    } else {
+        let follow = flags & libc::AT_SYMLINK_NOFOLLOW == 0;
+        walk::object(call, &call.start(call.int(0), &asked)?, &asked, follow)?
+    };
+    judged(call, &asked, found, call.arg(2))
+}
+
+fn judged(call: &Call<'_>, asked: &[u8], found: Found, argv: u64) -> Reply {
+    let image = match found {
+        Found::Object(image) => image,
+        // Looking for a program along PATH starts nothing.
+        Found::Vacant(_) => return Err(Errno::NOENT),
+        Found::Nowhere { why, .. } => return Err(why),
+    };
+    if image.is(FileType::Symlink) {
+        return Err(Errno::LOOP);
+    }
+    if !image.is(FileType::RegularFile) {
+        return Err(Errno::ACCESS);
+    }
+    let argv = arguments(call.tid(), argv)?;
+    let runs = what_runs(call, &image)?;
+    let grant = call.judge(Action::Exec { image: call.object_ref(asked, &image), argv })?;
+    let before = call.process.image().id;
+    call.process.expect(Expected { id: runs, tid: call.tid(), before, op: grant.op() });
+    call.shared.changing();
+    Ok(Answer::Proceed)
+}
+
+/// The argument vector, copied.
+fn arguments(tid: u32, argv: u64) -> Result<Vec<Text>, Errno> {
+    let mut found = Vec::new();
+    let mut bytes = 0;
+    if argv == 0 {
+        return Ok(found);
+    }
+    loop {
+        let at = argv.checked_add(found.len() as u64 * 8).ok_or(Errno::FAULT)?;
+        let pointer = memory::word(tid, at)?;
+        if pointer == 0 {
+            return Ok(found);
+        }
+        let argument = memory::text(tid, pointer, MOST_BYTES - bytes)?;
+        bytes += argument.len() + 1;
+        found.push(Text::from(argument));
+        if found.len() > MOST_ARGUMENTS || bytes >= MOST_BYTES {
+            return Err(Errno::TOOBIG);
+        }
+    }
+}
+
+/// The image that /proc/PID/exe will show: the file itself, or the interpreter its first line names.
+fn what_runs(call: &Call<'_>, image: &Object) -> Result<FileId, Errno> {
+    let id = |object: &Object| FileId { dev: object.stat.st_dev, ino: object.stat.st_ino };
+    let mut runs = id(image);
+    let mut next: OwnedFd = rustix::io::fcntl_dupfd_cloexec(&image.fd, 0)?;
+    for _ in 0..MOST_INTERPRETERS {
+        let Some(interpreter) = interpreter(&next) else { break };
+        let start = if interpreter.starts_with(b"/") {
+            Start::Root
+        } else {
+            Start::At(call.directory(libc::AT_FDCWD)?)
+        };
+        let Found::Object(object) = walk::object(call, &start, &interpreter, true)? else {
+            return Err(Errno::NOENT);
+        };
+        runs = id(&object);
+        next = object.fd;
+    }
+    Ok(runs)
+}
+
+/// The path after `#!` (execve(2)); the kernel looks at the first 256 bytes.
+fn interpreter(image: &OwnedFd) -> Option<Vec<u8>> {
+    let mut head = [0; 256];
+    // What cannot be read can still be run, and is no script then.
+    let file = open(through(image), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let len = File::from(file).read(&mut head).ok()?;
+    let line = head[..len].strip_prefix(b"#!")?;
+    let line = line.split(|byte| *byte == b'\n').next()?;
+    line.split(|byte| matches!(byte, b' ' | b'\t' | 0)).find(|word| !word.is_empty()).map(<[u8]>::to_vec)
+}

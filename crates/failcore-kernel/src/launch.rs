@@ -1,0 +1,346 @@
+//! Starting a program under supervision.
+
+#![allow(
+    unsafe_code,
+    reason = "credentials of one thread, and a descriptor taken over; each block says why it is sound"
+)]
+
+use std::ffi::{CString, OsString};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+
+use failcore_gate::Gate;
+use failcore_model::Denial;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{
+    Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, getrlimit, pidfd_getfd, pidfd_open, setrlimit,
+};
+
+use crate::filter::assemble;
+use crate::guardian::{Message, Prepared, Raw, Step, start};
+use crate::notify::Listener;
+use crate::supervisor::{Shared, start_worker};
+
+/// A program to start.
+#[derive(Debug, Clone, Default)]
+pub struct Launch {
+    /// The program: a path, or a name looked up on the `PATH` of `env`.
+    pub program: OsString,
+    /// Its arguments, without its own name.
+    pub args: Vec<OsString>,
+    /// Its whole environment.
+    pub env: Vec<(OsString, OsString)>,
+    /// Where it starts; the supervisor's working directory where absent.
+    pub cwd: Option<PathBuf>,
+    /// Whether it reads nothing from the supervisor's standard input.
+    pub stdin_null: bool,
+}
+
+/// A program that runs under supervision.
+pub struct Supervisor {
+    shared: Arc<Shared>,
+    root: u32,
+    agent: u32,
+    /// The guardian ends everything once this is closed.
+    life: Option<OwnedFd>,
+    watchers: Vec<std::thread::JoinHandle<()>>,
+}
+
+/// Why a program did not start; nothing of it ran.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The program was not found.
+    #[error("`{0}` is no program on the search path")]
+    NotFound(String),
+    /// The policy does not let it start.
+    #[error("{}", .0.to_string())]
+    Refused(Box<Denial>),
+    /// It could not be started.
+    #[error("cannot start `{program}`: {why}")]
+    Exec {
+        /// The program.
+        program: String,
+        /// The kernel's answer.
+        why: std::io::Error,
+    },
+    /// A string with a NUL byte.
+    #[error("`{0}` holds a NUL byte")]
+    Nul(String),
+    /// The working directory cannot be entered.
+    #[error("cannot enter the working directory: {0}")]
+    Directory(std::io::Error),
+    /// A supervisor is there already: the kernel takes one per process.
+    #[error(
+        "this process is under a supervisor of system calls already, and Linux lets a process have one: run `failcore` outside of it, or with `--lane runtime`"
+    )]
+    Nested,
+    /// The kernel does not hold what it must.
+    #[error("{step}: {why}")]
+    Kernel {
+        /// What was attempted.
+        step: &'static str,
+        /// The kernel's answer.
+        why: std::io::Error,
+    },
+    /// A probe that had to be refused was not.
+    #[error("the gate does not hold: {0}")]
+    Leaks(&'static str),
+}
+
+impl StartError {
+    fn kernel(step: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |why| Self::Kernel { step, why }
+    }
+}
+
+impl Supervisor {
+    /// Starts `launch` under the gate.
+    ///
+    /// The calling process gets one more child, the guardian ([`Supervisor::root`]): it ends as the program ends, and
+    /// the caller waits for it. The caller should be a child subreaper, so that what outlives the guardian can be
+    /// found.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing of the program has run then.
+    ///
+    /// # Security
+    /// The calling process becomes non-dumpable, so that no process of the same user can reach into it.
+    pub fn start(launch: &Launch, gate: Gate) -> Result<Self, StartError> {
+        let (tell, told) = mpsc::sync_channel(1);
+        let program = locate(launch)?;
+        let shown = program.to_string_lossy().into_owned();
+        let (life_read, life) = pipe_with(PipeFlags::CLOEXEC)
+            .map_err(|why| StartError::Kernel { step: "cannot make a pipe", why: why.into() })?;
+        let (mut link, far) = UnixStream::pair().map_err(StartError::kernel("cannot make a socket"))?;
+        let descriptors = raise_descriptors();
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).map_err(
+            |why| StartError::Kernel { step: "cannot close this process to others", why: why.into() },
+        )?;
+        let terminal = File::options().read(true).write(true).open("/dev/tty").ok();
+        let stdin = if launch.stdin_null { File::open("/dev/null").ok() } else { None };
+        let raw = |file: &Option<File>| file.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+        let prepared = Prepared {
+            program: c_string(program.as_os_str().as_bytes())?,
+            argv: std::iter::once(&launch.program)
+                .chain(&launch.args)
+                .map(|arg| c_string(arg.as_bytes()))
+                .collect::<Result<_, _>>()?,
+            env: launch
+                .env
+                .iter()
+                .map(|(name, value)| c_string(&[name.as_bytes(), b"=", value.as_bytes()].concat()))
+                .collect::<Result<_, _>>()?,
+            cwd: launch.cwd.as_ref().map(|cwd| c_string(cwd.as_os_str().as_bytes())).transpose()?,
+            filter: assemble(),
+            link: far.as_raw_fd(),
+            life: life_read.as_raw_fd(),
+            domain: -1,
+            forbidden: None,
+            terminal: raw(&terminal),
+            stdin: raw(&stdin),
+            descriptors,
+        };
+        // What acts for the agent has no more rights than the agent: a thread that gives up its privileges is the
+        // ancestor of both.
+        let hold = link.try_clone().map_err(StartError::kernel("cannot make a socket"))?;
+        std::thread::Builder::new()
+            .name("failcore-hold".into())
+            .spawn(move || {
+                let outcome = hold_agent(&prepared, hold, far, gate);
+                drop((terminal, stdin, life_read));
+                let _ = tell.send(outcome);
+            })
+            .map_err(StartError::kernel("cannot start a thread"))?;
+        let gone = || StartError::Leaks("the thread that starts the program ended");
+        let (shared, root, agent) = told.recv().map_err(|_| gone())??;
+        let watchers = watch(&shared).map_err(StartError::kernel("cannot start a thread"))?;
+        let supervisor = Self { shared, root, agent, life: Some(life), watchers };
+        // Judged from here on; the first call is the exec.
+        supervisor.shared.begin();
+        link.write_all(&[1]).map_err(StartError::kernel("cannot speak to the program's process"))?;
+        match receive(&mut link) {
+            // The link closes with the exec.
+            None => Ok(supervisor),
+            Some(message) => {
+                let why = std::io::Error::from_raw_os_error(message.value);
+                let refused = supervisor.shared.last_refusal();
+                supervisor.stop();
+                Err(match refused {
+                    Some(denial) => StartError::Refused(Box::new(denial)),
+                    None => StartError::Exec { program: shown, why },
+                })
+            }
+        }
+    }
+
+    /// The guardian's process id: a child of the calling process that ends as the program ends.
+    pub fn root(&self) -> u32 {
+        self.root
+    }
+
+    /// The program's process id.
+    pub fn agent(&self) -> u32 {
+        self.agent
+    }
+
+    /// Ends the program and everything it started, at once.
+    pub fn stop(mut self) {
+        self.life = None;
+        // The guardian ends only when all are gone.
+        if let Some(pid) = Pid::from_raw(self.root.cast_signed())
+            && let Ok(guardian) = pidfd_open(pid, PidfdFlags::empty())
+        {
+            let mut fds = [rustix::event::PollFd::new(&guardian, rustix::event::PollFlags::IN)];
+            let _ = rustix::event::poll(&mut fds, None);
+        }
+        self.finish();
+    }
+
+    /// Ends the supervision, after the program and all it started have ended: whoever is left gets no answer any more.
+    pub fn finish(mut self) {
+        self.shared.end();
+        for watcher in self.watchers.drain(..) {
+            drop(watcher.join());
+        }
+    }
+}
+
+/// On the thread that gives up its privileges: starts guardian and agent, takes the listener, starts the workers.
+fn hold_agent(
+    prepared: &Prepared,
+    mut link: UnixStream,
+    far: UnixStream,
+    gate: Gate,
+) -> Result<(Arc<Shared>, u32, u32), StartError> {
+    drop_privileges().map_err(StartError::kernel("cannot give up privileges"))?;
+    let raw = Raw::new(prepared);
+    let root = start(&raw).map_err(StartError::kernel("cannot start a process"))?.cast_unsigned();
+    drop(far);
+    let message =
+        receive(&mut link).ok_or(StartError::Leaks("the program's process ended before it began"))?;
+    let why = std::io::Error::from_raw_os_error(message.value);
+    if message.step != Step::Filter as i32 {
+        return Err(step_error(message.step, why));
+    }
+    let agent = Pid::from_raw(message.pid).ok_or(StartError::Leaks("no process"))?;
+    let listener = pidfd_open(agent, PidfdFlags::empty())
+        .and_then(|pidfd| pidfd_getfd(pidfd, message.value, PidfdGetfdFlags::empty()))
+        .map_err(|why| StartError::Kernel { step: "cannot take over the listener", why: why.into() })?;
+    let shared = Shared::new(Listener::new(listener), gate, root);
+    start_worker(&shared).map_err(StartError::kernel("cannot start a thread"))?;
+    let speak = StartError::kernel("cannot speak to the program's process");
+    link.write_all(&[1]).map_err(speak)?;
+    let probed = receive(&mut link).ok_or(StartError::Leaks("the program's process ended at its probes"));
+    match probed {
+        Ok(message) if message.step == Step::Probed as i32 => Ok((shared, root, message.pid.cast_unsigned())),
+        Ok(message) => {
+            shared.end();
+            Err(step_error(message.step, std::io::Error::from_raw_os_error(message.value)))
+        }
+        Err(error) => {
+            shared.end();
+            Err(error)
+        }
+    }
+}
+
+fn step_error(step: i32, why: std::io::Error) -> StartError {
+    let is = |other: Step| step == other as i32;
+    if is(Step::NoFilter) && why.raw_os_error() == Some(libc::EBUSY) {
+        StartError::Nested
+    } else if is(Step::DomainLeaks) {
+        StartError::Leaks("Landlock let a forbidden file be opened for writing")
+    } else if is(Step::ProbeLeaks) {
+        StartError::Leaks("a call that had to be refused was not")
+    } else if is(Step::Directory) {
+        StartError::Directory(why)
+    } else if is(Step::Domain) {
+        StartError::Kernel { step: "cannot enter the Landlock domain", why }
+    } else if is(Step::NoFilter) {
+        StartError::Kernel { step: "cannot install the seccomp filter", why }
+    } else {
+        StartError::Kernel { step: "cannot start the program's process", why }
+    }
+}
+
+/// The next message, or nothing where the other end closed.
+fn receive(link: &mut UnixStream) -> Option<Message> {
+    let mut bytes = [0; size_of::<Message>()];
+    link.read_exact(&mut bytes).ok()?;
+    let word = |at: usize| i32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap_or_default());
+    Some(Message { step: word(0), pid: word(4), value: word(8) })
+}
+
+fn watch(shared: &Arc<Shared>) -> std::io::Result<Vec<std::thread::JoinHandle<()>>> {
+    let (calls, processes) = (Arc::clone(shared), Arc::clone(shared));
+    Ok(vec![
+        std::thread::Builder::new()
+            .name("failcore-patience".into())
+            .spawn(move || calls.patience.watch(&calls.listener))?,
+        std::thread::Builder::new().name("failcore-sweep".into()).spawn(move || processes.look_after())?,
+    ])
+}
+
+fn c_string(bytes: &[u8]) -> Result<CString, StartError> {
+    CString::new(bytes).map_err(|_| StartError::Nul(String::from_utf8_lossy(bytes).into_owned()))
+}
+
+/// The program's path: as given where it holds a slash, else the first of that name on the search path.
+fn locate(launch: &Launch) -> Result<PathBuf, StartError> {
+    let not_found = || StartError::NotFound(launch.program.to_string_lossy().into_owned());
+    if launch.program.as_bytes().contains(&b'/') {
+        return Ok(PathBuf::from(&launch.program));
+    }
+    if launch.program.is_empty() {
+        return Err(not_found());
+    }
+    let path = launch.env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
+    let path = path.unwrap_or_else(|| OsString::from_vec(b"/usr/local/bin:/usr/bin:/bin".to_vec()));
+    let start = launch.cwd.clone().unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|dir| start.join(dir).join(&launch.program))
+        .find(|candidate| is_program(candidate))
+        .ok_or_else(not_found)
+}
+
+fn is_program(path: &Path) -> bool {
+    path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
+}
+
+/// Takes all the descriptors that are to be had, since each process of the run costs one; what was before.
+fn raise_descriptors() -> libc::rlimit {
+    let before = getrlimit(Resource::Nofile);
+    // Where it cannot be raised, fewer processes can be watched; that shows as a refusal then.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: before.maximum, maximum: before.maximum });
+    let raw = |limit: Option<u64>| limit.unwrap_or(libc::RLIM_INFINITY);
+    libc::rlimit { rlim_cur: raw(before.current), rlim_max: raw(before.maximum) }
+}
+
+/// Gives up every capability of the calling thread, for good, and the way to new ones.
+fn drop_privileges() -> std::io::Result<()> {
+    const NO_ROOT_LOCKED: libc::c_ulong = 0b11;
+    const VERSION_3: u32 = 0x2008_0522;
+    // SAFETY: numbers only. Failures are those of a thread that has nothing to give up, and what counts is checked
+    // by the last call.
+    unsafe {
+        for capability in 0..64 {
+            libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0);
+        }
+        libc::prctl(libc::PR_SET_SECUREBITS, NO_ROOT_LOCKED, 0, 0, 0);
+        libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+        if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+    }
+    let header = [VERSION_3, 0];
+    let nothing = [0u32; 6];
+    // SAFETY: the kernel reads a header of two and, at this version, two structs of three words each.
+    let done = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), nothing.as_ptr()) };
+    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}

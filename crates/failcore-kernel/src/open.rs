@@ -1,0 +1,269 @@
+//! The open family: resolved, judged, opened by the supervisor on the resolved object, injected into the task.
+
+use failcore_model::{Action, FileRef, Rights};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, open as reopen, openat, openat2};
+use rustix::io::Errno;
+
+use crate::call::{Answer, Call, Reply, through};
+use crate::memory;
+use crate::walk::{self, Entry, Found, Object, Start, View};
+
+/// How often an open that creates is tried anew when somebody makes the file between look and open.
+const TRIES: u32 = 32;
+
+/// `struct open_how` (openat2(2)).
+struct How {
+    flags: OFlags,
+    mode: Mode,
+    resolve: ResolveFlags,
+}
+
+/// `open(path, flags, mode)`.
+pub(crate) fn open(call: &Call<'_>) -> Reply {
+    attempt(call, libc::AT_FDCWD, 0, &plain(call.int(1), call.arg(2)))
+}
+
+/// `creat(path, mode)`.
+pub(crate) fn creat(call: &Call<'_>) -> Reply {
+    let flags = libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC;
+    attempt(call, libc::AT_FDCWD, 0, &plain(flags, call.arg(1)))
+}
+
+/// `openat(dir, path, flags, mode)`.
+pub(crate) fn at(call: &Call<'_>) -> Reply {
+    attempt(call, call.int(0), 1, &plain(call.int(2), call.arg(3)))
+}
+
+/// `openat2(dir, path, how, size)`.
+pub(crate) fn at2(call: &Call<'_>) -> Reply {
+    const SIZE: usize = 24;
+    let size = usize::try_from(call.arg(3)).map_err(|_| Errno::INVAL)?;
+    if !(SIZE..=4096).contains(&size) {
+        return Err(if size < SIZE { Errno::INVAL } else { Errno::TOOBIG });
+    }
+    let raw = memory::bytes(call.tid(), call.arg(2), size)?;
+    // Fields of a kernel newer than we know must be zero, or they would ask for what we do not do.
+    if raw[SIZE..].iter().any(|byte| *byte != 0) {
+        return Err(Errno::TOOBIG);
+    }
+    let word = |at: usize| u64::from_ne_bytes(raw[at..at + 8].try_into().unwrap_or_default());
+    let flags = u32::try_from(word(0)).map_err(|_| Errno::INVAL)?;
+    let mode = u32::try_from(word(8)).map_err(|_| Errno::INVAL)?;
+    let how = How {
+        flags: OFlags::from_bits_retain(flags),
+        mode: Mode::from_bits_retain(mode),
+        resolve: ResolveFlags::from_bits_retain(word(16)),
+    };
+    // Descriptors for the path alone cannot be injected; programs have a way without this call.
+    if how.flags.contains(OFlags::PATH) {
+        return Err(Errno::NOSYS);
+    }
+    attempt(call, call.int(0), 1, &how)
+}
+
+fn plain(flags: i32, mode: u64) -> How {
+    How {
+        flags: OFlags::from_bits_retain(flags.cast_unsigned()),
+        mode: Mode::from_bits_truncate((mode & 0o7777) as u32),
+        resolve: ResolveFlags::empty(),
+    }
+}
+
+fn attempt(call: &Call<'_>, dir: i32, path: usize, how: &How) -> Reply {
+    let asked = call.path(path)?;
+    let start = call.start(dir, &asked)?;
+    for _ in 0..TRIES {
+        match once(call, &start, &asked, how) {
+            // Somebody made it meanwhile: it must be judged as what it is now.
+            Err(Errno::EXIST) if !how.flags.contains(OFlags::EXCL) => {}
+            reply => return reply,
+        }
+    }
+    Err(Errno::AGAIN)
+}
+
+fn once(call: &Call<'_>, start: &Start, asked: &[u8], how: &How) -> Reply {
+    let creates = how.flags.contains(OFlags::CREATE);
+    let follow = !how.flags.contains(OFlags::NOFOLLOW) && !(creates && how.flags.contains(OFlags::EXCL));
+    let found = if how.resolve.is_empty() {
+        walk::object(call, start, asked, follow)?
+    } else {
+        within(call, start, asked, how, follow)?
+    };
+    match found {
+        Found::Object(object) if how.flags.contains(OFlags::TMPFILE) => unnamed(call, asked, &object, how),
+        Found::Object(object) => existing(call, asked, &object, how),
+        Found::Vacant(entry) if creates => create(call, asked, &entry, how),
+        Found::Vacant(entry) => {
+            let file = call.entry_ref(asked, &entry);
+            let grant = call.judge(Action::Open { file, rights: rights(how.flags, false) })?;
+            call.concluded(grant, Err(Errno::NOENT))
+        }
+        Found::Nowhere { ref path, why } => {
+            let file = call.file_ref(asked, path.clone(), None);
+            let grant = call.judge(Action::Open { file, rights: rights(how.flags, creates) })?;
+            call.concluded(grant, Err(why))
+        }
+    }
+}
+
+/// The rights an open needs.
+fn rights(flags: OFlags, creates: bool) -> Rights {
+    let mut rights = match flags.bits().cast_signed() & libc::O_ACCMODE {
+        libc::O_RDONLY => Rights::READ,
+        libc::O_WRONLY => Rights::MODIFY,
+        _ => Rights::READ | Rights::MODIFY,
+    };
+    if flags.contains(OFlags::TRUNC) {
+        rights |= Rights::MODIFY;
+    }
+    if creates {
+        rights |= Rights::CREATE;
+    }
+    rights
+}
+
+fn existing(call: &Call<'_>, asked: &[u8], object: &Object, how: &How) -> Reply {
+    let exclusive = how.flags.contains(OFlags::CREATE | OFlags::EXCL);
+    if let Some(pid) = foreign(call, object) {
+        let grant = call.judge(Action::Trace { pid: pid.cast_signed() })?;
+        return call.concluded(grant, Err(Errno::ACCESS));
+    }
+    let file = call.object_ref(asked, object);
+    let grant = call.judge(Action::Open { file, rights: rights(how.flags, exclusive) })?;
+    let opened = if exclusive {
+        Err(Errno::EXIST)
+    } else if object.is(FileType::Symlink) {
+        Err(Errno::LOOP)
+    } else if object.is(FileType::Directory) && how.flags.contains(OFlags::CREATE) {
+        Err(Errno::ISDIR)
+    } else if asked.ends_with(b"/") && !object.is(FileType::Directory) {
+        Err(Errno::NOTDIR)
+    } else {
+        perform(call, object, how.flags)
+    };
+    let fd = call.concluded(grant, opened)?;
+    Ok(Answer::Descriptor { fd, close_on_exec: how.flags.contains(OFlags::CLOEXEC) })
+}
+
+/// The process outside the run into whose insides the object would give a look or a hand.
+fn foreign(call: &Call<'_>, object: &Object) -> Option<u32> {
+    if object.path.as_bytes().starts_with(b"/proc/self/") {
+        return None;
+    }
+    let owner = walk::proc_owner(&object.path)?;
+    let public = [&b"cmdline"[..], b"comm", b"stat", b"statm", b"status", b"cgroup", b"task", b"net"];
+    let name = object.path.file_name().unwrap_or_default();
+    let harmless = public.contains(&name) || name.iter().all(u8::is_ascii_digit);
+    (!harmless && walk::is_proc(std::os::fd::AsFd::as_fd(&object.fd)) && !call.in_run(owner)).then_some(owner)
+}
+
+/// Opens what was judged: the object itself, through the magic link to our own descriptor of it.
+fn perform(call: &Call<'_>, object: &Object, flags: OFlags) -> Result<std::os::fd::OwnedFd, Errno> {
+    let flags = (flags - OFlags::CREATE - OFlags::EXCL - OFlags::NOFOLLOW) | OFlags::NOCTTY | OFlags::CLOEXEC;
+    if object.is(FileType::CharacterDevice) && object.stat.st_rdev == rustix::fs::makedev(5, 0) {
+        return terminal(call, flags);
+    }
+    let link = through(&object.fd);
+    if object.is(FileType::RegularFile) || object.is(FileType::Directory) {
+        return reopen(link, flags, Mode::empty());
+    }
+    // FIFOs wait for the other end, devices for whatever they like.
+    call.shared.patience.during(call, || reopen(link.as_str(), flags, Mode::empty()))
+}
+
+/// `/dev/tty` is the *task's* controlling terminal, which need not be ours.
+fn terminal(call: &Call<'_>, flags: OFlags) -> Result<std::os::fd::OwnedFd, Errno> {
+    const SESSION: usize = 3;
+    const TERMINAL: usize = 4;
+    let ours = rustix::process::getsid(None)?.as_raw_nonzero().get().cast_unsigned();
+    if crate::tasks::stat_field(call.tid(), SESSION) == Some(ours) {
+        return reopen("/dev/tty", flags, Mode::empty());
+    }
+    let device =
+        u64::from(crate::tasks::stat_field(call.tid(), TERMINAL).filter(|n| *n != 0).ok_or(Errno::NXIO)?);
+    match (rustix::fs::major(device), rustix::fs::minor(device)) {
+        (136..=143, number) => reopen(format!("/dev/pts/{number}"), flags, Mode::empty()),
+        (4, number @ 1..64) => reopen(format!("/dev/tty{number}"), flags, Mode::empty()),
+        _ => Err(Errno::NXIO),
+    }
+}
+
+fn create(call: &Call<'_>, asked: &[u8], entry: &Entry, how: &How) -> Reply {
+    if entry.slash {
+        return Err(Errno::ISDIR);
+    }
+    let file = call.entry_ref(asked, entry);
+    let grant = call.judge(Action::Open { file, rights: rights(how.flags, true) })?;
+    call.take_umask();
+    // Exclusively, so that it is new: what appeared meanwhile was not judged.
+    let flags = how.flags | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let made = openat(&entry.dir, entry.name.as_slice(), flags, how.mode);
+    let fd = call.concluded(grant, made)?;
+    Ok(Answer::Descriptor { fd, close_on_exec: how.flags.contains(OFlags::CLOEXEC) })
+}
+
+/// `O_TMPFILE`: a file without a name, judged as a new file in the directory.
+fn unnamed(call: &Call<'_>, asked: &[u8], dir: &Object, how: &How) -> Reply {
+    let path = dir.path.join(b"(unnamed)").map_err(|_| Errno::NAMETOOLONG)?;
+    let file: FileRef = call.file_ref(asked, path, None);
+    let grant = call.judge(Action::Open { file, rights: rights(how.flags, true) })?;
+    call.take_umask();
+    let made = reopen(through(&dir.fd), (how.flags - OFlags::NOFOLLOW) | OFlags::CLOEXEC, how.mode);
+    let fd = call.concluded(grant, made)?;
+    Ok(Answer::Descriptor { fd, close_on_exec: how.flags.contains(OFlags::CLOEXEC) })
+}
+
+/// An openat2 with restrictions on the way: the kernel walks under the same restrictions, and no magic link.
+fn within(call: &Call<'_>, start: &Start, asked: &[u8], how: &How, follow: bool) -> Result<Found, Errno> {
+    let known = ResolveFlags::NO_XDEV
+        | ResolveFlags::NO_MAGICLINKS
+        | ResolveFlags::NO_SYMLINKS
+        | ResolveFlags::BENEATH
+        | ResolveFlags::IN_ROOT;
+    // CACHED is a hint that may always fail this way.
+    if how.resolve.contains(ResolveFlags::CACHED) {
+        return Err(Errno::AGAIN);
+    }
+    if !known.contains(how.resolve) {
+        return Err(Errno::INVAL);
+    }
+    // Under IN_ROOT an absolute path starts at the directory too.
+    let held;
+    let from = match start {
+        Start::At(dir) => std::os::fd::AsFd::as_fd(dir),
+        Start::Root if how.resolve.contains(ResolveFlags::IN_ROOT) => {
+            held = call.directory(call.int(0))?;
+            std::os::fd::AsFd::as_fd(&held)
+        }
+        Start::Root => CWD,
+    };
+    let mut flags = OFlags::PATH | OFlags::CLOEXEC;
+    if !follow {
+        flags |= OFlags::NOFOLLOW;
+    }
+    let resolve = how.resolve | ResolveFlags::NO_MAGICLINKS;
+    let reached = |path: &[u8], flags| -> Result<Object, Errno> {
+        let fd = openat2(from, path, flags, Mode::empty(), resolve)?;
+        let path = walk::real_path(std::os::fd::AsFd::as_fd(&fd))?;
+        // `/proc/self` led to ourselves, not to the task.
+        if walk::proc_owner(&path) == Some(std::process::id()) {
+            return Err(Errno::XDEV);
+        }
+        Ok(Object { stat: fstat(&fd)?, path: walk::own_proc(call, path), fd })
+    };
+    match reached(asked, flags) {
+        Ok(object) => Ok(Found::Object(object)),
+        Err(Errno::NOENT) => {
+            let split = asked.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
+            let (above, name) = asked.split_at(split);
+            if matches!(name, b"" | b"." | b"..") {
+                return Err(Errno::NOENT);
+            }
+            let dir = reached(if above.is_empty() { b"." } else { above }, OFlags::PATH | OFlags::CLOEXEC)?;
+            let path = dir.path.join(name).map_err(|_| Errno::NAMETOOLONG)?;
+            Ok(Found::Vacant(Entry { dir: dir.fd, name: name.to_vec(), stat: None, path, slash: false }))
+        }
+        Err(errno) => Err(errno),
+    }
+}

@@ -1,0 +1,319 @@
+//! The supervisor: takes an agent's system calls one by one, has each decided and recorded, performs it or refuses.
+//!
+//! Workers wait for notifications side by side; whenever the last idle one takes a call, another is started, so that
+//! no call ever waits for another one's end.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use failcore_gate::Gate;
+use failcore_model::{Action, Denial, Event, Outcome, Text};
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+use crate::call::{Answer, Call, DONE, Reply};
+use crate::calls::{Row, Rule, row};
+use crate::filter::ruling;
+use crate::notify::{Listener, Notice};
+use crate::patience::{self, Patience};
+use crate::tasks::{Process, Tasks, Verified, descends};
+use crate::{exec, open};
+
+/// Workers that may wait at once; more calls queue in the kernel.
+const MOST_WORKERS: usize = 1024;
+/// Idle workers kept.
+const SPARE: usize = 3;
+/// Stack of a worker: it handles paths, not recursion.
+const STACK: usize = 256 << 10;
+/// How often processes that ended are forgotten and execs under way looked at.
+const SWEEP: Duration = Duration::from_millis(50);
+/// What the probes before the program's start are answered with; nothing else ever is.
+pub(crate) const PROBED: i32 = libc::EKEYREJECTED;
+
+/// What all workers share.
+pub(crate) struct Shared {
+    pub(crate) listener: Arc<Listener>,
+    pub(crate) gate: Gate,
+    pub(crate) tasks: Tasks,
+    pub(crate) patience: Patience,
+    /// Whether rules go by identity, so that requests need it.
+    pub(crate) by_identity: bool,
+    /// Held shared by whoever changes names, alone by whoever must not see them change.
+    pub(crate) names: RwLock<()>,
+    /// The guardian: ancestor of every process of the run.
+    root: u32,
+    /// Most processes at once.
+    processes: Option<u64>,
+    /// Before the program starts every call is refused in a way that shows it was us.
+    probing: AtomicBool,
+    over: AtomicBool,
+    idle: AtomicUsize,
+    workers: Mutex<Vec<i32>>,
+    changing: AtomicUsize,
+    last_refusal: Mutex<Option<Denial>>,
+    started: AtomicU32,
+}
+
+impl Shared {
+    pub(crate) fn new(listener: Listener, gate: Gate, root: u32) -> Arc<Self> {
+        // Before Linux 6.6 the kernel cannot; wake-ups then cross processors and cost more.
+        let _ = listener.wake_in_place();
+        Arc::new(Self {
+            by_identity: gate.policy().has_identities(),
+            processes: gate.policy().limits().processes,
+            listener: Arc::new(listener),
+            gate,
+            tasks: Tasks::default(),
+            patience: Patience::default(),
+            names: RwLock::new(()),
+            root,
+            probing: AtomicBool::new(true),
+            over: AtomicBool::new(false),
+            idle: AtomicUsize::new(0),
+            workers: Mutex::default(),
+            changing: AtomicUsize::new(0),
+            last_refusal: Mutex::default(),
+            started: AtomicU32::new(0),
+        })
+    }
+
+    /// Whether a process belongs to the run; the guardian and the supervisor do not.
+    pub(crate) fn in_run(&self, pid: u32) -> bool {
+        pid != self.root && descends(pid, self.root)
+    }
+
+    /// The guardian's process id.
+    pub(crate) fn root(&self) -> u32 {
+        self.root
+    }
+
+    /// Notes a refusal, for whoever wants to say why the program did not start.
+    pub(crate) fn refused(&self, denial: Denial) {
+        *self.last_refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(denial);
+    }
+
+    pub(crate) fn last_refusal(&self) -> Option<Denial> {
+        self.last_refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes that an exec is under way.
+    pub(crate) fn changing(&self) {
+        self.changing.fetch_add(1, SeqCst);
+    }
+
+    /// The probes are over: calls are judged from here on.
+    pub(crate) fn begin(&self) {
+        self.probing.store(false, SeqCst);
+    }
+
+    /// Ends all workers.
+    pub(crate) fn end(&self) {
+        self.over.store(true, SeqCst);
+        self.patience.end();
+        loop {
+            let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if workers.is_empty() {
+                return;
+            }
+            workers.into_iter().for_each(patience::interrupt);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Whether another process may be started.
+    fn may_fork(&self) -> bool {
+        self.processes.is_none_or(|most| {
+            if self.tasks.len() as u64 >= most {
+                self.sweep();
+            }
+            (self.tasks.len() as u64) < most
+        })
+    }
+
+    fn sweep(&self) {
+        for pid in self.tasks.sweep() {
+            // A failure shows with the next decision; nothing depends on this record.
+            let _ = self.gate.record(&Event::ProcessLeft { pid });
+        }
+    }
+
+    /// Looks after execs and ended processes until the end.
+    pub(crate) fn look_after(&self) {
+        while !self.over.load(SeqCst) {
+            std::thread::sleep(SWEEP);
+            self.sweep();
+            if self.changing.load(SeqCst) > 0 {
+                for process in self.tasks.all() {
+                    self.verify(&process, None);
+                }
+            }
+        }
+        self.sweep();
+    }
+
+    /// Compares what a process runs with what it was granted, and ends it where that is something else.
+    fn verify(&self, process: &Process, caller: Option<u32>) -> bool {
+        match process.verify(caller) {
+            Verified::Nothing => true,
+            Verified::Judged => {
+                self.changing.fetch_sub(1, SeqCst);
+                true
+            }
+            Verified::Failed(op) => {
+                self.changing.fetch_sub(1, SeqCst);
+                self.gate.conclude_op(op, process.pid, Outcome::Failed(libc::ENOEXEC));
+                true
+            }
+            Verified::Other(image) => {
+                process.kill();
+                let text = format!(
+                    "process {} runs {} instead of what its exec was granted for; it was ended",
+                    process.pid, image.path
+                );
+                let _ = self.gate.record(&Event::Notice { text });
+                false
+            }
+        }
+    }
+}
+
+/// Starts a worker that inherits the calling thread's credentials and domain.
+///
+/// # Errors
+/// The kernel's, where no thread can be started.
+pub(crate) fn start_worker(shared: &Arc<Shared>) -> std::io::Result<()> {
+    let number = shared.started.fetch_add(1, SeqCst);
+    let of = Arc::clone(shared);
+    // Counted before it runs, so that two who find nobody idle do not both start one.
+    shared.idle.fetch_add(1, SeqCst);
+    let spawned = std::thread::Builder::new()
+        .name(format!("failcore-{number}"))
+        .stack_size(STACK)
+        .spawn(move || work(&of));
+    if spawned.is_err() {
+        shared.idle.fetch_sub(1, SeqCst);
+    }
+    spawned.map(drop)
+}
+
+/// A worker's life; it counts as idle when it begins.
+fn work(shared: &Arc<Shared>) {
+    let own = rustix::thread::gettid().as_raw_nonzero().get();
+    patience::prepare();
+    shared.workers.lock().unwrap_or_else(PoisonError::into_inner).push(own);
+    isolate();
+    while !shared.over.load(SeqCst) {
+        let notice = match shared.listener.receive() {
+            Ok(notice) => notice,
+            // The task was gone by the time, or a signal told us to look up.
+            Err(Errno::NOENT | Errno::INTR) => continue,
+            Err(_) => break,
+        };
+        if shared.idle.fetch_sub(1, SeqCst) == 1 && count(shared) < MOST_WORKERS {
+            // Where none can be started the call in hand still gets its answer, and the next waits for it.
+            let _ = start_worker(shared);
+        }
+        handle(shared, notice);
+        if shared.idle.fetch_add(1, SeqCst) >= SPARE {
+            break;
+        }
+    }
+    shared.idle.fetch_sub(1, SeqCst);
+    shared.workers.lock().unwrap_or_else(PoisonError::into_inner).retain(|tid| *tid != own);
+}
+
+fn count(shared: &Shared) -> usize {
+    shared.workers.lock().unwrap_or_else(PoisonError::into_inner).len()
+}
+
+/// A umask and a working directory of this thread's own.
+#[allow(unsafe_code, reason = "unshare is declared unsafe because of descriptors, which this leaves alone")]
+fn isolate() {
+    // SAFETY: only the file system attributes are unshared; no descriptor becomes another's.
+    let _ = unsafe { unshare_unsafe(UnshareFlags::FS) };
+    rustix::process::umask(Mode::empty());
+}
+
+/// Answers one call, whatever happens.
+fn handle(shared: &Shared, notice: Notice) {
+    // A fault of ours is a refusal.
+    let reply = catch_unwind(AssertUnwindSafe(|| answer(shared, notice))).unwrap_or(Err(Errno::IO));
+    let sent = match reply {
+        Ok(Answer::Value(value)) => shared.listener.succeed(&notice, value),
+        Ok(Answer::Proceed) => shared.listener.proceed(&notice),
+        Ok(Answer::Descriptor { fd, close_on_exec }) => {
+            match shared.listener.inject(&notice, std::os::fd::AsFd::as_fd(&fd), close_on_exec) {
+                Err(Errno::NOENT | Errno::INPROGRESS) => Ok(()),
+                // No descriptor free in the task: its own limit.
+                Err(errno) => shared.listener.fail(&notice, errno.raw_os_error()),
+                Ok(()) => Ok(()),
+            }
+        }
+        Err(errno) => shared.listener.fail(&notice, errno.raw_os_error()),
+    };
+    // Whoever is gone by now does not need an answer.
+    let _ = sent;
+}
+
+fn answer(shared: &Shared, notice: Notice) -> Reply {
+    if shared.probing.load(SeqCst) {
+        return Err(Errno::from_raw_os_error(PROBED));
+    }
+    let (process, new) = shared.tasks.of(notice.tid)?;
+    if !shared.listener.is_waiting(&notice) {
+        return Err(Errno::SRCH);
+    }
+    if new {
+        let exe = process.image().path.clone();
+        let event = Event::ProcessJoined { pid: process.pid, parent: process.parent, exe };
+        shared.gate.record(&event).map_err(|denial| Errno::from_raw_os_error(denial.errno))?;
+    }
+    if process.is_changing() && !shared.verify(&process, Some(notice.tid)) {
+        return Err(Errno::ACCESS);
+    }
+    let call = Call { shared, notice, process };
+    let Some(row) = row(notice.nr) else { return unmapped(&call, "a call without a name") };
+    match ruling(row.rule, &notice.args) {
+        Rule::Forbid(errno) => {
+            // In audit mode this may be granted on paper; it is refused all the same.
+            let _ = call.judge(Action::KernelCall(Text::from(row.name)));
+            Err(Errno::from_raw_os_error(errno))
+        }
+        _ => perform(&call, row),
+    }
+}
+
+fn unmapped(call: &Call<'_>, name: &str) -> Reply {
+    let _ = call.judge(Action::Unmapped(Text::from(name)));
+    Err(Errno::NOSYS)
+}
+
+fn fork(call: &Call<'_>) -> Reply {
+    if call.shared.may_fork() { Ok(Answer::Proceed) } else { Err(Errno::AGAIN) }
+}
+
+/// Every call of the table that asks, and who handles it.
+fn perform(call: &Call<'_>, row: &Row) -> Reply {
+    #[cfg(target_arch = "x86_64")]
+    match row.nr {
+        libc::SYS_open => return open::open(call),
+        libc::SYS_creat => return open::creat(call),
+        libc::SYS_fork | libc::SYS_vfork => return fork(call),
+        _ => {}
+    }
+    match row.nr {
+        libc::SYS_openat => open::at(call),
+        libc::SYS_openat2 => open::at2(call),
+        libc::SYS_execve => exec::execve(call),
+        libc::SYS_execveat => exec::execveat(call),
+        libc::SYS_clone => fork(call),
+        libc::SYS_tgkill => {
+            let _ = DONE;
+            Ok(Answer::Proceed)
+        }
+        _ => unmapped(call, row.name),
+    }
+}

@@ -1,0 +1,258 @@
+//! The processes of a run, as the supervisor knows them: which process a thread belongs to, what it runs.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use failcore_model::{FileId, Text};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+/// One process of the run.
+#[derive(Debug)]
+pub(crate) struct Process {
+    /// Its id.
+    pub(crate) pid: u32,
+    /// Its parent when it was first seen.
+    pub(crate) parent: u32,
+    pidfd: OwnedFd,
+    image: RwLock<Arc<Image>>,
+    /// The image it is about to run, between the verdict and its first call after.
+    expected: Mutex<Option<Expected>>,
+}
+
+/// The program that a process runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Image {
+    /// Its path.
+    pub(crate) path: Text,
+    /// Its identity.
+    pub(crate) id: Option<FileId>,
+}
+
+/// What an exec was granted for.
+#[derive(Debug, Clone)]
+pub(crate) struct Expected {
+    /// The image that must run then: the program, or its interpreter.
+    pub(crate) id: FileId,
+    /// The task that called.
+    pub(crate) tid: u32,
+    /// What ran before.
+    pub(crate) before: Option<FileId>,
+    /// The grant's number.
+    pub(crate) op: u64,
+}
+
+/// What became of an exec.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verified {
+    /// No exec was under way, or it is still.
+    Nothing,
+    /// The judged image runs.
+    Judged,
+    /// The call failed: what ran before still does.
+    Failed(u64),
+    /// Something else runs than what was judged.
+    Other(Image),
+}
+
+/// Every process seen.
+#[derive(Debug, Default)]
+pub(crate) struct Tasks {
+    processes: RwLock<HashMap<u32, Arc<Process>>>,
+    threads: RwLock<HashMap<u32, u32>>,
+}
+
+/// Threads remembered; more are looked up anew.
+const MOST_THREADS: usize = 65_536;
+
+impl Tasks {
+    /// The process of a thread, and whether it is seen for the first time.
+    ///
+    /// # Errors
+    /// `ESRCH` where it is gone.
+    pub(crate) fn of(&self, tid: u32) -> Result<(Arc<Process>, bool), Errno> {
+        let remembered = read(&self.threads).get(&tid).copied();
+        if let Some(pid) = remembered
+            && let Some(process) = read(&self.processes).get(&pid)
+            && belongs(pid, tid)
+        {
+            return Ok((Arc::clone(process), false));
+        }
+        let pid = status_number(tid, b"Tgid:").ok_or(Errno::SRCH)?;
+        let mut threads = write(&self.threads);
+        if threads.len() >= MOST_THREADS {
+            threads.clear();
+        }
+        threads.insert(tid, pid);
+        drop(threads);
+        if let Some(process) = read(&self.processes).get(&pid)
+            && !process.has_ended()
+        {
+            return Ok((Arc::clone(process), false));
+        }
+        let raw = Pid::from_raw(pid.cast_signed()).ok_or(Errno::SRCH)?;
+        let process = Arc::new(Process {
+            pid,
+            parent: parent_of(pid).unwrap_or_default(),
+            pidfd: pidfd_open(raw, PidfdFlags::empty())?,
+            image: RwLock::new(Arc::new(image_of(pid))),
+            expected: Mutex::default(),
+        });
+        let previous = write(&self.processes).insert(pid, Arc::clone(&process));
+        // Two threads of a new process may meet here; the first to arrive announces it.
+        Ok((process, previous.is_none_or(|previous| previous.has_ended())))
+    }
+
+    /// Forgets the processes that ended, and returns their ids.
+    pub(crate) fn sweep(&self) -> Vec<u32> {
+        let ended: Vec<u32> = read(&self.processes)
+            .values()
+            .filter(|process| process.has_ended())
+            .map(|process| process.pid)
+            .collect();
+        if !ended.is_empty() {
+            let mut processes = write(&self.processes);
+            for pid in &ended {
+                processes.remove(pid);
+            }
+            drop(processes);
+            write(&self.threads).retain(|_, pid| !ended.contains(pid));
+        }
+        ended
+    }
+
+    /// Every process known.
+    pub(crate) fn all(&self) -> Vec<Arc<Process>> {
+        read(&self.processes).values().cloned().collect()
+    }
+
+    /// How many processes are known to live.
+    pub(crate) fn len(&self) -> usize {
+        read(&self.processes).len()
+    }
+}
+
+impl Process {
+    /// What it runs.
+    pub(crate) fn image(&self) -> Arc<Image> {
+        Arc::clone(&read(&self.image))
+    }
+
+    /// Notes that an exec was granted.
+    pub(crate) fn expect(&self, expected: Expected) {
+        *lock(&self.expected) = Some(expected);
+    }
+
+    /// Whether an exec is under way.
+    pub(crate) fn is_changing(&self) -> bool {
+        lock(&self.expected).is_some()
+    }
+
+    /// Compares what runs with what was granted. `caller` is the task that shows up now, if any.
+    pub(crate) fn verify(&self, caller: Option<u32>) -> Verified {
+        let mut slot = lock(&self.expected);
+        let Some(expected) = slot.as_ref() else { return Verified::Nothing };
+        let now = image_of(self.pid);
+        if now.id == Some(expected.id) {
+            *slot = None;
+            *write(&self.image) = Arc::new(now);
+            return Verified::Judged;
+        }
+        if now.id == expected.before {
+            // The same task is back in its old image: the exec failed. Another thread proves nothing yet.
+            if caller == Some(expected.tid) {
+                let op = expected.op;
+                *slot = None;
+                return Verified::Failed(op);
+            }
+            return Verified::Nothing;
+        }
+        if now.id.is_none() && self.has_ended() {
+            return Verified::Nothing;
+        }
+        Verified::Other(now)
+    }
+
+    /// Ends it at once.
+    pub(crate) fn kill(&self) {
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL);
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(n) if n > 0)
+    }
+}
+
+/// Whether a thread belongs to a process: the kernel finds no such pair otherwise.
+#[allow(unsafe_code, reason = "tgkill with signal 0 has no safe wrapper")]
+fn belongs(pid: u32, tid: u32) -> bool {
+    // SAFETY: numbers only; signal 0 is a question.
+    unsafe { libc::syscall(libc::SYS_tgkill, pid.cast_signed(), tid.cast_signed(), 0) == 0 }
+}
+
+/// The image a process runs now.
+pub(crate) fn image_of(pid: u32) -> Image {
+    use std::os::unix::fs::MetadataExt;
+    let link = format!("/proc/{pid}/exe");
+    let path = std::fs::read_link(&link).map(|path| Text::from(path.as_os_str().as_encoded_bytes()));
+    let id = std::fs::metadata(&link).ok().map(|stat| FileId { dev: stat.dev(), ino: stat.ino() });
+    Image { path: path.unwrap_or_default(), id }
+}
+
+/// A number of /proc/TID/status (proc_pid_status(5)), by its label.
+pub(crate) fn status_number(tid: u32, label: &[u8]) -> Option<u32> {
+    let status = std::fs::read(format!("/proc/{tid}/status")).ok()?;
+    std::str::from_utf8(field(&status, label)?).ok()?.parse().ok()
+}
+
+/// The first word after a label of /proc/TID/status.
+pub(crate) fn field<'a>(status: &'a [u8], label: &[u8]) -> Option<&'a [u8]> {
+    let line = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(label))?;
+    line.split(u8::is_ascii_whitespace).find(|word| !word.is_empty())
+}
+
+/// The parent of a process.
+pub(crate) fn parent_of(pid: u32) -> Option<u32> {
+    stat_field(pid, 1)
+}
+
+/// A field of /proc/PID/stat, counted from 0 after the name (proc_pid_stat(5)); the name may itself hold spaces and
+/// parentheses.
+pub(crate) fn stat_field(pid: u32, field: usize) -> Option<u32> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let after = stat.iter().rposition(|byte| *byte == b')')? + 2;
+    std::str::from_utf8(&stat[after..]).ok()?.split(' ').nth(field)?.parse().ok()
+}
+
+/// Whether `pid` descends from `ancestor`, or is it.
+pub(crate) fn descends(pid: u32, ancestor: u32) -> bool {
+    let mut pid = pid;
+    // Bounded: a number that is reused meanwhile must not make this a loop.
+    for _ in 0..4096 {
+        if pid == ancestor {
+            return true;
+        }
+        match parent_of(pid) {
+            Some(parent) if parent > 1 => pid = parent,
+            Some(1) if ancestor == 1 => return true,
+            _ => return false,
+        }
+    }
+    false
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
