@@ -7,13 +7,14 @@ use failcore_gate::{Actor, Grant};
 use failcore_model::{Action, Claims, FileId, FileRef, Outcome, Text};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use smallvec::SmallVec;
 
 use crate::memory;
 use crate::notify::Notice;
 use crate::supervisor::Shared;
-use crate::tasks::{Process, descends};
-use crate::walk::{Entry, Found, Object, Start, View};
+use crate::tasks::Process;
+use crate::walk::{Entry, Object, Start, View};
 
 /// What the task gets.
 #[derive(Debug)]
@@ -93,6 +94,22 @@ impl Call<'_> {
             .map_err(|errno| if errno == Errno::NOENT { Errno::BADF } else { errno })
     }
 
+    /// One of the task's descriptors itself: the same open file, so that what is done to it is done to the task's.
+    pub(crate) fn duplicate(&self, fd: i32) -> Result<OwnedFd, Errno> {
+        if fd < 0 {
+            return Err(Errno::BADF);
+        }
+        // A thread may have a table of descriptors of its own; before Linux 6.9 the process's is all there is.
+        const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL.cast_unsigned());
+        if self.notice.tid != self.process.pid
+            && let Some(tid) = Pid::from_raw(self.notice.tid.cast_signed())
+            && let Ok(thread) = pidfd_open(tid, THREAD)
+        {
+            return pidfd_getfd(thread, fd, PidfdGetfdFlags::empty());
+        }
+        pidfd_getfd(self.process.pidfd(), fd, PidfdGetfdFlags::empty())
+    }
+
     fn held(&self, what: &str) -> Result<OwnedFd, Errno> {
         openat(
             CWD,
@@ -139,15 +156,6 @@ impl Call<'_> {
         self.file_ref(asked, entry.path.clone(), id)
     }
 
-    /// Wherever a walk ended, as rules see it.
-    pub(crate) fn found_ref(&self, asked: &[u8], found: &Found) -> FileRef {
-        match found {
-            Found::Object(object) => self.object_ref(asked, object),
-            Found::Vacant(entry) => self.entry_ref(asked, entry),
-            Found::Nowhere { path, .. } => self.file_ref(asked, path.clone(), None),
-        }
-    }
-
     /// A path as rules see it, with the identity of what is there.
     pub(crate) fn file_ref(
         &self,
@@ -177,11 +185,6 @@ impl Call<'_> {
             // Unknown: nobody but the owner.
             .unwrap_or(0o077);
         rustix::process::umask(Mode::from_raw_mode(mask));
-    }
-
-    /// Whether a process descends from the calling one.
-    pub(crate) fn is_child(&self, pid: u32) -> bool {
-        descends(pid, self.process.pid)
     }
 }
 

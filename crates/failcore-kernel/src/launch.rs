@@ -48,7 +48,7 @@ pub struct Supervisor {
     agent: u32,
     /// The guardian ends everything once this is closed.
     life: Option<OwnedFd>,
-    watchers: Vec<std::thread::JoinHandle<()>>,
+    watcher: Option<std::thread::JoinHandle<()>>,
 }
 
 /// Why a program did not start; nothing of it ran.
@@ -159,8 +159,8 @@ impl Supervisor {
             .map_err(StartError::kernel("cannot start a thread"))?;
         let gone = || StartError::Leaks("the thread that starts the program ended");
         let (shared, root, agent) = told.recv().map_err(|_| gone())??;
-        let watchers = watch(&shared).map_err(StartError::kernel("cannot start a thread"))?;
-        let supervisor = Self { shared, root, agent, life: Some(life), watchers };
+        let watcher = watch(&shared).map_err(StartError::kernel("cannot start a thread"))?;
+        let supervisor = Self { shared, root, agent, life: Some(life), watcher: Some(watcher) };
         // Judged from here on; the first call is the exec.
         supervisor.shared.begin();
         link.write_all(&[1]).map_err(StartError::kernel("cannot speak to the program's process"))?;
@@ -205,7 +205,7 @@ impl Supervisor {
     /// Ends the supervision, after the program and all it started have ended: whoever is left gets no answer any more.
     pub fn finish(mut self) {
         self.shared.end();
-        for watcher in self.watchers.drain(..) {
+        if let Some(watcher) = self.watcher.take() {
             drop(watcher.join());
         }
     }
@@ -277,14 +277,9 @@ fn receive(link: &mut UnixStream) -> Option<Message> {
     Some(Message { step: word(0), pid: word(4), value: word(8) })
 }
 
-fn watch(shared: &Arc<Shared>) -> std::io::Result<Vec<std::thread::JoinHandle<()>>> {
-    let (calls, processes) = (Arc::clone(shared), Arc::clone(shared));
-    Ok(vec![
-        std::thread::Builder::new()
-            .name("failcore-patience".into())
-            .spawn(move || calls.patience.watch(&calls.listener))?,
-        std::thread::Builder::new().name("failcore-sweep".into()).spawn(move || processes.look_after())?,
-    ])
+fn watch(shared: &Arc<Shared>) -> std::io::Result<std::thread::JoinHandle<()>> {
+    let shared = Arc::clone(shared);
+    std::thread::Builder::new().name("failcore-watch".into()).spawn(move || shared.look_after())
 }
 
 fn c_string(bytes: &[u8]) -> Result<CString, StartError> {

@@ -7,6 +7,7 @@
 //! assured on disk: no credit, no operation.
 
 mod attach;
+mod attributes;
 mod call;
 mod calls;
 mod exec;
@@ -14,6 +15,7 @@ mod filter;
 mod guardian;
 mod launch;
 mod memory;
+mod names;
 mod notify;
 mod open;
 mod own;

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, Once, PoisonError};
+use std::sync::{Condvar, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -16,6 +16,8 @@ use crate::tasks::field;
 
 /// How often waiting calls are looked at.
 const BEAT: Duration = Duration::from_millis(20);
+/// How often to look around while no call waits.
+const IDLE: Duration = Duration::from_millis(50);
 /// What makes the kernel restart the call or report `EINTR`, as the signal's handler was set up
 /// (linux/errno.h `ERESTARTSYS`).
 const RESTART: i32 = 512;
@@ -41,7 +43,6 @@ impl Patience {
         prepare();
         let own = rustix::thread::gettid().as_raw_nonzero().get();
         self.lock().insert(own, call.notice);
-        self.bell.notify_one();
         let result = block();
         self.lock().remove(&own);
         match result {
@@ -50,32 +51,31 @@ impl Patience {
         }
     }
 
-    /// Looks after waiting calls until [`Patience::end`].
-    pub(crate) fn watch(&self, listener: &Arc<Listener>) {
+    /// Looks after waiting calls, and does `also` now and then, until [`Patience::end`].
+    pub(crate) fn watch(&self, listener: &Listener, also: impl Fn()) {
+        let mut waiting = self.lock();
         while !self.over.load(SeqCst) {
-            let mut waiting = self.lock();
-            if waiting.is_empty() {
-                waiting = match self.bell.wait_timeout(waiting, Duration::from_millis(200)) {
-                    Ok((waiting, _)) => waiting,
-                    Err(poisoned) => poisoned.into_inner().0,
-                };
-            }
+            let nap = if waiting.is_empty() { IDLE } else { BEAT };
+            waiting = match self.bell.wait_timeout(waiting, nap) {
+                Ok((waiting, _)) => waiting,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
             for (worker, notice) in waiting.iter() {
                 if !listener.is_waiting(notice) || has_signal(notice.tid) {
                     interrupt(*worker);
                 }
             }
-            let idle = waiting.is_empty();
             drop(waiting);
-            if !idle {
-                std::thread::sleep(BEAT);
-            }
+            also();
+            waiting = self.lock();
         }
     }
 
     /// Ends the watch.
     pub(crate) fn end(&self) {
+        let waiting = self.lock();
         self.over.store(true, SeqCst);
+        drop(waiting);
         self.bell.notify_all();
     }
 

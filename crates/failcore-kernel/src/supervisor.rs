@@ -5,7 +5,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use failcore_gate::Gate;
@@ -14,13 +14,13 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-use crate::call::{Answer, Call, DONE, Reply};
+use crate::call::{Answer, Call, Reply};
 use crate::calls::{Row, Rule, row};
 use crate::filter::ruling;
 use crate::notify::{Listener, Notice};
 use crate::patience::{self, Patience};
 use crate::tasks::{Process, Tasks, Verified, descends};
-use crate::{exec, open};
+use crate::{attributes, exec, names, open};
 
 /// Workers that may wait at once; more calls queue in the kernel.
 const MOST_WORKERS: usize = 1024;
@@ -28,8 +28,6 @@ const MOST_WORKERS: usize = 1024;
 const SPARE: usize = 3;
 /// Stack of a worker: it handles paths, not recursion.
 const STACK: usize = 256 << 10;
-/// How often processes that ended are forgotten and execs under way looked at.
-const SWEEP: Duration = Duration::from_millis(50);
 /// What the probes before the program's start are answered with; nothing else ever is.
 pub(crate) const PROBED: i32 = libc::EKEYREJECTED;
 
@@ -42,7 +40,7 @@ pub(crate) struct Shared {
     /// Whether rules go by identity, so that requests need it.
     pub(crate) by_identity: bool,
     /// Held shared by whoever changes names, alone by whoever must not see them change.
-    pub(crate) names: RwLock<()>,
+    names: RwLock<()>,
     /// The guardian: ancestor of every process of the run.
     root: u32,
     /// Most processes at once.
@@ -83,6 +81,16 @@ impl Shared {
     /// Whether a process belongs to the run; the guardian and the supervisor do not.
     pub(crate) fn in_run(&self, pid: u32) -> bool {
         pid != self.root && descends(pid, self.root)
+    }
+
+    /// While held, names may change: every change of names that the agent makes holds it.
+    pub(crate) fn names(&self) -> RwLockReadGuard<'_, ()> {
+        self.names.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// While held, the agent changes no name.
+    pub(crate) fn still(&self) -> RwLockWriteGuard<'_, ()> {
+        self.names.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The guardian's process id.
@@ -140,17 +148,16 @@ impl Shared {
         }
     }
 
-    /// Looks after execs and ended processes until the end.
+    /// Looks after waiting calls, execs under way and processes that ended, until the end.
     pub(crate) fn look_after(&self) {
-        while !self.over.load(SeqCst) {
-            std::thread::sleep(SWEEP);
+        self.patience.watch(&self.listener, || {
             self.sweep();
             if self.changing.load(SeqCst) > 0 {
                 for process in self.tasks.all() {
                     self.verify(&process, None);
                 }
             }
-        }
+        });
         self.sweep();
     }
 
@@ -297,23 +304,63 @@ fn fork(call: &Call<'_>) -> Reply {
 
 /// Every call of the table that asks, and who handles it.
 fn perform(call: &Call<'_>, row: &Row) -> Reply {
+    match handler(row.nr) {
+        Some(handle) => handle(call),
+        None => unmapped(call, row.name),
+    }
+}
+
+/// Who handles a call.
+fn handler(nr: i64) -> Option<fn(&Call<'_>) -> Reply> {
     #[cfg(target_arch = "x86_64")]
-    match row.nr {
-        libc::SYS_open => return open::open(call),
-        libc::SYS_creat => return open::creat(call),
-        libc::SYS_fork | libc::SYS_vfork => return fork(call),
+    match nr {
+        libc::SYS_open => return Some(open::open),
+        libc::SYS_creat => return Some(open::creat),
+        libc::SYS_fork | libc::SYS_vfork => return Some(fork),
+        libc::SYS_mkdir => return Some(names::mkdir),
+        libc::SYS_rmdir => return Some(names::rmdir),
+        libc::SYS_mknod => return Some(names::mknod),
+        libc::SYS_unlink => return Some(names::unlink),
+        libc::SYS_rename => return Some(names::rename),
+        libc::SYS_link => return Some(names::link),
+        libc::SYS_symlink => return Some(names::symlink),
+        libc::SYS_chmod => return Some(attributes::chmod_path),
+        libc::SYS_chown => return Some(attributes::chown),
+        libc::SYS_lchown => return Some(attributes::lchown),
+        libc::SYS_utime => return Some(attributes::utime),
+        libc::SYS_utimes => return Some(attributes::utimes),
+        libc::SYS_futimesat => return Some(attributes::futimesat),
         _ => {}
     }
-    match row.nr {
-        libc::SYS_openat => open::at(call),
-        libc::SYS_openat2 => open::at2(call),
-        libc::SYS_execve => exec::execve(call),
-        libc::SYS_execveat => exec::execveat(call),
-        libc::SYS_clone => fork(call),
-        libc::SYS_tgkill => {
-            let _ = DONE;
-            Ok(Answer::Proceed)
-        }
-        _ => unmapped(call, row.name),
-    }
+    Some(match nr {
+        libc::SYS_openat => open::at,
+        libc::SYS_openat2 => open::at2,
+        libc::SYS_mkdirat => names::mkdir_at,
+        libc::SYS_mknodat => names::mknod_at,
+        libc::SYS_unlinkat => names::unlink_at,
+        libc::SYS_renameat => names::rename_at,
+        libc::SYS_renameat2 => names::rename_at2,
+        libc::SYS_linkat => names::link_at,
+        libc::SYS_symlinkat => names::symlink_at,
+        libc::SYS_truncate => attributes::truncate,
+        libc::SYS_inotify_add_watch => attributes::watch,
+        libc::SYS_fchmod => attributes::fchmod,
+        libc::SYS_fchmodat => attributes::fchmodat,
+        libc::SYS_fchmodat2 => attributes::fchmodat2,
+        libc::SYS_fchown => attributes::fchown,
+        libc::SYS_fchownat => attributes::fchownat,
+        libc::SYS_utimensat => attributes::utimens,
+        libc::SYS_setxattr => attributes::setxattr,
+        libc::SYS_lsetxattr => attributes::lsetxattr,
+        libc::SYS_fsetxattr => attributes::fsetxattr,
+        libc::SYS_removexattr => attributes::removexattr,
+        libc::SYS_lremovexattr => attributes::lremovexattr,
+        libc::SYS_fremovexattr => attributes::fremovexattr,
+        libc::SYS_ioctl => attributes::ioctl,
+        libc::SYS_memfd_create => attributes::memfd,
+        libc::SYS_execve => exec::execve,
+        libc::SYS_execveat => exec::execveat,
+        libc::SYS_clone => fork,
+        _ => return None,
+    })
 }

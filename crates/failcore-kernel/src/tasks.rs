@@ -1,7 +1,7 @@
 //! The processes of a run, as the supervisor knows them: which process a thread belongs to, what it runs.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use failcore_model::{FileId, Text};
@@ -173,6 +173,11 @@ impl Process {
             return Verified::Nothing;
         }
         Verified::Other(now)
+    }
+
+    /// The descriptor that means this process and no later one of its number.
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
     }
 
     /// Ends it at once.
