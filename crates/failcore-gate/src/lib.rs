@@ -13,6 +13,8 @@ mod gate;
 mod ports;
 pub mod replay;
 pub mod resolve;
+mod sockaddr;
 
 pub use gate::{Actor, Builder, Gate, Grant};
 pub use ports::{Approver, Meter, Names, NoNames, Nobody, Sink, SinkError, Uncounted};
+pub use sockaddr::SockAddr;

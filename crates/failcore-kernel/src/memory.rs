@@ -90,3 +90,21 @@ pub(crate) fn word(tid: u32, address: u64) -> Result<u64, Errno> {
     read_exact(tid, address, &mut out)?;
     Ok(u64::from_ne_bytes(out))
 }
+
+/// Puts bytes at `address` in the memory of a task: results that a call returns there.
+///
+/// # Errors
+/// As [`read_exact`].
+pub(crate) fn write(tid: u32, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+    let local = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: bytes.len() };
+    // SAFETY: the kernel only reads `local`, which describes the whole of `bytes`; the remote address is only a number
+    // to this process, checked by the kernel in the other.
+    let written =
+        unsafe { libc::process_vm_writev(tid.cast_signed(), &raw const local, 1, &raw const remote, 1, 0) };
+    match usize::try_from(written) {
+        Ok(written) if written == bytes.len() => Ok(()),
+        Ok(_) => Err(Errno::FAULT),
+        Err(_) => Err(last()),
+    }
+}

@@ -20,7 +20,7 @@ use crate::filter::ruling;
 use crate::notify::{Listener, Notice};
 use crate::patience::{self, Patience};
 use crate::tasks::{Process, Tasks, Verified, descends};
-use crate::{attributes, exec, names, open};
+use crate::{attributes, exec, messages, names, open, processes, sockets};
 
 /// Workers that may wait at once; more calls queue in the kernel.
 const MOST_WORKERS: usize = 1024;
@@ -361,6 +361,54 @@ fn handler(nr: i64) -> Option<fn(&Call<'_>) -> Reply> {
         libc::SYS_execve => exec::execve,
         libc::SYS_execveat => exec::execveat,
         libc::SYS_clone => fork,
+        libc::SYS_socket => sockets::socket,
+        libc::SYS_connect => sockets::connect,
+        libc::SYS_bind => sockets::bind,
+        libc::SYS_listen => sockets::listen,
+        libc::SYS_sendto => messages::sendto,
+        libc::SYS_sendmsg => messages::sendmsg,
+        libc::SYS_sendmmsg => messages::sendmmsg,
+        libc::SYS_kill => processes::kill,
+        libc::SYS_tkill => processes::tkill,
+        libc::SYS_tgkill => processes::tgkill,
+        libc::SYS_rt_sigqueueinfo | libc::SYS_rt_tgsigqueueinfo => processes::queue,
+        libc::SYS_pidfd_send_signal => processes::by_descriptor,
+        libc::SYS_fcntl => processes::owner,
+        libc::SYS_ptrace
+        | libc::SYS_process_vm_readv
+        | libc::SYS_process_vm_writev
+        | libc::SYS_pidfd_getfd
+        | libc::SYS_kcmp
+        | libc::SYS_process_mrelease
+        | libc::SYS_migrate_pages
+        | libc::SYS_move_pages => processes::reach,
+        libc::SYS_prlimit64
+        | libc::SYS_sched_setaffinity
+        | libc::SYS_sched_setscheduler
+        | libc::SYS_sched_setparam
+        | libc::SYS_sched_setattr
+        | libc::SYS_setpriority
+        | libc::SYS_ioprio_set => processes::limit,
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::calls::tables;
+
+    #[test]
+    fn every_call_that_asks_is_answered_by_a_handler() {
+        fn asks(rule: Rule) -> bool {
+            match rule {
+                Rule::Ask => true,
+                Rule::When(tests, otherwise) => tests.iter().any(|(_, rule)| asks(*rule)) || asks(*otherwise),
+                _ => false,
+            }
+        }
+        for row in tables() {
+            assert_eq!(handler(row.nr).is_some(), asks(row.rule), "{}", row.name);
+        }
+    }
 }

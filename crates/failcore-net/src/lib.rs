@@ -9,8 +9,7 @@
 
 mod pins;
 mod resolver;
-mod sockaddr;
 
+pub use failcore_gate::SockAddr;
 pub use pins::Pins;
 pub use resolver::{Answer, LookupError, ResolveError, Resolver};
-pub use sockaddr::SockAddr;

@@ -40,7 +40,7 @@ impl SockAddr {
     /// another thread can still change says nothing about what the kernel will read.
     ///
     /// ```
-    /// use failcore_net::SockAddr;
+    /// use failcore_gate::SockAddr;
     /// let bytes = [2, 0, 1, 0xbb, 93, 184, 215, 14, 0, 0, 0, 0, 0, 0, 0, 0];
     /// # #[cfg(target_endian = "little")]
     /// assert_eq!(SockAddr::decode(&bytes), SockAddr::Inet("93.184.215.14:443".parse().unwrap()));

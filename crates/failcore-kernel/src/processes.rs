@@ -1,0 +1,161 @@
+//! Processes: signals, tracing, limits of others. Numbers in registers are all these calls go by, so that what is
+//! allowed the kernel performs itself.
+
+use std::os::fd::AsRawFd;
+
+use failcore_model::{Action, SignalTarget, Text};
+use rustix::io::Errno;
+
+use crate::call::{Answer, Call, Reply};
+use crate::tasks::{descends, stat_field, status_number};
+use crate::walk::View;
+
+/// `kill(pid, signal)`; zero and negative numbers mean groups.
+pub(crate) fn kill(call: &Call<'_>) -> Reply {
+    signal(call, call.int(0), call.int(1))
+}
+
+/// `tkill(tid, signal)`.
+pub(crate) fn tkill(call: &Call<'_>) -> Reply {
+    let tid = call.int(0);
+    if tid <= 0 {
+        return Err(Errno::INVAL);
+    }
+    signal(call, process_of(tid)?, call.int(1))
+}
+
+/// `tgkill(pid, tid, signal)`.
+pub(crate) fn tgkill(call: &Call<'_>) -> Reply {
+    if call.int(0) <= 0 || call.int(1) <= 0 {
+        return Err(Errno::INVAL);
+    }
+    signal(call, call.int(0), call.int(2))
+}
+
+/// `rt_sigqueueinfo(pid, signal, info)`.
+pub(crate) fn queue(call: &Call<'_>) -> Reply {
+    if call.int(0) <= 0 {
+        return Err(Errno::PERM);
+    }
+    signal(call, call.int(0), call.int(1))
+}
+
+/// `pidfd_send_signal(pidfd, signal, info, flags)`: performed on a duplicate, since the number of a descriptor can come
+/// to mean another one.
+pub(crate) fn by_descriptor(call: &Call<'_>) -> Reply {
+    const GROUP: i32 = 1 << 2;
+    let pidfd = call.duplicate(call.int(0))?;
+    let info =
+        std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).unwrap_or_default();
+    let pid = info
+        .lines()
+        .find_map(|line| line.strip_prefix("Pid:")?.trim().parse::<i32>().ok())
+        .ok_or(Errno::BADF)?;
+    if pid <= 0 {
+        return Err(Errno::SRCH);
+    }
+    if call.int(3) & GROUP != 0 {
+        return Err(Errno::INVAL);
+    }
+    let number = call.int(1);
+    let grant = call.judge(Action::Signal { to: target(call, pid), pid, signal: number })?;
+    let sent = match rustix::process::Signal::from_named_raw(number) {
+        Some(signal) => rustix::process::pidfd_send_signal(&pidfd, signal),
+        None if number == 0 => Ok(()),
+        None => Err(Errno::INVAL),
+    };
+    call.concluded(grant, sent)?;
+    Ok(Answer::Value(0))
+}
+
+fn signal(call: &Call<'_>, pid: i32, signal: i32) -> Reply {
+    let _grant = call.judge(Action::Signal { to: target(call, pid), pid, signal })?;
+    Ok(Answer::Proceed)
+}
+
+/// Who a number means to the calling process; of a group, the member farthest from it.
+fn target(call: &Call<'_>, pid: i32) -> SignalTarget {
+    let one = |pid: u32| {
+        if pid == call.tgid() {
+            SignalTarget::Own
+        } else if !call.in_run(pid) {
+            SignalTarget::Outside
+        } else if descends(pid, call.tgid()) {
+            SignalTarget::Child
+        } else {
+            SignalTarget::Run
+        }
+    };
+    const GROUP_FIELD: usize = 2;
+    let group = match pid {
+        1.. => return one(pid.unsigned_abs()),
+        // Everybody who may be signalled.
+        -1 => return SignalTarget::Outside,
+        0 => stat_field(call.tgid(), GROUP_FIELD),
+        group => Some(group.unsigned_abs()),
+    };
+    let (Some(group), Ok(processes)) = (group, std::fs::read_dir("/proc")) else {
+        return SignalTarget::Outside;
+    };
+    let distance = |target: &SignalTarget| match target {
+        SignalTarget::Own => 0,
+        SignalTarget::Child => 1,
+        SignalTarget::Run => 2,
+        SignalTarget::Outside => 3,
+    };
+    processes
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|pid| stat_field(*pid, GROUP_FIELD) == Some(group))
+        .map(one)
+        .max_by_key(distance)
+        // A group without members: the kernel says so.
+        .unwrap_or(SignalTarget::Own)
+}
+
+fn process_of(tid: i32) -> Result<i32, Errno> {
+    let pid = status_number(tid.unsigned_abs(), b"Tgid:").ok_or(Errno::SRCH)?;
+    i32::try_from(pid).map_err(|_| Errno::SRCH)
+}
+
+/// `fcntl(fd, F_SETOWN, pid)`: whom signals about a descriptor go to.
+pub(crate) fn owner(call: &Call<'_>) -> Reply {
+    match call.int(2) {
+        // Nobody.
+        0 => Ok(Answer::Proceed),
+        pid => signal(call, pid, libc::SIGIO),
+    }
+}
+
+/// Calls that reach into another process's memory, descriptors or registers: refused, whatever the policy says.
+pub(crate) fn reach(call: &Call<'_>) -> Reply {
+    let pid = match call.notice.nr {
+        libc::SYS_ptrace => call.int(1),
+        libc::SYS_pidfd_getfd | libc::SYS_process_mrelease => -1,
+        _ => call.int(0),
+    };
+    let _ = call.judge(Action::Trace { pid });
+    Err(Errno::PERM)
+}
+
+/// Limits, priority and placement of another process; one's own by number is free.
+pub(crate) fn limit(call: &Call<'_>) -> Reply {
+    let pid = match call.notice.nr {
+        // `which` says whether it is a process, a group or a user.
+        libc::SYS_setpriority if call.int(0) != 0 => -1,
+        libc::SYS_ioprio_set if call.int(0) != 1 => -1,
+        libc::SYS_setpriority | libc::SYS_ioprio_set => call.int(1),
+        _ => call.int(0),
+    };
+    let own = pid == 0 || (pid > 0 && process_of(pid).is_ok_and(|pid| pid.unsigned_abs() == call.tgid()));
+    if own {
+        return Ok(Answer::Proceed);
+    }
+    let _grant = call.judge(Action::Limit { pid })?;
+    // Granted or not, no further than the run.
+    if pid <= 0 || !call.in_run(pid.unsigned_abs()) {
+        let _ = call.judge(Action::KernelCall(Text::from("limit outside the run")));
+        return Err(Errno::PERM);
+    }
+    Ok(Answer::Proceed)
+}

@@ -1,0 +1,333 @@
+//! Sockets: addresses are copied, judged, and used by the supervisor on a duplicate of the task's own socket.
+//!
+//! What is handed to the kernel is built anew from what was judged, never the agent's bytes where they could be read
+//! in two ways.
+
+#![allow(unsafe_code, reason = "socket calls on addresses of any family; each block says why it is sound")]
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use failcore_gate::SockAddr;
+use failcore_model::{Action, Endpoint, Family, FileRef, SocketKind, Text, Transport, UnixAddr};
+use rustix::fs::{AtFlags, CWD, OFlags, fcntl_getfl, fstat, statat};
+use rustix::io::Errno;
+use rustix::net::sockopt::{socket_domain, socket_protocol, socket_type};
+use rustix::net::{AddressFamily, SocketType};
+
+use crate::call::{Answer, Call, DONE, Reply, through};
+use crate::memory;
+use crate::notify::last;
+use crate::walk::{self, Found, Start, View};
+
+/// Size of `struct sockaddr_storage`.
+const STORAGE: usize = 128;
+
+/// A socket of the task, duplicated.
+pub(crate) struct Socket {
+    pub(crate) fd: OwnedFd,
+    pub(crate) domain: AddressFamily,
+    pub(crate) kind: SocketType,
+    protocol: u32,
+}
+
+impl Socket {
+    /// The socket behind one of the task's descriptors.
+    ///
+    /// # Errors
+    /// `EBADF`, `ENOTSOCK`.
+    pub(crate) fn of(call: &Call<'_>, fd: i32) -> Result<Self, Errno> {
+        let fd = call.duplicate(fd)?;
+        Ok(Self {
+            domain: socket_domain(&fd)?,
+            kind: socket_type(&fd)?,
+            protocol: socket_protocol(&fd)?.map_or(0, |protocol| protocol.as_raw().get()),
+            fd,
+        })
+    }
+
+    pub(crate) fn transport(&self) -> Transport {
+        const UDP_LITE: u32 = 136;
+        const MPTCP: u32 = 262;
+        match (self.kind, self.protocol) {
+            (SocketType::STREAM, 0 | 6 | MPTCP) => Transport::Tcp,
+            (SocketType::DGRAM, 0 | 17 | UDP_LITE) => Transport::Udp,
+            _ => Transport::Other,
+        }
+    }
+
+    /// Whether calls on it wait.
+    pub(crate) fn waits(&self) -> bool {
+        fcntl_getfl(&self.fd).is_ok_and(|flags| !flags.contains(OFlags::NONBLOCK))
+    }
+
+    fn is_inet(&self) -> bool {
+        matches!(self.domain, AddressFamily::INET | AddressFamily::INET6)
+    }
+}
+
+/// The bytes of a socket address argument.
+///
+/// # Errors
+/// `EINVAL` for a length that no address has, `EFAULT`.
+pub(crate) fn copied(call: &Call<'_>, address: u64, len: i32) -> Result<Vec<u8>, Errno> {
+    let len = usize::try_from(len).ok().filter(|len| *len <= STORAGE).ok_or(Errno::INVAL)?;
+    memory::bytes(call.tid(), address, len)
+}
+
+/// A receiver: what is judged, and the bytes that mean exactly that.
+pub(crate) struct Peer {
+    pub(crate) action: Action,
+    pub(crate) bytes: Vec<u8>,
+    /// Keeps the object of a unix socket's path in place of its name.
+    _held: Option<OwnedFd>,
+    /// Where the path of a unix socket leads nowhere.
+    pub(crate) missing: Option<Errno>,
+}
+
+/// Reads a receiver's address; `of` makes the action for an endpoint that is no unix socket.
+///
+/// # Errors
+/// `EINVAL` for what no kernel takes; nothing where it is AF_UNSPEC.
+pub(crate) fn peer(
+    call: &Call<'_>,
+    socket: &Socket,
+    bytes: &[u8],
+    of: fn(Endpoint) -> Action,
+) -> Result<Option<Peer>, Errno> {
+    let ready = |action, bytes| Ok(Some(Peer { action, bytes, _held: None, missing: None }));
+    match SockAddr::decode(bytes) {
+        SockAddr::Invalid | SockAddr::UnixUnnamed => Err(Errno::INVAL),
+        SockAddr::Unspecified(_) => Ok(None),
+        SockAddr::Inet(addr) if socket.is_inet() => {
+            ready(of(Endpoint::Inet { transport: socket.transport(), addr }), inet(addr))
+        }
+        SockAddr::UnixAbstract(name) if socket.domain == AddressFamily::UNIX => {
+            let bytes = unix(&[b"\0", name.as_bytes()].concat());
+            ready(Action::IpcConnect(UnixAddr::Abstract(name)), bytes)
+        }
+        SockAddr::UnixPath(asked) if socket.domain == AddressFamily::UNIX => {
+            let start = call.start(libc::AT_FDCWD, asked.as_bytes())?;
+            let (file, bytes, held, missing) = match walk::object(call, &start, asked.as_bytes(), true)? {
+                Found::Object(object) => {
+                    let file = call.object_ref(asked.as_bytes(), &object);
+                    let bytes = unix(&[through(&object.fd).as_bytes(), b"\0"].concat());
+                    (file, bytes, Some(object.fd), None)
+                }
+                Found::Vacant(entry) => {
+                    (call.entry_ref(asked.as_bytes(), &entry), Vec::new(), None, Some(Errno::NOENT))
+                }
+                Found::Nowhere { path, why } => {
+                    (call.file_ref(asked.as_bytes(), path, None), Vec::new(), None, Some(why))
+                }
+            };
+            Ok(Some(Peer { action: Action::IpcConnect(UnixAddr::Path(file)), bytes, _held: held, missing }))
+        }
+        // An address of another family than the socket's: the kernel refuses it.
+        SockAddr::Inet(_) | SockAddr::UnixAbstract(_) | SockAddr::UnixPath(_) => Err(Errno::AFNOSUPPORT),
+        SockAddr::Other { family, raw } => {
+            ready(of(Endpoint::Other { family: family.into(), raw }), bytes.to_vec())
+        }
+        _ => Err(Errno::INVAL),
+    }
+}
+
+fn inet(addr: SocketAddr) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(28);
+    match addr {
+        SocketAddr::V4(v4) => {
+            bytes.extend(AddressFamily::INET.as_raw().to_ne_bytes());
+            bytes.extend(v4.port().to_be_bytes());
+            bytes.extend(v4.ip().octets());
+            bytes.extend([0; 8]);
+        }
+        SocketAddr::V6(v6) => {
+            bytes.extend(AddressFamily::INET6.as_raw().to_ne_bytes());
+            bytes.extend(v6.port().to_be_bytes());
+            bytes.extend([0; 4]);
+            bytes.extend(v6.ip().octets());
+            bytes.extend(v6.scope_id().to_ne_bytes());
+        }
+    }
+    bytes
+}
+
+fn unix(path: &[u8]) -> Vec<u8> {
+    [&AddressFamily::UNIX.as_raw().to_ne_bytes()[..], path].concat()
+}
+
+fn length(bytes: &[u8]) -> libc::socklen_t {
+    libc::socklen_t::try_from(bytes.len()).unwrap_or(0)
+}
+
+fn check(returned: libc::c_int) -> Result<(), Errno> {
+    if returned == 0 { Ok(()) } else { Err(last()) }
+}
+
+/// Connects our duplicate, hence the task's socket.
+pub(crate) fn connect_to(call: &Call<'_>, socket: &Socket, bytes: &[u8]) -> Result<(), Errno> {
+    // SAFETY: the kernel reads as many bytes as the live slice has.
+    let connect =
+        || check(unsafe { libc::connect(socket.fd.as_raw_fd(), bytes.as_ptr().cast(), length(bytes)) });
+    if socket.waits() { call.shared.patience.during(call, connect) } else { connect() }
+}
+
+/// `connect(fd, address, length)`.
+pub(crate) fn connect(call: &Call<'_>) -> Reply {
+    let bytes = copied(call, call.arg(1), call.int(2))?;
+    let socket = Socket::of(call, call.int(0))?;
+    let Some(peer) = peer(call, &socket, &bytes, Action::Connect)? else {
+        // Only ends what was.
+        const NOBODY: [u8; 16] = [0; 16];
+        connect_to(call, &socket, &NOBODY)?;
+        return DONE;
+    };
+    if let Action::Connect(Endpoint::Inet { transport: Transport::Udp, addr }) = &peer.action
+        && addr.port() == 0
+    {
+        return reachable(*addr);
+    }
+    let grant = call.judge(peer.action)?;
+    let connected = match peer.missing {
+        Some(why) => Err(why),
+        None => connect_to(call, &socket, &peer.bytes),
+    };
+    call.concluded(grant, connected)?;
+    DONE
+}
+
+/// The C library asks which addresses have a route by connecting a datagram socket to port 0. It is told, and the
+/// socket stays unconnected, so that nothing can be sent this way.
+fn reachable(addr: SocketAddr) -> Reply {
+    let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let probe = rustix::net::socket_with(family, SocketType::DGRAM, rustix::net::SocketFlags::CLOEXEC, None)?;
+    rustix::net::connect(&probe, &addr)?;
+    DONE
+}
+
+/// `bind(fd, address, length)`.
+pub(crate) fn bind(call: &Call<'_>) -> Reply {
+    let bytes = copied(call, call.arg(1), call.int(2))?;
+    let socket = Socket::of(call, call.int(0))?;
+    let endpoint = |addr| Endpoint::Inet { transport: socket.transport(), addr };
+    let (endpoint, bytes) = match SockAddr::decode(&bytes) {
+        SockAddr::Inet(addr) if socket.is_inet() => (endpoint(addr), inet(addr)),
+        // The kernel reads it as IPv4 there.
+        SockAddr::Unspecified(Some(addr)) if socket.domain == AddressFamily::INET => {
+            (endpoint(addr.into()), inet(addr.into()))
+        }
+        SockAddr::UnixPath(asked) if socket.domain == AddressFamily::UNIX => {
+            return bind_path(call, &socket, &asked);
+        }
+        SockAddr::UnixAbstract(name) if socket.domain == AddressFamily::UNIX => {
+            let bytes = unix(&[b"\0", name.as_bytes()].concat());
+            (Endpoint::Unix(UnixAddr::Abstract(name)), bytes)
+        }
+        SockAddr::UnixUnnamed if socket.domain == AddressFamily::UNIX => {
+            (Endpoint::Unix(UnixAddr::Unnamed), unix(b""))
+        }
+        SockAddr::Other { family, raw } => (Endpoint::Other { family: family.into(), raw }, bytes),
+        _ => return Err(Errno::INVAL),
+    };
+    let grant = call.judge(Action::Bind(endpoint))?;
+    call.concluded(grant, bind_to(&socket, &bytes))?;
+    DONE
+}
+
+fn bind_to(socket: &Socket, bytes: &[u8]) -> Result<(), Errno> {
+    // SAFETY: the kernel reads as many bytes as the live slice has.
+    check(unsafe { libc::bind(socket.fd.as_raw_fd(), bytes.as_ptr().cast(), length(bytes)) })
+}
+
+/// Binds to a path *as the task wrote it*, since that is what getsockname will tell its peers; while it is bound no
+/// name the agent could change changes, so that the path means what was judged.
+fn bind_path(call: &Call<'_>, socket: &Socket, asked: &Text) -> Reply {
+    let asked = asked.as_bytes();
+    let find = || -> Result<walk::Entry, Errno> {
+        let start = call.start(libc::AT_FDCWD, asked)?;
+        match walk::entry(call, &start, asked)? {
+            Ok(entry) => Ok(entry),
+            Err(Found::Nowhere { why, .. }) => Err(why),
+            Err(_) => Err(Errno::NOENT),
+        }
+    };
+    let entry = find()?;
+    let file: FileRef = call.entry_ref(asked, &entry);
+    let grant = call.judge(Action::Bind(Endpoint::Unix(UnixAddr::Path(file))))?;
+    let bound = (|| {
+        if entry.stat.is_some() {
+            return Err(Errno::ADDRINUSE);
+        }
+        let _still = call.shared.still();
+        let now = find()?;
+        let (judged, found) = (fstat(&entry.dir)?, fstat(&now.dir)?);
+        if (judged.st_dev, judged.st_ino, &entry.path) != (found.st_dev, found.st_ino, &now.path) {
+            return Err(Errno::ACCESS);
+        }
+        // Our own working directory is this worker's alone.
+        if let Start::At(cwd) = call.start(libc::AT_FDCWD, asked)? {
+            rustix::process::fchdir(cwd)?;
+        }
+        let split = asked.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
+        let above = if split == 0 { b".".as_slice() } else { &asked[..split] };
+        // Where the task's view differs from ours (`/proc/self`) the path cannot be used as it is.
+        let ours = statat(CWD, above, AtFlags::empty())?;
+        if (ours.st_dev, ours.st_ino) != (judged.st_dev, judged.st_ino) {
+            return Err(Errno::ACCESS);
+        }
+        call.take_umask();
+        bind_to(socket, &unix(&[asked, b"\0"].concat()))
+    })();
+    let _ = rustix::process::chdir("/");
+    call.concluded(grant, bound)?;
+    DONE
+}
+
+/// `listen(fd, backlog)`: judged on what the socket is bound to.
+pub(crate) fn listen(call: &Call<'_>) -> Reply {
+    let socket = Socket::of(call, call.int(0))?;
+    let grant = match SockAddr::decode(&local(&socket)?) {
+        SockAddr::Inet(addr) => {
+            Some(call.judge(Action::Listen(Endpoint::Inet { transport: socket.transport(), addr }))?)
+        }
+        // The bind was judged; without one the kernel refuses.
+        SockAddr::UnixPath(_) | SockAddr::UnixAbstract(_) | SockAddr::UnixUnnamed => None,
+        SockAddr::Other { family, raw } => {
+            Some(call.judge(Action::Listen(Endpoint::Other { family: family.into(), raw }))?)
+        }
+        _ => return Err(Errno::INVAL),
+    };
+    let listening = rustix::net::listen(&socket.fd, call.int(1));
+    match grant {
+        Some(grant) => call.concluded(grant, listening)?,
+        None => listening?,
+    }
+    DONE
+}
+
+fn local(socket: &Socket) -> Result<Vec<u8>, Errno> {
+    let mut bytes = vec![0u8; STORAGE];
+    let mut len = length(&bytes);
+    // SAFETY: the kernel writes at most `len` bytes to a live buffer of that length, and the length itself.
+    check(unsafe { libc::getsockname(socket.fd.as_raw_fd(), bytes.as_mut_ptr().cast(), &raw mut len) })?;
+    bytes.truncate(usize::try_from(len).unwrap_or(0));
+    Ok(bytes)
+}
+
+/// `socket(family, type, protocol)` of a kind that is not free.
+pub(crate) fn socket(call: &Call<'_>) -> Reply {
+    let _grant = call.judge(Action::Socket {
+        family: Family::from_number(call.int(0)),
+        kind: SocketKind::from_number(call.int(1)),
+        protocol: call.int(2),
+    })?;
+    // Three registers, which nothing changes any more.
+    Ok(Answer::Proceed)
+}
+
+/// The descriptor for calls that need one borrowed.
+impl AsFd for Socket {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
