@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use failcore_gate::{Gate, Nobody};
-use failcore_kernel::{Launch, Served, Server, Supervisor};
+use failcore_kernel::{Features, Launch, Plan, Served, Server, Supervisor, lower};
 use failcore_model::{AbsPath, Lane};
 use failcore_policy::{Environment, PolicySet};
 use failcore_trace::{SigningKey, Writer};
@@ -49,7 +49,9 @@ fn main() -> ExitCode {
         cwd: None,
         stdin_null: false,
     };
-    let code = match Supervisor::start(&launch, gate) {
+    let (plan, _) = lower(&policy, &Features::probe());
+    let plan = if std::env::var_os("WITHOUT_LANDLOCK").is_some() { Plan::default() } else { plan };
+    let code = match Supervisor::start(&launch, &plan, gate) {
         Ok(supervisor) => {
             let root = rustix::process::Pid::from_raw(supervisor.root().cast_signed());
             let status = loop {

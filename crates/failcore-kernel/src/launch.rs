@@ -16,6 +16,7 @@ use std::sync::{Arc, mpsc};
 
 use failcore_gate::Gate;
 use failcore_model::Denial;
+use landlock::RulesetCreated;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
     Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, getrlimit, pidfd_getfd, pidfd_open, setrlimit,
@@ -23,7 +24,9 @@ use rustix::process::{
 
 use crate::filter::assemble;
 use crate::guardian::{Message, Prepared, Raw, Step, start};
+use crate::landlock::{Domains, domains};
 use crate::notify::Listener;
+use crate::plan::Plan;
 use crate::supervisor::{Shared, start_worker};
 
 /// A program to start.
@@ -111,7 +114,7 @@ impl Supervisor {
     ///
     /// # Security
     /// The calling process becomes non-dumpable, so that no process of the same user can reach into it.
-    pub fn start(launch: &Launch, gate: Gate) -> Result<Self, StartError> {
+    pub fn start(launch: &Launch, plan: &Plan, gate: Gate) -> Result<Self, StartError> {
         let (tell, told) = mpsc::sync_channel(1);
         let program = locate(launch)?;
         let shown = program.to_string_lossy().into_owned();
@@ -125,6 +128,14 @@ impl Supervisor {
         let terminal = File::options().read(true).write(true).open("/dev/tty").ok();
         let stdin = if launch.stdin_null { File::open("/dev/null").ok() } else { None };
         let raw = |file: &Option<File>| file.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+        let domains = domains(plan).map_err(|why| StartError::Kernel {
+            step: "cannot make the Landlock domain",
+            why: std::io::Error::other(why),
+        })?;
+        let (acting, domain) = match domains {
+            Some(Domains { acting, agent }) => (Some(acting), agent),
+            None => (None, None),
+        };
         let prepared = Prepared {
             program: c_string(program.as_os_str().as_bytes())?,
             argv: std::iter::once(&launch.program)
@@ -140,8 +151,9 @@ impl Supervisor {
             filter: assemble(),
             link: far.as_raw_fd(),
             life: life_read.as_raw_fd(),
-            domain: -1,
-            forbidden: None,
+            domain: domain.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+            // Writable for every process, and for none in the agent's domain.
+            forbidden: domain.as_ref().map(|_| c"/proc/self/comm".to_owned()),
             terminal: raw(&terminal),
             stdin: raw(&stdin),
             descriptors,
@@ -152,8 +164,8 @@ impl Supervisor {
         std::thread::Builder::new()
             .name("failcore-hold".into())
             .spawn(move || {
-                let outcome = hold_agent(&prepared, hold, far, gate);
-                drop((terminal, stdin, life_read));
+                let outcome = hold_agent(&prepared, acting, hold, far, gate);
+                drop((terminal, stdin, life_read, domain));
                 let _ = tell.send(outcome);
             })
             .map_err(StartError::kernel("cannot start a thread"))?;
@@ -214,11 +226,18 @@ impl Supervisor {
 /// On the thread that gives up its privileges: starts guardian and agent, takes the listener, starts the workers.
 fn hold_agent(
     prepared: &Prepared,
+    acting: Option<RulesetCreated>,
     mut link: UnixStream,
     far: UnixStream,
     gate: Gate,
 ) -> Result<(Arc<Shared>, u32, u32), StartError> {
     drop_privileges().map_err(StartError::kernel("cannot give up privileges"))?;
+    if let Some(acting) = acting {
+        acting.restrict_self().map_err(|why| StartError::Kernel {
+            step: "cannot enter the Landlock domain",
+            why: std::io::Error::other(why),
+        })?;
+    }
     let raw = Raw::new(prepared);
     let root = start(&raw).map_err(StartError::kernel("cannot start a process"))?.cast_unsigned();
     drop(far);

@@ -11,8 +11,10 @@ mod attributes;
 mod call;
 mod calls;
 mod exec;
+mod features;
 mod filter;
 mod guardian;
+mod landlock;
 mod launch;
 mod memory;
 mod messages;
@@ -22,6 +24,7 @@ mod open;
 mod own;
 mod page;
 mod patience;
+mod plan;
 pub mod probe;
 mod processes;
 mod ring;
@@ -34,8 +37,10 @@ mod walk;
 mod wire;
 
 pub use attach::{AttachError, Attachment};
+pub use features::Features;
 pub use launch::{Launch, StartError, Supervisor};
 pub use page::{RunPage, Sampled};
+pub use plan::{Images, Plan, lower};
 pub use server::{Served, Server, ServerError};
 
 /// Environment variable with the path of the run's attach socket.

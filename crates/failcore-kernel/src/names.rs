@@ -13,7 +13,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::call::{Call, DONE, Reply, through};
-use crate::walk::{self, Entry, Found, Start, View};
+use crate::walk::{self, Entry, Found, Start};
 
 const HERE: i32 = libc::AT_FDCWD;
 

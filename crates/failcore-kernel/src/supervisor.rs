@@ -93,11 +93,6 @@ impl Shared {
         self.names.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The guardian's process id.
-    pub(crate) fn root(&self) -> u32 {
-        self.root
-    }
-
     /// Notes a refusal, for whoever wants to say why the program did not start.
     pub(crate) fn refused(&self, denial: Denial) {
         *self.last_refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(denial);

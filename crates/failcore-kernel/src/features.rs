@@ -1,0 +1,19 @@
+//! What this kernel holds, as far as the kernel lane depends on it.
+
+use crate::probe;
+
+/// The kernel's part of what a plan can rely on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Features {
+    /// The Landlock ABI, 0 without Landlock.
+    pub landlock: u32,
+    /// Whether seccomp hands calls to a supervisor that can put descriptors into the caller (Linux 5.14).
+    pub notify: bool,
+}
+
+impl Features {
+    /// Asks the running kernel.
+    pub fn probe() -> Self {
+        Self { landlock: probe::landlock_abi().unwrap_or(0), notify: probe::seccomp_notify().is_ok() }
+    }
+}

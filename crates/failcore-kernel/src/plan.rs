@@ -1,0 +1,290 @@
+//! From a policy to what the kernel itself holds underneath the supervisor.
+//!
+//! The supervisor asks `decide` for every mediated call, so that denies are exact. Landlock is a second wall behind
+//! it, made of grants alone: wider than the policy where it cannot say the same, never narrower. The threads that
+//! act for the agent live in the domain of [`Plan::files`]; the agent itself, for which the kernel performs hardly
+//! anything but exec, in a domain within that, which holds no file right but running the images.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use failcore_model::{AbsPath, Coverage, Hold, Lane, Rights, Verb, VerbCoverage};
+use failcore_policy::{Effect, Mode, Object, Over, Part, Pattern, PolicySet, Rule, Way};
+
+use crate::features::Features;
+
+/// Ports that a plan lists one by one; with more, Landlock does not hold them.
+const MOST_PORTS: u32 = 512;
+
+/// What Landlock holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// Rights below each path; nothing is confined where absent.
+    pub files: Option<BTreeMap<AbsPath, Rights>>,
+    /// Images that may run.
+    pub images: BTreeSet<Images>,
+    /// Directories below which unix sockets may be made.
+    pub sockets: BTreeSet<AbsPath>,
+    /// Ports that TCP may connect to; any where absent.
+    pub connect: Option<BTreeSet<u16>>,
+    /// Ports that TCP may be bound to; any where absent.
+    pub bind: Option<BTreeSet<u16>>,
+    /// Whether signals and abstract sockets end at the run's edge.
+    pub scoped: bool,
+}
+
+/// Images of one exec grant.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Images {
+    /// This file.
+    File(AbsPath),
+    /// The files in this directory.
+    In(AbsPath),
+    /// Every file below this directory.
+    Below(AbsPath),
+}
+
+/// What the kernel can hold of a policy, and what that comes to together with the supervisor. Pure.
+pub fn lower(policy: &PolicySet, features: &Features) -> (Plan, Coverage) {
+    let mut plan = Plan::default();
+    let audit = policy.mode() == Mode::Audit;
+    if features.landlock > 0 && !audit {
+        let permits = || policy.rules().filter(|rule| rule.effect == Effect::Permit && rule.tool.is_none());
+        plan.files = Some(files(permits()));
+        plan.images = permits().flat_map(|rule| &rule.objects).filter_map(images).collect();
+        plan.sockets = permits().flat_map(|rule| &rule.objects).filter_map(sockets).collect();
+        if features.landlock >= 4 {
+            plan.connect = ports(permits(), Way::Out);
+            plan.bind = ports(permits(), Way::In);
+        }
+        plan.scoped = features.landlock >= 6;
+    }
+    let coverage = coverage(policy, features, &plan);
+    (plan, coverage)
+}
+
+fn files<'a>(permits: impl Iterator<Item = &'a Rule>) -> BTreeMap<AbsPath, Rights> {
+    let mut found: BTreeMap<AbsPath, Rights> = BTreeMap::new();
+    for object in permits.flat_map(|rule| &rule.objects) {
+        if let Object::File { path, rights } = object {
+            *found.entry(prefix(path)).or_default() |= *rights;
+        }
+    }
+    found
+}
+
+/// The directory, or the very file, that holds whatever the pattern matches.
+fn prefix(pattern: &Pattern) -> AbsPath {
+    let literal = pattern.parts().iter().map_while(|part| match part {
+        Part::Literal(name) => Some(name),
+        _ => None,
+    });
+    literal.fold(AbsPath::root(), |path, name| path.join(name).unwrap_or(path))
+}
+
+fn images(object: &Object) -> Option<Images> {
+    let Object::Exec { image, .. } = object else { return None };
+    Some(match (image.literal(), image.parts()) {
+        (Some(path), _) => Images::File(path),
+        // Only the last component is open.
+        (None, [above @ .., Part::Glob(_)]) if above.iter().all(|part| matches!(part, Part::Literal(_))) => {
+            Images::In(prefix(image))
+        }
+        (None, _) => Images::Below(prefix(image)),
+    })
+}
+
+fn sockets(object: &Object) -> Option<AbsPath> {
+    let Object::UnixPath { path, way: Way::In | Way::Both } = object else { return None };
+    match path.literal() {
+        Some(path) => path.parent().or(Some(path)),
+        None => Some(prefix(path)),
+    }
+}
+
+fn ports<'a>(permits: impl Iterator<Item = &'a Rule>, way: Way) -> Option<BTreeSet<u16>> {
+    let mut found = BTreeSet::new();
+    for object in permits.flat_map(|rule| &rule.objects) {
+        let Object::Net { over: Over::Tcp | Over::Any, ports: (first, last), way: of, .. } = object else {
+            continue;
+        };
+        if *of != way && *of != Way::Both {
+            continue;
+        }
+        if u32::from(*last).saturating_sub(u32::from(*first)) >= MOST_PORTS {
+            return None;
+        }
+        found.extend(*first..=*last);
+    }
+    (found.len() <= MOST_PORTS as usize).then_some(found)
+}
+
+fn coverage(policy: &PolicySet, features: &Features, plan: &Plan) -> Coverage {
+    const SUPERVISOR: &str = "supervisor";
+    const BOTH: &str = "supervisor, Landlock underneath";
+    let landlock = plan.files.is_some();
+    let verbs = Verb::ALL.iter().map(|verb| {
+        let (hold, by) = match verb {
+            Verb::FsOpen
+            | Verb::FsRead
+            | Verb::FsCreate
+            | Verb::FsModify
+            | Verb::FsDelete
+            | Verb::FsRename
+            | Verb::FsLink
+            | Verb::FsSymlink
+                if landlock =>
+            {
+                (Hold::Binding, BOTH)
+            }
+            Verb::ProcessExec if landlock => {
+                (Hold::Binding, "Landlock, supervisor, and the running image compared")
+            }
+            Verb::ProcessExec => (Hold::Binding, "supervisor, and the running image compared"),
+            Verb::NetConnect if plan.connect.is_some() => (Hold::Binding, BOTH),
+            Verb::NetBind if plan.bind.is_some() => (Hold::Binding, BOTH),
+            Verb::ProcessSignal if plan.scoped => (Hold::Binding, BOTH),
+            Verb::FsOpen
+            | Verb::FsRead
+            | Verb::FsCreate
+            | Verb::FsModify
+            | Verb::FsDelete
+            | Verb::FsAttr
+            | Verb::FsRename
+            | Verb::FsLink
+            | Verb::FsSymlink
+            | Verb::NetConnect
+            | Verb::NetSend
+            | Verb::NetBind
+            | Verb::NetListen
+            | Verb::NetSocket
+            | Verb::IpcConnect
+            | Verb::ProcessSignal
+            | Verb::ProcessTrace
+            | Verb::ProcessLimit
+            | Verb::KernelCall
+            | Verb::Unmapped => (Hold::Binding, SUPERVISOR),
+            Verb::NetResolve | Verb::NetHttp | Verb::NativeLoad | Verb::EnvRead => (Hold::None, "nothing"),
+        };
+        VerbCoverage { verb: *verb, hold, by: by.into() }
+    });
+    let mut notes: Vec<String> = NOT_HELD.iter().map(|note| (*note).into()).collect();
+    if policy.mode() == Mode::Audit {
+        notes.push("audit mode: what the policy refuses is recorded and goes ahead".into());
+    } else if features.landlock == 0 {
+        notes.push("this kernel has no Landlock: the supervisor holds alone, and a thread that changes the path of \
+                    an exec after it was judged can start another image for the moment until it is found and ended"
+            .into());
+    } else if features.landlock < 2 {
+        notes.push("this kernel's Landlock lets no file be moved between directories".into());
+    }
+    Coverage { lane: Lane::Kernel, trace: Hold::Binding, verbs: verbs.collect(), notes }
+}
+
+/// What the kernel lane does not hold.
+const NOT_HELD: &[&str] = &[
+    "stat, access, readlink and chdir are not mediated: existence and metadata stay visible",
+    "an exec's arguments are exact only for a process that shares no memory with a running one",
+    "an exec rule governs which image starts, not which code runs in it: files that may be read may be mapped",
+    "host names are judged by the addresses they were pinned to",
+    "open descriptors and connections outlive a grant that ends, until the run stops",
+    "hard links made before the run to files that only a glob denies are not held",
+    "a program started as root has no capabilities: files of others are as closed to it as to anybody",
+];
+
+#[cfg(test)]
+mod tests {
+    use failcore_model::{Action, Context, FileRef, Request, Subject};
+    use failcore_policy::Environment;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn policy(text: &str) -> PolicySet {
+        let env = Environment { path: Vec::new(), ..Environment::default() };
+        let dir = AbsPath::new(b"/base").unwrap();
+        PolicySet::parse("test", &format!("version = 1\n{text}"), &dir, &env).unwrap()
+    }
+
+    fn features(landlock: u32) -> Features {
+        Features { landlock, notify: true }
+    }
+
+    fn path(text: &str) -> AbsPath {
+        AbsPath::new(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn grants_become_trees() {
+        let policy = policy(
+            "[fs]\nread = [\"/data\", \"/logs/*.txt\"]\nwrite = [\"/work\"]\ndeny = [\"/work/.git\"]\n\
+             [process]\nexec = [\"/usr/bin/git status\", \"/opt/*\", \"/srv/**/tool\"]\n\
+             [net]\nconnect = [\"api.example.com:443\", \"udp:8.8.8.8:53\"]\nlisten = [\"127.0.0.1:0\", \"unix:/run/x/*\"]",
+        );
+        let (plan, _) = lower(&policy, &features(7));
+        let files = plan.files.unwrap();
+        assert_eq!(files[&path("/data")], Rights::READ);
+        assert_eq!(files[&path("/logs")], Rights::READ);
+        assert_eq!(files[&path("/work")], Rights::WRITE);
+        let images =
+            [Images::File(path("/usr/bin/git")), Images::In(path("/opt")), Images::Below(path("/srv"))];
+        assert_eq!(plan.images, BTreeSet::from(images));
+        assert_eq!(plan.connect, Some(BTreeSet::from([443])));
+        assert_eq!(plan.bind, Some(BTreeSet::from([0])));
+        assert_eq!(plan.sockets, BTreeSet::from([path("/run/x")]));
+        assert!(plan.scoped);
+    }
+
+    #[test]
+    fn each_abi_holds_what_it_can() {
+        let policy = policy("[fs]\nread = [\"/data\"]\n[net]\nconnect = [\"api.example.com:443\"]");
+        for abi in 0..=12 {
+            let (plan, coverage) = lower(&policy, &features(abi));
+            assert_eq!(plan.files.is_some(), abi >= 1, "{abi}");
+            assert_eq!(plan.connect.is_some(), abi >= 4, "{abi}");
+            assert_eq!(plan.scoped, abi >= 6, "{abi}");
+            let by = |verb| coverage.verbs.iter().find(|held| held.verb == verb).unwrap();
+            assert_eq!(by(Verb::FsOpen).by.contains("Landlock"), abi >= 1, "{abi}");
+            assert_eq!(by(Verb::FsOpen).hold, Hold::Binding);
+            assert_eq!(by(Verb::NetConnect).by.contains("Landlock"), abi >= 4, "{abi}");
+        }
+    }
+
+    #[test]
+    fn any_port_is_not_listed_and_audit_confines_nothing() {
+        let (plan, _) = lower(&policy("[net]\nconnect = [\"api.example.com:*\"]"), &features(7));
+        assert_eq!(plan.connect, None);
+        let (plan, coverage) = lower(&policy("mode = \"audit\"\n[fs]\nread = [\"/data\"]"), &features(7));
+        assert_eq!(plan, Plan::default());
+        assert!(coverage.notes.iter().any(|note| note.contains("audit")));
+    }
+
+    fn allowed(policy: &PolicySet, at: &AbsPath, rights: Rights) -> bool {
+        let action = Action::Open { file: FileRef::at(at.clone()), rights };
+        policy
+            .decide(&Request { action, subject: Subject::default(), context: Context::default() })
+            .is_allow()
+    }
+
+    proptest! {
+        /// Landlock underneath never takes away what the policy grants.
+        #[test]
+        fn the_wall_is_never_narrower_than_the_policy(
+            read in prop::collection::vec("(/(a|b|\\*|\\*\\*)){1,3}", 0..4),
+            write in prop::collection::vec("(/(a|b|c\\*)){1,3}", 0..3),
+            deny in prop::collection::vec("(/(a|b)){1,3}", 0..2),
+            at in "(/(a|b|cc)){1,4}",
+            writes in any::<bool>(),
+        ) {
+            let policy = policy(&format!("[fs]\nread = {read:?}\nwrite = {write:?}\ndeny = {deny:?}"));
+            let (plan, _) = lower(&policy, &features(7));
+            let at = path(&at);
+            let rights = if writes { Rights::MODIFY } else { Rights::READ };
+            if allowed(&policy, &at, rights) {
+                let held: Rights = plan.files.unwrap().iter()
+                    .filter(|(tree, _)| at.is_within(tree))
+                    .fold(Rights::empty(), |all, (_, rights)| all | *rights);
+                prop_assert!(held.contains(rights));
+            }
+        }
+    }
+}
