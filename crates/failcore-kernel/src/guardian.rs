@@ -223,10 +223,35 @@ fn watch(of: &Prepared, supervisor: i32, agent: i32, group: i32, signals: RawFd)
                 if of.terminal >= 0 && libc::tcgetpgrp(of.terminal) == agent {
                     libc::tcsetpgrp(of.terminal, group);
                 }
+                end_rest(of.life);
                 end_like(status);
             }
         }
     }
+}
+
+/// The program ended: what it left behind is asked to end, and then made to. The supervisor cannot do this for us: it
+/// may be dying at this very moment, and the program have ended because of that.
+fn end_rest(life: RawFd) {
+    const GRACE_ROUNDS: u32 = 500;
+    each_child(|pid| {
+        // SAFETY: numbers only. One that was stopped hears nothing until it goes on.
+        unsafe {
+            libc::kill(pid, libc::SIGTERM);
+            libc::kill(pid, libc::SIGCONT);
+        }
+    });
+    for _ in 0..GRACE_ROUNDS {
+        if !reap() {
+            return;
+        }
+        let mut fd = libc::pollfd { fd: life, events: libc::POLLIN, revents: 0 };
+        // SAFETY: one live pollfd.
+        if unsafe { libc::poll(&raw mut fd, 1, 2) } != 0 {
+            break;
+        }
+    }
+    kill_all();
 }
 
 /// The agent was stopped: so is the whole job, as the shell that started us sees it.
@@ -276,41 +301,56 @@ fn end_like(status: c_int) -> ! {
 ///
 /// New processes cannot arise meanwhile for long: with the supervisor gone, every fork fails.
 fn kill_all() {
-    const CHILDREN: &std::ffi::CStr = c"/proc/thread-self/children";
     loop {
-        // SAFETY: system calls on live local memory.
-        unsafe {
-            let mut text = [0u8; 4096];
-            let fd = libc::open(CHILDREN.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
-            let len = if fd < 0 { 0 } else { libc::read(fd, text.as_mut_ptr().cast(), text.len()) };
-            if fd >= 0 {
-                libc::close(fd);
-            }
-            let mut pid = 0i32;
-            let text = &text[..usize::try_from(len).unwrap_or(0)];
-            // A number that the buffer cut off is not followed by a space, and is left for the next round.
-            for byte in text {
-                match byte {
-                    b'0'..=b'9' => pid = pid.wrapping_mul(10).wrapping_add(i32::from(byte - b'0')),
-                    _ => {
-                        if pid > 1 {
-                            libc::kill(pid, libc::SIGKILL);
-                        }
-                        pid = 0;
-                    }
+        each_child(|pid| {
+            // SAFETY: numbers only; a child's stays its own until we reap it.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        });
+        if !reap() {
+            return;
+        }
+        let nap = libc::timespec { tv_sec: 0, tv_nsec: 500_000 };
+        // SAFETY: one live timespec.
+        unsafe { libc::nanosleep(&raw const nap, null_mut()) };
+    }
+}
+
+/// Calls `act` with each of our children (proc_pid_task_children, see proc(5)).
+fn each_child(act: impl Fn(i32)) {
+    let mut text = [0u8; 4096];
+    // SAFETY: system calls on a static string and live local memory.
+    let len = unsafe {
+        let fd = libc::open(c"/proc/thread-self/children".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        if fd < 0 {
+            return;
+        }
+        let len = libc::read(fd, text.as_mut_ptr().cast(), text.len());
+        libc::close(fd);
+        len
+    };
+    let mut pid = 0i32;
+    // A number that the buffer cut off is not followed by a space, and is left for the next round.
+    for byte in &text[..usize::try_from(len).unwrap_or(0)] {
+        match byte {
+            b'0'..=b'9' => pid = pid.wrapping_mul(10).wrapping_add(i32::from(byte - b'0')),
+            _ => {
+                if pid > 1 {
+                    act(pid);
                 }
+                pid = 0;
             }
-            loop {
-                let pid = libc::waitpid(-1, null_mut(), libc::WNOHANG);
-                if pid == -1 && errno() == libc::ECHILD {
-                    return;
-                }
-                if pid <= 0 {
-                    break;
-                }
-            }
-            let nap = libc::timespec { tv_sec: 0, tv_nsec: 500_000 };
-            libc::nanosleep(&raw const nap, null_mut());
+        }
+    }
+}
+
+/// Collects children that ended; whether any are left.
+fn reap() -> bool {
+    loop {
+        // SAFETY: no status is asked for.
+        match unsafe { libc::waitpid(-1, null_mut(), libc::WNOHANG) } {
+            0 => return true,
+            -1 => return errno() != libc::ECHILD,
+            _ => {}
         }
     }
 }

@@ -119,7 +119,8 @@ fn proc_self_is_the_program_not_the_supervisor() {
         let ran = world.shell("read pid rest < /proc/self/stat; [ $pid = $$ ] && echo same; read n < /proc/self/comm; echo $n; echo in | cat /dev/stdin");
         // A pipe has no path; it is spoken of by the link, which this policy grants with /proc/self.
         assert_eq!(ran.stdout(), "same\nsh\nin\n", "{}", ran.stderr());
-        let ran = world.shell("cat /proc/self/fd/0 < ok/a; cat /proc/self/fd/9 9< ok/secret; cat /proc/self/cwd/ok/a");
+        let ran = world
+            .shell("cat /proc/self/fd/0 < ok/a; cat /proc/self/fd/9 9< ok/secret; cat /proc/self/cwd/ok/a");
         assert_eq!(ran.stdout(), "public\npublic\n", "{}", ran.stderr());
     }
 }
@@ -188,7 +189,11 @@ fn nothing_outlives_the_supervisor() {
     for user in users() {
         let world = World::new(*user);
         let mut child = world
-            .command(&["/bin/sh", "-c", "(sleep 777 &) ; sleep 778 & (sh -c 'sleep 779 & sleep 780') & echo started; cat"])
+            .command(&[
+                "/bin/sh",
+                "-c",
+                "(sleep 777 &) ; sleep 778 & (sh -c 'sleep 779 & sleep 780') & echo started; cat",
+            ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -303,7 +308,8 @@ fn every_open_of_a_program_has_one_record() {
     drop(std::fs::remove_file(world.path("w/l2")));
     let ran = world.shell("cat ok/a; ls ok > w/list; mv w/list w/l2; cat w/l2");
     assert_eq!(ran.count("fs.open"), opens, "{:#?}", ran.decisions());
-    let joined = ran.records.iter().filter(|record| matches!(record.event, Event::ProcessJoined { .. })).count();
+    let joined =
+        ran.records.iter().filter(|record| matches!(record.event, Event::ProcessJoined { .. })).count();
     let left = ran.records.iter().filter(|record| matches!(record.event, Event::ProcessLeft { .. })).count();
     assert_eq!((joined, left), (5, 5));
 }

@@ -1,5 +1,7 @@
 //! A directory with a policy, in which programs run under supervision.
 
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test uses its part")]
+
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -47,9 +49,12 @@ impl World {
         for name in ["ok", "w", "w/denied", "bin", "out"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }
-        for (name, text) in
-            [("ok/a", "public\n"), ("ok/secret", "secret\n"), ("w/denied/f", "hidden\n"), ("out/f", "outside\n")]
-        {
+        for (name, text) in [
+            ("ok/a", "public\n"),
+            ("ok/secret", "secret\n"),
+            ("w/denied/f", "hidden\n"),
+            ("out/f", "outside\n"),
+        ] {
             std::fs::write(dir.path().join(name), text).unwrap();
         }
         open_up(dir.path());

@@ -1,0 +1,334 @@
+//! Attacks that broke others, each by name; as root and as an ordinary user, with real racing threads for bounded time.
+//!
+//! Everything happens in a temporary directory and on loopback.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "supervised/world.rs"]
+mod world;
+
+use world::{User, World, users};
+
+/// What every attack helper may use.
+const HEAD: &str = r#"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+#include <pthread.h>
+#include <time.h>
+#include <dirent.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <sys/ioctl.h>
+#include <sys/xattr.h>
+#include <netinet/in.h>
+#include <arpa/inet.h>
+#include <linux/openat2.h>
+#include <linux/fs.h>
+static volatile int over;
+#define SEEN asm volatile("" ::: "memory")
+static double now() { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec + t.tv_nsec / 1e9; }
+static void leaked(int fd) { char b[64] = {0}; if (fd >= 0 && read(fd, b, 63) > 0 && (strstr(b, "secret") || strstr(b, "hidden") || strstr(b, "outside"))) { puts("LEAK"); exit(1); } if (fd >= 0) close(fd); }
+static void must_fail(const char *what, long r) { if (r >= 0) { printf("LEAK %s\n", what); exit(1); } }
+"#;
+
+/// Runs an attack in a fresh world for each user; it must end by saying `held`.
+fn attack(name: &str, source: &str) {
+    for user in users() {
+        let mut world = World::new(*user);
+        let program = world.compile(name, &format!("{HEAD}{source}"));
+        let ran = world.run(&[program]);
+        assert_eq!(ran.stdout(), "held\n", "{name} as {user:?}: {} {:#?}", ran.stderr(), tail(&ran.decisions()));
+        assert_eq!(std::fs::read_to_string(world.path("ok/secret")).unwrap(), "secret\n", "{name}");
+        assert_eq!(std::fs::read_to_string(world.path("w/denied/f")).unwrap(), "hidden\n", "{name}");
+        assert_eq!(std::fs::read_to_string(world.path("out/f")).unwrap(), "outside\n", "{name}");
+        assert_eq!(std::fs::read_dir(world.path("out")).unwrap().count(), 1, "{name}: made outside");
+        assert_eq!(std::fs::read_dir(world.path("w/denied")).unwrap().count(), 1, "{name}: made where denied");
+    }
+}
+
+fn tail(decisions: &[String]) -> &[String] {
+    &decisions[decisions.len().saturating_sub(8)..]
+}
+
+#[test]
+fn resolve_then_continue_path_changed_by_a_racing_thread() {
+    attack(
+        "flip",
+        r#"static char path[64] = "ok/a";
+        void *flip(void *_) { while (!over) { memcpy(path, "ok/secret", 10); SEEN; memcpy(path, "ok/a\0\0\0\0\0", 10); SEEN; } return 0; }
+        int main() { pthread_t t; pthread_create(&t, 0, flip, 0); double end = now() + 2; long n = 0, ok = 0;
+            while (now() < end) { int fd = open(path, O_RDONLY); if (fd >= 0) ok++; leaked(fd); n++; }
+            over = 1; pthread_join(t, 0); if (ok > 10 && ok < n) puts("held"); else printf("no race: %ld of %ld\n", ok, n); }"#,
+    );
+}
+
+#[test]
+fn symlink_swapped_by_a_racing_thread() {
+    attack(
+        "swap",
+        r#"void *swap(void *_) { while (!over) { unlink("w/l"); symlink("../ok/secret", "w/l"); unlink("w/l"); symlink("../ok/a", "w/l"); } return 0; }
+        int main() { pthread_t t; pthread_create(&t, 0, swap, 0); double end = now() + 2; long ok = 0;
+            while (now() < end) { int fd = open("w/l", O_RDONLY); if (fd >= 0) ok++; leaked(fd); }
+            over = 1; pthread_join(t, 0); puts(ok > 5 ? "held" : "no race"); }"#,
+    );
+}
+
+#[test]
+fn directory_swapped_for_a_link_while_something_is_created_below() {
+    attack(
+        "swapdir",
+        r#"void *swap(void *_) { while (!over) { rename("w/d", "w/e"); symlink("../out", "w/d"); unlink("w/d"); rename("w/e", "w/d"); } return 0; }
+        int main() { mkdir("w/d", 0700); pthread_t t; pthread_create(&t, 0, swap, 0); double end = now() + 2; long ok = 0; char name[64];
+            for (int i = 0; now() < end; i++) { sprintf(name, "w/d/n%d", i % 50); int fd = open(name, O_CREAT | O_WRONLY, 0600); if (fd >= 0) { ok++; close(fd); } mkdir("w/d/dir", 0700); unlink(name); truncate("w/d/f", 0); chmod("w/d/f", 0); rename("w/d/dir", "w/d/dir2"); rmdir("w/d/dir2"); }
+            over = 1; pthread_join(t, 0); puts(ok > 5 ? "held" : "no race"); }"#,
+    );
+}
+
+#[test]
+fn rename_of_a_parent_of_a_denied_directory() {
+    attack(
+        "parent",
+        r#"int main() {
+            must_fail("rename w", rename("w", "w2")); must_fail("rename denied", rename("w/denied", "w/x"));
+            must_fail("exchange", syscall(SYS_renameat2, AT_FDCWD, "w/denied", AT_FDCWD, "w", RENAME_EXCHANGE));
+            mkdir("w/deep", 0700); must_fail("move in", rename("w/deep", "w/denied/deep"));
+            leaked(open("w/x/f", O_RDONLY)); leaked(open("w2/denied/f", O_RDONLY)); puts("held"); }"#,
+    );
+}
+
+#[test]
+fn hard_link_to_a_denied_file() {
+    attack(
+        "hardlink",
+        r#"int main() {
+            must_fail("link", link("ok/secret", "w/l")); must_fail("link", link("w/denied/f", "w/l"));
+            must_fail("linkat", linkat(AT_FDCWD, "ok/secret", AT_FDCWD, "w/l", AT_SYMLINK_FOLLOW));
+            symlink("../ok/secret", "w/s"); must_fail("follow", linkat(AT_FDCWD, "w/s", AT_FDCWD, "w/l", AT_SYMLINK_FOLLOW));
+            int fd = open("ok/secret", O_PATH); must_fail("empty", linkat(fd, "", AT_FDCWD, "w/l", AT_EMPTY_PATH));
+            char p[64]; sprintf(p, "/proc/self/fd/%d", fd); must_fail("proc", linkat(AT_FDCWD, p, AT_FDCWD, "w/l", AT_SYMLINK_FOLLOW));
+            leaked(open("w/l", O_RDONLY)); puts("held"); }"#,
+    );
+}
+
+#[test]
+fn hard_link_made_before_the_run_is_the_same_object() {
+    let world = World::new(User::Own);
+    std::fs::hard_link(world.path("ok/secret"), world.path("ok/alias")).unwrap();
+    let ran = world.shell("cat ok/alias");
+    assert_eq!((ran.stdout().as_str(), ran.code()), ("", 1));
+}
+
+#[test]
+fn every_spelling_of_a_denied_file() {
+    attack(
+        "spellings",
+        r#"int main() { char cwd[4096], p[8192]; getcwd(cwd, 4096);
+            const char *forms[] = {"ok/secret", "ok/../ok/secret", "./ok//secret", "/proc/self/cwd/ok/secret", "/proc/thread-self/cwd/ok/secret", "w/../ok/secret", "ok/./././secret"};
+            for (int i = 0; i < 7; i++) leaked(open(forms[i], O_RDONLY));
+            sprintf(p, "%s/ok/secret", cwd); leaked(open(p, O_RDONLY)); sprintf(p, "/proc/self/root%s/ok/secret", cwd); leaked(open(p, O_RDONLY));
+            sprintf(p, "/proc/%d/root%s/ok/secret", getpid(), cwd); leaked(open(p, O_RDONLY)); sprintf(p, "/proc/1/root%s/ok/secret", cwd); leaked(open(p, O_RDONLY));
+            sprintf(p, "/proc/%d/root%s/ok/secret", getppid(), cwd); leaked(open(p, O_RDONLY));
+            int d = open("ok", O_RDONLY | O_DIRECTORY); leaked(openat(d, "secret", O_RDONLY)); chdir("ok"); leaked(open("secret", O_RDONLY)); fchdir(d);
+            int o = open("secret", O_PATH); sprintf(p, "/proc/self/fd/%d", o); leaked(open(p, O_RDONLY)); sprintf(p, "/dev/fd/%d", o); leaked(open(p, O_RDONLY));
+            struct open_how how = {.flags = O_RDONLY}; leaked(syscall(SYS_openat2, d, "secret", &how, sizeof how)); how.resolve = RESOLVE_IN_ROOT; leaked(syscall(SYS_openat2, d, "/secret", &how, sizeof how)); how.resolve = RESOLVE_BENEATH; leaked(syscall(SYS_openat2, d, "secret", &how, sizeof how));
+            leaked(syscall(SYS_open, "secret", O_RDONLY)); leaked(syscall(SYS_creat, "secret", 0600)); must_fail("write", open("secret", O_WRONLY)); must_fail("trunc", open("secret", O_RDONLY | O_TRUNC)); must_fail("truncate", truncate("secret", 0));
+            struct { struct file_handle h; char b[128]; } h = {.h.handle_bytes = 128}; int mount; if (!name_to_handle_at(AT_FDCWD, "secret", &h.h, &mount, 0)) leaked(open_by_handle_at(d, &h.h, O_RDONLY));
+            puts("held"); }"#,
+    );
+}
+
+#[test]
+fn attributes_and_names_inside_a_denied_directory() {
+    attack(
+        "inside",
+        r#"int main() {
+            must_fail("chmod", chmod("w/denied", 0)); must_fail("chmod", chmod("w/denied/f", 0)); must_fail("fchmodat2", syscall(452, AT_FDCWD, "w/denied/f", 0, 0));
+            must_fail("chown", chown("w/denied/f", getuid(), getgid())); must_fail("lchown", lchown("w/denied/f", getuid(), getgid()));
+            must_fail("utimes", utimensat(AT_FDCWD, "w/denied/f", 0, 0)); must_fail("xattr", setxattr("w/denied/f", "user.x", "1", 1, 0));
+            int p = open("w/denied/f", O_PATH); must_fail("by fd", fchownat(p, "", getuid(), getgid(), AT_EMPTY_PATH)); must_fail("by fd", utimensat(p, "", 0, AT_EMPTY_PATH)); must_fail("by fd", syscall(452, p, "", 0, AT_EMPTY_PATH));
+            char q[64]; sprintf(q, "/proc/self/fd/%d", p); must_fail("by proc", chmod(q, 0)); must_fail("by proc", truncate(q, 0)); must_fail("by proc", setxattr(q, "user.x", "1", 1, 0));
+            must_fail("mkdir", mkdir("w/denied/d", 0700)); must_fail("mkfifo", mkfifo("w/denied/p", 0600)); must_fail("mknod", mknod("w/denied/n", S_IFREG | 0600, 0)); must_fail("symlink", symlink("x", "w/denied/s"));
+            must_fail("unlink", unlink("w/denied/f")); must_fail("rmdir", rmdir("w/denied")); must_fail("tmpfile", open("w/denied", O_TMPFILE | O_RDWR, 0600)); must_fail("creat", creat("w/denied/c", 0600));
+            struct sockaddr_un a = {AF_UNIX, "w/denied/sock"}; int s = socket(AF_UNIX, SOCK_STREAM, 0); must_fail("bind", bind(s, (void *)&a, sizeof a));
+            must_fail("opendir", open("w/denied", O_RDONLY | O_DIRECTORY));
+            int f = open("ok/a", O_RDONLY), flags = FS_NODUMP_FL; must_fail("setflags", ioctl(f, FS_IOC_SETFLAGS, &flags)); must_fail("fchmod", fchmod(f, 0600)); must_fail("futimens", futimens(f, 0)); must_fail("fsetxattr", fsetxattr(f, "user.x", "1", 1, 0));
+            puts("held"); }"#,
+    );
+}
+
+#[test]
+fn the_supervisors_own_insides() {
+    attack(
+        "insides",
+        &r#"int main() { char p[256]; int up = getppid(); FILE *f; int grand = 0;
+            sprintf(p, "/proc/%d/stat", up); 
+            const char *names[] = {"mem", "environ", "maps", "fd/3", "fd/4", "fd/5", "fd/6", "root/etc/passwd", "cwd", "exe", "task", "auxv", "io", "ns/mnt", "comm"};
+            for (int pid = up - 3; pid <= up; pid++) for (int i = 0; i < 15; i++) { sprintf(p, "/proc/%d/%s", pid, names[i]); must_fail(p, open(p, O_RDWR)); if (i < 14) must_fail(p, open(p, O_RDONLY)); }
+            must_fail("kill", kill(up, 0)); must_fail("kill", kill(up, 9)); must_fail("all", kill(-1, 0)); must_fail("group", kill(-getpgid(up), 0)); must_fail("tgkill", syscall(SYS_tgkill, up, up, 9));
+            int pfd = syscall(SYS_pidfd_open, up, 0); must_fail("pidfd", syscall(SYS_pidfd_send_signal, pfd, 9, 0, 0)); must_fail("getfd", syscall(SYS_pidfd_getfd, pfd, 3, 0));
+            must_fail("ptrace", ptrace(PTRACE_SEIZE, up, 0, 0)); must_fail("traceme", ptrace(PTRACE_TRACEME, 0, 0, 0));
+            char b[8]; struct iovec l = {b, 8}, r = {(void *)0x400000, 8}; must_fail("vm_readv", process_vm_readv(up, &l, 1, &r, 1, 0)); must_fail("vm_writev", process_vm_writev(up, &l, 1, &r, 1, 0));
+            int fd = open("/dev/null", O_RDONLY); struct { int type, pid; } own = {1, up}; must_fail("setown_ex", fcntl(fd, 15, &own)); must_fail("setown", fcntl(fd, F_SETOWN, up)); must_fail("fiosetown", ioctl(fd, 0x8901, &up)); must_fail("fiosetown high", syscall(SYS_ioctl, fd, 0xffffffff00008901ul, &up));
+            struct { unsigned long a, b; } lim = {1, 1}; must_fail("prlimit", syscall(SYS_prlimit64, up, 7, &lim, 0)); must_fail("setpriority", setpriority_(up)); puts("held"); }"#
+            .replace("setpriority_(up)", "syscall(SYS_setpriority, 0, up, 19)"),
+    );
+}
+
+#[test]
+fn calls_that_no_filter_would_see_or_that_change_what_names_mean() {
+    attack(
+        "refused",
+        r#"int main() {
+            must_fail("mount", mount("ok", "w", 0, MS_BIND, 0)); must_fail("umount", umount2("w", MNT_DETACH)); must_fail("pivot", syscall(SYS_pivot_root, ".", ".")); must_fail("chroot", chroot("w"));
+            must_fail("unshare", unshare(0x10000000)); must_fail("unshare high", syscall(SYS_unshare, 0xf00000010000000ul)); must_fail("clone", syscall(SYS_clone, 0x10000000 | 17, 0, 0, 0, 0)); must_fail("clone3", syscall(SYS_clone3, 0, 0)); must_fail("setns", syscall(SYS_setns, 0, 0x10000000));
+            must_fail("io_uring", syscall(425, 8, (char[256]){0})); must_fail("bpf", syscall(SYS_bpf, 0, 0, 0)); must_fail("userfaultfd", syscall(SYS_userfaultfd, 0)); must_fail("keyctl", syscall(SYS_keyctl, 0, -3, 0)); must_fail("perf", syscall(SYS_perf_event_open, 0, 0, -1, -1, 0));
+            must_fail("fsopen", syscall(430, "tmpfs", 0)); must_fail("open_tree", syscall(428, AT_FDCWD, "ok", 1)); must_fail("module", syscall(SYS_init_module, 0, 0, "")); must_fail("kexec", syscall(SYS_kexec_load, 0, 0, 0, 0)); must_fail("x32", syscall(0x40000000 | 2, "ok/secret", 0)); must_fail("future", syscall(1023)); must_fail("iopl", syscall(SYS_iopl, 3));
+            int e; asm volatile("int $0x80" : "=a"(e) : "a"(5), "b"("ok/secret"), "c"(0), "d"(0) : "memory"); must_fail("int80", e); asm volatile("int $0x80" : "=a"(e) : "a"(20)); must_fail("int80 getpid", e);
+            must_fail("tiocsti", ioctl(0, 0x5412, "x")); must_fail("mq", syscall(SYS_mq_open, "/failcore", O_CREAT | O_RDWR, 0600, 0));
+            puts("held"); }"#,
+    );
+}
+
+#[test]
+fn memory_run_as_a_program() {
+    attack(
+        "memfd",
+        r#"int main(int c, char **v) {
+            must_fail("exec flag", syscall(SYS_memfd_create, "x", 0x10));
+            int m = syscall(SYS_memfd_create, "x", 0), s = open("/usr/bin/id", O_RDONLY); char b[65536]; long n; while ((n = read(s, b, sizeof b)) > 0) write(m, b, n);
+            char p[64]; sprintf(p, "/proc/self/fd/%d", m); char *a[] = {"id", 0}, *e[] = {0};
+            fchmod(m, 0700); must_fail("fexecve", syscall(SYS_execveat, m, "", a, e, AT_EMPTY_PATH)); must_fail("by proc", execve(p, a, e));
+            int w = open("w/id", O_CREAT | O_WRONLY, 0700); lseek(s, 0, 0); while ((n = read(s, b, sizeof b)) > 0) write(w, b, n); close(w); must_fail("copy", execve("w/id", a, e)); must_fail("itself", execve("/usr/bin/id", a, e));
+            char *l[] = {"ld", "/usr/bin/id", 0}; must_fail("ld.so", execve("/lib64/ld-linux-x86-64.so.2", l, e));
+            symlink("/usr/bin/id", "w/true"); must_fail("link", execve("w/true", a, e)); puts("held"); }"#,
+    );
+}
+
+#[test]
+fn exec_path_changed_by_a_racing_thread() {
+    for user in users() {
+        let mut world = World::new(*user);
+        let forbidden = world.compile(
+            "forbidden",
+            "#include <fcntl.h>\n#include <unistd.h>\nint main() { int fd = open(\"w/ran\", O_CREAT | O_WRONLY, 0600); return fd < 0; }",
+        );
+        world.exec.retain(|program| !program.ends_with("forbidden"));
+        let source = r#"static char path[256], good[256], bad[256];
+            void *flip(void *_) { for (;;) { memcpy(path, bad, 256); SEEN; memcpy(path, good, 256); SEEN; } return 0; }
+            int main(int c, char **v) { strcpy(good, "/bin/true"); strcpy(bad, v[1]); memcpy(path, good, 256); double end = now() + 2; int ran = 0, status; char *a[] = {"x", 0}, *e[] = {0};
+                pthread_t t; pthread_create(&t, 0, flip, 0);
+                while (now() < end) { pid_t p = vfork(); if (!p) { execve(path, a, e); _exit(99); } waitpid(p, &status, 0); if (status == 0) ran++; }
+                if (ran > 2) puts("held"); else printf("no race: %d\n", ran); }"#;
+        let program = world.compile("execflip", &format!("{HEAD}{source}"));
+        let ran = world.run(&[program, forbidden]);
+        assert_eq!(ran.stdout(), "held\n", "{}", ran.stderr());
+        assert!(!world.path("w/ran").exists(), "another image than the judged one did something");
+    }
+}
+
+#[test]
+fn address_changed_by_a_racing_thread() {
+    for user in users() {
+        let mut world = World::new(*user);
+        let (good, bad) = (
+            std::net::TcpListener::bind("127.0.0.1:0").unwrap(),
+            std::net::TcpListener::bind("127.0.0.1:0").unwrap(),
+        );
+        let port = |of: &std::net::TcpListener| of.local_addr().unwrap().port().to_string();
+        let (good_port, bad_port) = (port(&good), port(&bad));
+        bad.set_nonblocking(true).unwrap();
+        std::thread::spawn(move || for connection in good.incoming() { drop(connection); });
+        world.more = format!("[net]\nconnect = [\"127.0.0.1:{good_port}\"]");
+        let source = r#"static struct sockaddr_in a; static int good, bad;
+            void *flip(void *_) { while (!over) { a.sin_port = bad; SEEN; a.sin_port = good; SEEN; } return 0; }
+            int main(int c, char **v) { good = htons(atoi(v[1])); bad = htons(atoi(v[2])); a.sin_family = AF_INET; a.sin_addr.s_addr = htonl(0x7f000001); a.sin_port = good;
+                pthread_t t; pthread_create(&t, 0, flip, 0); double end = now() + 2; long ok = 0, n = 0;
+                while (now() < end) { int s = socket(AF_INET, SOCK_STREAM, 0); if (!connect(s, (void *)&a, sizeof a)) ok++; n++; close(s); }
+                over = 1; pthread_join(t, 0); if (ok > 2 && ok < n) puts("held"); else printf("no race: %ld of %ld\n", ok, n); }"#;
+        let program = world.compile("addrflip", &format!("{HEAD}{source}"));
+        let ran = world.run(&[program.to_str().unwrap(), &good_port, &bad_port]);
+        assert_eq!(ran.stdout(), "held\n", "{}", ran.stderr());
+        assert!(bad.accept().is_err(), "somebody reached the port that was not granted");
+    }
+}
+
+#[test]
+fn descriptor_swapped_by_a_racing_thread() {
+    // The socket or directory behind a number changes while the call waits: what was judged is what is used.
+    attack(
+        "dupflip",
+        r#"static int d, ok, out;
+        void *flip(void *_) { while (!over) { dup2(out, d); dup2(ok, d); } return 0; }
+        int main() { ok = open("ok", O_PATH); out = open("out", O_PATH); d = dup(ok); pthread_t t; pthread_create(&t, 0, flip, 0); double end = now() + 2; long good = 0;
+            while (now() < end) { int fd = openat(d, "a", O_RDONLY); if (fd >= 0) good++; leaked(fd); leaked(openat(d, "f", O_RDONLY)); leaked(openat(d, "secret", O_RDONLY)); must_fail("mkdir", mkdirat(d, "n", 0700)); }
+            over = 1; pthread_join(t, 0); puts(good > 5 ? "held" : "no race"); }"#,
+    );
+}
+
+#[test]
+fn loopback_by_other_names() {
+    for user in users() {
+        let mut world = World::new(*user);
+        let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let port = listener.local_addr().unwrap().port().to_string();
+        world.more = "[net]\nconnect = [\"api.example.com:*\"]\ndeny = [\"127.0.0.0/8\"]".into();
+        let source = r#"int main(int c, char **v) { int port = htons(atoi(v[1]));
+            const char *four[] = {"127.0.0.1", "0.0.0.0", "127.1.2.3"}, *six[] = {"::1", "::", "::ffff:127.0.0.1", "::ffff:0.0.0.0", "::127.0.0.1"};
+            for (int i = 0; i < 3; i++) for (int family = 0; family < 3; family += 2) { struct sockaddr_in a = {family, port}; inet_pton(AF_INET, four[i], &a.sin_addr); int s = socket(AF_INET, SOCK_STREAM, 0); if (family) must_fail(four[i], connect(s, (void *)&a, sizeof a)); else connect(s, (void *)&a, sizeof a); must_fail("peer", getpeername(s, (void *)&a, &(socklen_t){sizeof a})); int u = socket(AF_INET, SOCK_DGRAM, 0); must_fail(four[i], sendto(u, "x", 1, 0, (void *)&a, sizeof a)); }
+            for (int i = 0; i < 5; i++) { struct sockaddr_in6 a = {AF_INET6, port}; inet_pton(AF_INET6, six[i], &a.sin6_addr); int s = socket(AF_INET6, SOCK_STREAM, 0); must_fail(six[i], connect(s, (void *)&a, sizeof a)); a.sin6_scope_id = 1; must_fail(six[i], connect(s, (void *)&a, sizeof a)); int m = socket(AF_INET6, SOCK_STREAM, 262); must_fail("mptcp", connect(m, (void *)&a, sizeof a)); }
+            struct sockaddr_in a = {AF_INET, port}; inet_pton(AF_INET, "127.0.0.1", &a.sin_addr); int s = socket(AF_INET6, SOCK_STREAM, 0); must_fail("inet on inet6", connect(s, (void *)&a, sizeof a)); s = socket(AF_INET, SOCK_STREAM, 0); must_fail("fast open", sendto(s, "x", 1, MSG_FASTOPEN, (void *)&a, sizeof a)); char o[8] = {131, 7, 4, 127, 0, 0, 1, 0}; must_fail("source route", setsockopt(s, 0, 4, o, 8)); struct mmsghdr mm = {{&a, sizeof a, &(struct iovec){"x", 1}, 1}}; int u = socket(AF_INET, SOCK_DGRAM, 0); must_fail("sendmmsg", sendmmsg(u, &mm, 1, 0));
+            puts("held"); }"#;
+        let program = world.compile("loopback", &format!("{HEAD}{source}"));
+        let ran = world.run(&[program.to_str().unwrap(), &port]);
+        assert_eq!(ran.stdout(), "held\n", "{} {:#?}", ran.stderr(), tail(&ran.decisions()));
+        assert!(listener.accept().is_err(), "somebody got through");
+    }
+}
+
+#[test]
+fn a_denied_name_that_appears_later() {
+    let mut world = World::new(User::Own);
+    world.more = String::new();
+    std::fs::remove_dir_all(world.path("w/denied")).unwrap();
+    let ran = world.shell("mkdir w/denied; echo x > w/denied; ln -s ../ok w/denied; mkdir w/n && mv w/n w/denied; echo end");
+    assert_eq!(ran.stdout(), "end\n");
+    assert!(!world.path("w/denied").exists(), "{:#?}", ran.decisions());
+}
+
+#[test]
+fn an_empty_list_is_no_permission() {
+    let world = World::new(User::Own);
+    std::fs::write(world.path("empty.toml"), "version = 1\n[fs]\nread = []\nwrite = []\n[process]\nexec = []\n").unwrap();
+    let mut command = world.command(&["/bin/true"]);
+    let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+    let mut again = std::process::Command::new(command.get_program());
+    again.arg(world.path("empty.toml")).args(&args[1..]);
+    assert_eq!(again.output().unwrap().status.code(), Some(126));
+    drop(command.output());
+}
+
+#[test]
+fn a_supervisor_inside_a_supervised_process_says_why_not() {
+    let mut world = World::new(User::Own);
+    let own = world.path("bin/supervise");
+    world.exec.push(own.display().to_string());
+    let dir = world.path("");
+    world.more = format!("[[test]]\nrequest = \"fs.read {}/ok/a\"\nexpect = \"allow\"", dir.display().to_string().trim_end_matches('/'));
+    let inner = [own.display().to_string(), world.path("ok/policy").display().to_string(), world.path("w/inner").display().to_string(), "--".into(), "/bin/true".into()];
+    std::fs::write(world.path("ok/policy"), "version = 1\n[process]\nexec = [\"/bin/true\"]\n").unwrap();
+    let ran = world.run(&inner);
+    assert_ne!(ran.code(), 0);
+    assert!(!ran.stderr().is_empty());
+}
