@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use failcore_gate::{Actor, Grant};
 use failcore_model::{Action, Claims, FileId, FileRef, Outcome, Text};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, statat};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use smallvec::SmallVec;
@@ -166,12 +166,8 @@ impl Call<'_> {
         let mut ids = SmallVec::new();
         if self.shared.by_identity {
             ids.extend(id);
-            let mut above = path.parent();
-            while let Some(dir) = above {
-                if let Ok(stat) = statat(CWD, dir.as_path(), AtFlags::SYMLINK_NOFOLLOW) {
-                    ids.push(FileId { dev: stat.st_dev, ino: stat.st_ino });
-                }
-                above = dir.parent();
+            if let Some(dir) = path.parent() {
+                ids.extend(self.shared.directories.chain(&dir));
             }
         }
         FileRef { asked: Text::from(asked), path, exists: id.is_some(), ids }

@@ -251,7 +251,8 @@ fn hold_agent(
     let listener = pidfd_open(agent, PidfdFlags::empty())
         .and_then(|pidfd| pidfd_getfd(pidfd, message.value, PidfdGetfdFlags::empty()))
         .map_err(|why| StartError::Kernel { step: "cannot take over the listener", why: why.into() })?;
-    let shared = Shared::new(Listener::new(listener), gate, root);
+    let shared = Shared::new(Listener::new(listener), gate, root)
+        .map_err(|why| StartError::Kernel { step: "cannot open our own descriptors", why: why.into() })?;
     start_worker(&shared).map_err(StartError::kernel("cannot start a thread"))?;
     let speak = StartError::kernel("cannot speak to the program's process");
     link.write_all(&[1]).map_err(speak)?;

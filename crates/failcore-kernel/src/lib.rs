@@ -10,6 +10,7 @@ mod attach;
 mod attributes;
 mod call;
 mod calls;
+mod directories;
 mod exec;
 mod features;
 mod filter;

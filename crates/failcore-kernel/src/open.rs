@@ -164,12 +164,13 @@ fn perform(call: &Call<'_>, object: &Object, flags: OFlags) -> Result<std::os::f
     if object.is(FileType::CharacterDevice) && object.stat.st_rdev == rustix::fs::makedev(5, 0) {
         return terminal(call, flags);
     }
-    let link = through(&object.fd);
+    let number = std::os::fd::AsRawFd::as_raw_fd(&object.fd).to_string();
+    let again = || openat(&call.shared.own, number.as_str(), flags, Mode::empty());
     if object.is(FileType::RegularFile) || object.is(FileType::Directory) {
-        return reopen(link, flags, Mode::empty());
+        return again();
     }
     // FIFOs wait for the other end, devices for whatever they like.
-    call.shared.patience.during(call, || reopen(link.as_str(), flags, Mode::empty()))
+    call.shared.patience.during(call, again)
 }
 
 /// `/dev/tty` is the *task's* controlling terminal, which need not be ours.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use failcore_gate::{Sink, SinkError};
-use failcore_model::Event;
+use failcore_model::{Action, Event, Text};
 
 use crate::page::RunPage;
 
@@ -106,9 +106,31 @@ impl Sink for OwnSink {
     }
 }
 
-/// Bytes of the event's JSON, with room for what the record's head adds.
+/// At least as many bytes as the event's JSON has, with room for what the record's head adds.
+///
+/// The event that counts, an open decided, is estimated from its texts, each byte of which comes to six at most;
+/// everything else is written out to be counted.
 fn length(event: &Event) -> Result<u64, serde_json::Error> {
     const HEAD: u64 = 160;
+    const FIXED: usize = 1024;
+    const IDENTITY: usize = 64;
+    const ESCAPED: usize = 6;
+    if let Event::Decided { request, decision, .. } = event
+        && let Action::Open { file, .. } = &request.action
+        && request.subject.claimed.is_empty()
+        && request.context.names.is_empty()
+        && request.context.addresses.is_empty()
+    {
+        let label = |text: &Option<Text>| text.as_ref().map_or(0, |text| text.as_bytes().len());
+        let subject = &request.subject;
+        let texts = file.asked.as_bytes().len()
+            + file.path.as_bytes().len()
+            + subject.exe.as_bytes().len()
+            + label(&subject.agent)
+            + label(&subject.run)
+            + decision.rules.iter().map(|rule| rule.as_str().len() + 4).sum::<usize>();
+        return Ok((FIXED + IDENTITY * file.ids.len() + ESCAPED * texts) as u64);
+    }
     struct Count(u64);
     impl std::io::Write for Count {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -123,4 +145,53 @@ fn length(event: &Event) -> Result<u64, serde_json::Error> {
     let mut count = Count(HEAD);
     serde_json::to_writer(&mut count, event)?;
     Ok(count.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use failcore_model::{AbsPath, Context, Decision, FileId, FileRef, Request, Rights, RuleId, Subject};
+
+    use super::*;
+
+    #[test]
+    fn the_estimate_is_never_too_small() {
+        for byte in [b'a', b'"', 1, 0xff, b'\\'] {
+            let path = AbsPath::new(&[&b"/"[..], &[byte; 200]].concat()).unwrap();
+            let id = FileId { dev: u64::MAX, ino: u64::MAX };
+            let file = FileRef {
+                asked: Text::from(&[byte; 300]),
+                path,
+                exists: false,
+                ids: [id; 40].into_iter().collect(),
+            };
+            let text = Some(Text::from(&[byte; 100]));
+            let subject = Subject {
+                pid: u32::MAX,
+                tid: u32::MAX,
+                exe: Text::from(&[byte; 90]),
+                agent: text.clone(),
+                run: text,
+                ..Subject::default()
+            };
+            let context = Context {
+                time: failcore_model::Timestamp(u64::MAX / 2),
+                counters: failcore_model::Counters {
+                    wall_ns: u64::MAX,
+                    operations: u64::MAX,
+                    connections: u64::MAX,
+                    processes: u64::MAX,
+                    write_bytes: u64::MAX,
+                    memory: u64::MAX,
+                },
+                ..Context::default()
+            };
+            let request =
+                Box::new(Request { action: Action::Open { file, rights: Rights::all() }, subject, context });
+            let decision =
+                Decision::allow([RuleId::from("a \" rule"), RuleId::from("b")].into_iter().collect());
+            let event = Event::Decided { op: u64::MAX, request, decision, enforced: true, ns: u64::MAX };
+            let written = serde_json::to_vec(&event).unwrap().len() as u64 + 160;
+            assert!(length(&event).unwrap() >= written, "{byte}: {} < {written}", length(&event).unwrap());
+        }
+    }
 }

@@ -3,6 +3,7 @@
 //! Workers wait for notifications side by side; whenever the last idle one takes a call, another is started, so that
 //! no call ever waits for another one's end.
 
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -10,12 +11,13 @@ use std::time::Duration;
 
 use failcore_gate::Gate;
 use failcore_model::{Action, Denial, Event, Outcome, Text};
-use rustix::fs::Mode;
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::call::{Answer, Call, Reply};
 use crate::calls::{Row, Rule, row};
+use crate::directories::Directories;
 use crate::filter::ruling;
 use crate::notify::{Listener, Notice};
 use crate::patience::{self, Patience};
@@ -39,6 +41,10 @@ pub(crate) struct Shared {
     pub(crate) patience: Patience,
     /// Whether rules go by identity, so that requests need it.
     pub(crate) by_identity: bool,
+    /// Our own table of descriptors, through which an object is opened again.
+    pub(crate) own: OwnedFd,
+    /// Identities of directories, while no name changes.
+    pub(crate) directories: Directories,
     /// Held shared by whoever changes names, alone by whoever must not see them change.
     names: RwLock<()>,
     /// The guardian: ancestor of every process of the run.
@@ -56,10 +62,13 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(listener: Listener, gate: Gate, root: u32) -> Arc<Self> {
+    pub(crate) fn new(listener: Listener, gate: Gate, root: u32) -> Result<Arc<Self>, Errno> {
         // Before Linux 6.6 the kernel cannot; wake-ups then cross processors and cost more.
         let _ = listener.wake_in_place();
-        Arc::new(Self {
+        let own = openat(CWD, "/proc/self/fd", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Arc::new(Self {
+            own,
+            directories: Directories::default(),
             by_identity: gate.policy().has_identities(),
             processes: gate.policy().limits().processes,
             listener: Arc::new(listener),
@@ -75,7 +84,7 @@ impl Shared {
             changing: AtomicUsize::new(0),
             last_refusal: Mutex::default(),
             started: AtomicU32::new(0),
-        })
+        }))
     }
 
     /// Whether a process belongs to the run; the guardian and the supervisor do not.
@@ -84,8 +93,8 @@ impl Shared {
     }
 
     /// While held, names may change: every change of names that the agent makes holds it.
-    pub(crate) fn names(&self) -> RwLockReadGuard<'_, ()> {
-        self.names.read().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn names(&self) -> Changing<'_> {
+        Changing { _held: self.names.read().unwrap_or_else(PoisonError::into_inner), of: &self.directories }
     }
 
     /// While held, the agent changes no name.
@@ -182,6 +191,18 @@ impl Shared {
     }
 }
 
+/// A change of names under way.
+pub(crate) struct Changing<'a> {
+    _held: RwLockReadGuard<'a, ()>,
+    of: &'a Directories,
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        self.of.forget();
+    }
+}
+
 /// Starts a worker that inherits the calling thread's credentials and domain.
 ///
 /// # Errors
@@ -265,10 +286,11 @@ fn answer(shared: &Shared, notice: Notice) -> Reply {
         return Err(Errno::from_raw_os_error(PROBED));
     }
     let (process, new) = shared.tasks.of(notice.tid)?;
-    if !shared.listener.is_waiting(&notice) {
-        return Err(Errno::SRCH);
-    }
     if new {
+        // That it is this task which was looked up, and not a later one of its number.
+        if !shared.listener.is_waiting(&notice) {
+            return Err(Errno::SRCH);
+        }
         let exe = process.image().path.clone();
         let event = Event::ProcessJoined { pid: process.pid, parent: process.parent, exe };
         shared.gate.record(&event).map_err(|denial| Errno::from_raw_os_error(denial.errno))?;

@@ -48,12 +48,22 @@ fn attack(name: &str, source: &str) {
         let mut world = World::new(*user);
         let program = world.compile(name, &format!("{HEAD}{source}"));
         let ran = world.run(&[program]);
-        assert_eq!(ran.stdout(), "held\n", "{name} as {user:?}: {} {:#?}", ran.stderr(), tail(&ran.decisions()));
+        assert_eq!(
+            ran.stdout(),
+            "held\n",
+            "{name} as {user:?}: {} {:#?}",
+            ran.stderr(),
+            tail(&ran.decisions())
+        );
         assert_eq!(std::fs::read_to_string(world.path("ok/secret")).unwrap(), "secret\n", "{name}");
         assert_eq!(std::fs::read_to_string(world.path("w/denied/f")).unwrap(), "hidden\n", "{name}");
         assert_eq!(std::fs::read_to_string(world.path("out/f")).unwrap(), "outside\n", "{name}");
         assert_eq!(std::fs::read_dir(world.path("out")).unwrap().count(), 1, "{name}: made outside");
-        assert_eq!(std::fs::read_dir(world.path("w/denied")).unwrap().count(), 1, "{name}: made where denied");
+        assert_eq!(
+            std::fs::read_dir(world.path("w/denied")).unwrap().count(),
+            1,
+            "{name}: made where denied"
+        );
     }
 }
 
@@ -248,7 +258,11 @@ fn address_changed_by_a_racing_thread() {
         let port = |of: &std::net::TcpListener| of.local_addr().unwrap().port().to_string();
         let (good_port, bad_port) = (port(&good), port(&bad));
         bad.set_nonblocking(true).unwrap();
-        std::thread::spawn(move || for connection in good.incoming() { drop(connection); });
+        std::thread::spawn(move || {
+            for connection in good.incoming() {
+                drop(connection);
+            }
+        });
         world.more = format!("[net]\nconnect = [\"127.0.0.1:{good_port}\"]");
         let source = r#"static struct sockaddr_in a; static int good, bad;
             void *flip(void *_) { while (!over) { a.sin_port = bad; SEEN; a.sin_port = good; SEEN; } return 0; }
@@ -302,7 +316,9 @@ fn a_denied_name_that_appears_later() {
     let mut world = World::new(User::Own);
     world.more = String::new();
     std::fs::remove_dir_all(world.path("w/denied")).unwrap();
-    let ran = world.shell("mkdir w/denied; echo x > w/denied; ln -s ../ok w/denied; mkdir w/n && mv w/n w/denied; echo end");
+    let ran = world.shell(
+        "mkdir w/denied; echo x > w/denied; ln -s ../ok w/denied; mkdir w/n && mv w/n w/denied; echo end",
+    );
     assert_eq!(ran.stdout(), "end\n");
     assert!(!world.path("w/denied").exists(), "{:#?}", ran.decisions());
 }
@@ -310,7 +326,11 @@ fn a_denied_name_that_appears_later() {
 #[test]
 fn an_empty_list_is_no_permission() {
     let world = World::new(User::Own);
-    std::fs::write(world.path("empty.toml"), "version = 1\n[fs]\nread = []\nwrite = []\n[process]\nexec = []\n").unwrap();
+    std::fs::write(
+        world.path("empty.toml"),
+        "version = 1\n[fs]\nread = []\nwrite = []\n[process]\nexec = []\n",
+    )
+    .unwrap();
     let mut command = world.command(&["/bin/true"]);
     let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
     let mut again = std::process::Command::new(command.get_program());
@@ -325,8 +345,17 @@ fn a_supervisor_inside_a_supervised_process_says_why_not() {
     let own = world.path("bin/supervise");
     world.exec.push(own.display().to_string());
     let dir = world.path("");
-    world.more = format!("[[test]]\nrequest = \"fs.read {}/ok/a\"\nexpect = \"allow\"", dir.display().to_string().trim_end_matches('/'));
-    let inner = [own.display().to_string(), world.path("ok/policy").display().to_string(), world.path("w/inner").display().to_string(), "--".into(), "/bin/true".into()];
+    world.more = format!(
+        "[[test]]\nrequest = \"fs.read {}/ok/a\"\nexpect = \"allow\"",
+        dir.display().to_string().trim_end_matches('/')
+    );
+    let inner = [
+        own.display().to_string(),
+        world.path("ok/policy").display().to_string(),
+        world.path("w/inner").display().to_string(),
+        "--".into(),
+        "/bin/true".into(),
+    ];
     std::fs::write(world.path("ok/policy"), "version = 1\n[process]\nexec = [\"/bin/true\"]\n").unwrap();
     let ran = world.run(&inner);
     assert_ne!(ran.code(), 0);

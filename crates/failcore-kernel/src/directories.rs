@@ -1,0 +1,94 @@
+//! Identities of directories, remembered for a moment: asking the kernel for each of a path's costs more than the rest
+//! of a decision.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use failcore_model::{AbsPath, FileId};
+use rustix::fs::{AtFlags, CWD, statat};
+use smallvec::SmallVec;
+
+/// How long an answer holds. The agent changes names only through the supervisor, which forgets everything then; this
+/// is for what others change.
+const FRESH: Duration = Duration::from_millis(20);
+/// Directories remembered.
+const MOST: usize = 4096;
+
+/// Identities of a directory and of each above it.
+pub(crate) type Chain = SmallVec<[FileId; 8]>;
+
+/// The identities of directories.
+#[derive(Debug, Default)]
+pub(crate) struct Directories {
+    known: RwLock<HashMap<AbsPath, Known>>,
+    /// Grows whenever the agent has changed a name.
+    changes: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Known {
+    chain: Chain,
+    at: Instant,
+    changes: u64,
+}
+
+impl Directories {
+    /// The identity of `dir` and of each directory above it.
+    pub(crate) fn chain(&self, dir: &AbsPath) -> Chain {
+        // Before looking: what changes while we look makes the answer old at once.
+        let changes = self.changes.load(SeqCst);
+        let now = Instant::now();
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.get(dir)
+            && known.changes == changes
+            && now.duration_since(known.at) < FRESH
+        {
+            return known.chain.clone();
+        }
+        drop(known);
+        let mut chain = Chain::new();
+        let mut next = Some(dir.clone());
+        while let Some(dir) = next {
+            if let Ok(stat) = statat(CWD, dir.as_path(), AtFlags::SYMLINK_NOFOLLOW) {
+                chain.push(FileId { dev: stat.st_dev, ino: stat.st_ino });
+            }
+            next = dir.parent();
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MOST {
+            known.clear();
+        }
+        known.insert(dir.clone(), Known { chain: chain.clone(), at: now, changes });
+        chain
+    }
+
+    /// The agent changed a name: nothing known holds any more.
+    pub(crate) fn forget(&self) {
+        self.changes.fetch_add(1, SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_of_names_makes_it_look_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let path = AbsPath::new(root.join("d").as_os_str().as_encoded_bytes()).unwrap();
+        std::fs::create_dir(path.as_path()).unwrap();
+        std::fs::create_dir(root.join("e")).unwrap();
+        let directories = Directories::default();
+        let before = directories.chain(&path);
+        assert_eq!(before.len(), path.components().count() + 1);
+        std::fs::rename(path.as_path(), root.join("x")).unwrap();
+        std::fs::rename(root.join("e"), path.as_path()).unwrap();
+        directories.forget();
+        let after = directories.chain(&path);
+        assert_ne!(before[0], after[0]);
+        assert_eq!(before[1..], after[1..]);
+    }
+}
