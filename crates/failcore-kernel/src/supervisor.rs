@@ -26,8 +26,9 @@ use crate::{attributes, exec, messages, names, open, processes, sockets};
 
 /// Workers that may wait at once; more calls queue in the kernel.
 const MOST_WORKERS: usize = 1024;
-/// Idle workers kept.
-const SPARE: usize = 3;
+/// Idle workers kept. More than one run keeps busy: starting one costs more than a call, and a worker that is just
+/// about to be idle again looks busy.
+const SPARE: usize = 16;
 /// Stack of a worker: it handles paths, not recursion.
 const STACK: usize = 256 << 10;
 /// What the probes before the program's start are answered with; nothing else ever is.
@@ -239,8 +240,7 @@ fn work(shared: &Arc<Shared>) {
             // Where none can be started the call in hand still gets its answer, and the next waits for it.
             let _ = start_worker(shared);
         }
-        handle(shared, notice);
-        if shared.idle.fetch_add(1, SeqCst) >= SPARE {
+        if !handle(shared, notice) {
             break;
         }
     }
@@ -260,10 +260,12 @@ fn isolate() {
     rustix::process::umask(Mode::empty());
 }
 
-/// Answers one call, whatever happens.
-fn handle(shared: &Shared, notice: Notice) {
+/// Answers one call, whatever happens; whether the worker is to go on. It counts as idle again with the answer, since
+/// the task's next call may come before we are back.
+fn handle(shared: &Shared, notice: Notice) -> bool {
     // A fault of ours is a refusal.
     let reply = catch_unwind(AssertUnwindSafe(|| answer(shared, notice))).unwrap_or(Err(Errno::IO));
+    let needed = shared.idle.fetch_add(1, SeqCst) < SPARE;
     let sent = match reply {
         Ok(Answer::Value(value)) => shared.listener.succeed(&notice, value),
         Ok(Answer::Proceed) => shared.listener.proceed(&notice),
@@ -279,6 +281,7 @@ fn handle(shared: &Shared, notice: Notice) {
     };
     // Whoever is gone by now does not need an answer.
     let _ = sent;
+    needed
 }
 
 fn answer(shared: &Shared, notice: Notice) -> Reply {
