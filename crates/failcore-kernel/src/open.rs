@@ -84,7 +84,8 @@ fn attempt(call: &Call<'_>, dir: i32, path: usize, how: &How) -> Reply {
 
 fn once(call: &Call<'_>, start: &Start, asked: &[u8], how: &How) -> Reply {
     let creates = how.flags.contains(OFlags::CREATE);
-    let follow = !how.flags.contains(OFlags::NOFOLLOW) && !(creates && how.flags.contains(OFlags::EXCL));
+    let itself = how.flags.contains(OFlags::NOFOLLOW) || how.flags.contains(OFlags::CREATE | OFlags::EXCL);
+    let follow = !itself;
     let found = if how.resolve.is_empty() {
         walk::object(call, start, asked, follow)?
     } else {

@@ -43,12 +43,17 @@ impl Patience {
         prepare();
         let own = rustix::thread::gettid().as_raw_nonzero().get();
         self.lock().insert(own, call.notice);
-        let result = block();
+        let result = loop {
+            match block() {
+                // A nudge that was meant for the call before this one.
+                Err(Errno::INTR)
+                    if call.shared.listener.is_waiting(&call.notice) && !has_signal(call.notice.tid) => {}
+                Err(Errno::INTR) => break Err(Errno::from_raw_os_error(RESTART)),
+                result => break result,
+            }
+        };
         self.lock().remove(&own);
-        match result {
-            Err(Errno::INTR) => Err(Errno::from_raw_os_error(RESTART)),
-            result => result,
-        }
+        result
     }
 
     /// Looks after waiting calls, and does `also` now and then, until [`Patience::end`].

@@ -241,10 +241,18 @@ fn work(shared: &Arc<Shared>) {
             let _ = start_worker(shared);
         }
         if !handle(shared, notice) {
-            break;
+            // The others may have taken calls since: the last one that is idle stays.
+            if shared.idle.fetch_sub(1, SeqCst) > 1 {
+                return retire(shared, own);
+            }
+            shared.idle.fetch_add(1, SeqCst);
         }
     }
     shared.idle.fetch_sub(1, SeqCst);
+    retire(shared, own);
+}
+
+fn retire(shared: &Shared, own: i32) {
     shared.workers.lock().unwrap_or_else(PoisonError::into_inner).retain(|tid| *tid != own);
 }
 

@@ -103,7 +103,8 @@ signal = "children"
         // Where an ordinary user can get at it.
         let copy = self.path("bin/supervise");
         if !copy.exists() {
-            std::fs::copy(supervise, &copy).unwrap();
+            // By another process: one that we fork meanwhile would hold the copy open for writing.
+            assert!(Command::new("cp").arg(supervise).arg(&copy).status().unwrap().success());
         }
         std::fs::write(self.path("policy.toml"), self.policy()).unwrap();
         open_up(self.dir.path());
