@@ -226,7 +226,7 @@ def compare(interpreter: Interpreter, module: str, failcore: Path) -> tuple[list
             if not differs(before, after):
                 break
         if differs(before, after):
-            last = (after.why.strip().splitlines() or [""])[-1]
+            last = (after.why.strip().splitlines() or [""])[-1].replace(str(python), "PYTHON")
             reason = reason_for(test, interpreter.version)
             differences.append(
                 Difference(interpreter.version, test, before.outcome, after.outcome, last, reason)
