@@ -174,9 +174,7 @@ impl Gate {
         let decision = self.policy.decide(&request);
         let ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
 
-        let enforced = decision.is_allow()
-            || self.policy.mode() == Mode::Enforce
-            || matches!(decision.reason, Reason::Always | Reason::Fault);
+        let enforced = self.enforces(&decision);
         let refused = !decision.is_allow() && enforced;
         let op = self.ops.fetch_add(1, Ordering::Relaxed);
         let event = Event::Decided { op, request, decision, enforced, ns };
@@ -195,6 +193,23 @@ impl Gate {
         let Request { action, subject, .. } = *request;
         self.meter.count(&action);
         Ok(Grant { action, op, pid: subject.pid })
+    }
+
+    /// Whether a decision is carried out; in audit mode a refusal mostly is not.
+    fn enforces(&self, decision: &Decision) -> bool {
+        decision.is_allow()
+            || self.policy.mode() == Mode::Enforce
+            || matches!(decision.reason, Reason::Always | Reason::Fault)
+    }
+
+    /// Why an operation of this process would be refused, were it attempted; nothing where it would go ahead, with a
+    /// person's approval where that is asked for. Nothing is recorded, hence nothing granted.
+    pub fn foresee(&self, action: Action, claims: Claims, addresses: &[IpAddr]) -> Option<Reason> {
+        let subject = Subject { claimed: claims, ..self.subject.clone() };
+        let judge = || self.policy.decide(&self.complete(subject, action, addresses));
+        let decision =
+            catch_unwind(AssertUnwindSafe(judge)).unwrap_or_else(|_| Decision::fault(Fault::Panic));
+        (!decision.is_allow() && self.enforces(&decision)).then_some(decision.reason)
     }
 
     /// Fills in every fact that the decision may look at.
@@ -288,9 +303,9 @@ impl Gate {
     }
 }
 
-/// The clock of decisions. A clock before 1970 reads as 1970: every `until` is then in the future of nothing that
+/// The clock of decisions and of pins. A clock before 1970 reads as 1970: every `until` is then in the future of nothing that
 /// matters, and budgets only shrink.
-fn now() -> Timestamp {
+pub fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
