@@ -11,6 +11,7 @@ use std::sync::Arc;
 use failcore_gate::{Gate, Nobody};
 use failcore_kernel::{Features, Launch, Plan, Served, Server, Supervisor, lower};
 use failcore_model::{AbsPath, Lane};
+use failcore_net::{Broker, Hosts, Pins, Resolver};
 use failcore_policy::{Environment, PolicySet};
 use failcore_trace::{SigningKey, Writer};
 use rustix::process::{WaitOptions, set_child_subreaper, waitpid};
@@ -41,7 +42,13 @@ fn main() -> ExitCode {
         Served { session: "s1".into(), agent: None, run: None, policy: policy.resolved().to_owned() };
     let server = Server::start(&trace.join("socket"), served, writer, Arc::new(Nobody)).unwrap();
     set_child_subreaper(Some(rustix::process::getpid())).unwrap();
-    let gate = Gate::builder(Arc::clone(&policy), server.sink(), Lane::Kernel).meter(server.meter()).build();
+    let pins = Arc::new(Pins::new().with_hosts(Hosts::system()));
+    let gate = Gate::builder(Arc::clone(&policy), server.sink(), Lane::Kernel)
+        .names(pins.clone())
+        .meter(server.meter())
+        .build();
+    let gate = Arc::new(gate);
+    let broker = Broker::start(Arc::clone(&gate), Resolver::system(pins)).unwrap();
     let launch = Launch {
         program,
         args: args.collect(),
@@ -51,7 +58,7 @@ fn main() -> ExitCode {
     };
     let (plan, _) = lower(&policy, &Features::probe());
     let plan = if std::env::var_os("WITHOUT_LANDLOCK").is_some() { Plan::default() } else { plan };
-    let code = match Supervisor::start(&launch, &plan, gate) {
+    let code = match Supervisor::start(&launch, &plan, gate, Some(broker.carrier())) {
         Ok(supervisor) => {
             let root = rustix::process::Pid::from_raw(supervisor.root().cast_signed());
             let status = loop {
@@ -68,6 +75,7 @@ fn main() -> ExitCode {
             126
         }
     };
+    drop(broker);
     server.finish().close(Some(code)).unwrap();
     ExitCode::from(u8::try_from(code).unwrap_or(255))
 }

@@ -127,13 +127,16 @@ impl Call<'_> {
         if !self.shared.listener.is_waiting(&self.notice) {
             return Err(Errno::SRCH);
         }
-        let image = self.process.image();
-        let actor = Actor { pid: self.process.pid, tid: self.notice.tid, exe: image.path.clone() };
-        self.shared.gate.check_for(actor, action, Claims::default(), &[]).map_err(|denial| {
+        self.shared.gate.check_for(self.actor(), action, Claims::default(), &[]).map_err(|denial| {
             let errno = Errno::from_raw_os_error(denial.errno);
             self.shared.refused(denial);
             errno
         })
+    }
+
+    /// Who calls.
+    pub(crate) fn actor(&self) -> Actor {
+        Actor { pid: self.process.pid, tid: self.notice.tid, exe: self.process.image().path.clone() }
     }
 
     /// What a granted operation came to; a failure is recorded.

@@ -10,6 +10,7 @@ mod attach;
 mod attributes;
 mod call;
 mod calls;
+mod carried;
 mod directories;
 mod exec;
 mod features;

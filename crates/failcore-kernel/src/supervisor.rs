@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use failcore_gate::Gate;
+use failcore_gate::{Carrier, Gate};
 use failcore_model::{Action, Denial, Event, Outcome, Text};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -37,7 +37,9 @@ pub(crate) const PROBED: i32 = libc::EKEYREJECTED;
 /// What all workers share.
 pub(crate) struct Shared {
     pub(crate) listener: Arc<Listener>,
-    pub(crate) gate: Gate,
+    pub(crate) gate: Arc<Gate>,
+    /// Who takes what is sent to DNS servers.
+    pub(crate) carrier: Option<Arc<dyn Carrier>>,
     pub(crate) tasks: Tasks,
     pub(crate) patience: Patience,
     /// Whether rules go by identity, so that requests need it.
@@ -63,7 +65,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(listener: Listener, gate: Gate, root: u32) -> Result<Arc<Self>, Errno> {
+    pub(crate) fn new(
+        listener: Listener,
+        gate: Arc<Gate>,
+        carrier: Option<Arc<dyn Carrier>>,
+        root: u32,
+    ) -> Result<Arc<Self>, Errno> {
         // Before Linux 6.6 the kernel cannot; wake-ups then cross processors and cost more.
         let _ = listener.wake_in_place();
         let own = openat(CWD, "/proc/self/fd", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
@@ -74,6 +81,7 @@ impl Shared {
             processes: gate.policy().limits().processes,
             listener: Arc::new(listener),
             gate,
+            carrier,
             tasks: Tasks::default(),
             patience: Patience::default(),
             names: RwLock::new(()),
