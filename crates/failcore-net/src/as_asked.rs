@@ -97,3 +97,39 @@ fn checksum(from: Ipv6Addr, to: Ipv6Addr, length: u16, udp: &[u8], payload: &[u8
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn packets_are_what_the_standards_say() {
+        let v4 = packet(at("10.1.2.3:53"), at("127.0.0.1:4660"), b"hi").unwrap();
+        assert_eq!(v4[..12], [0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0]);
+        assert_eq!(v4[12..], [10, 1, 2, 3, 127, 0, 0, 1, 0, 53, 0x12, 0x34, 0, 10, 0, 0, b'h', b'i']);
+        for payload in [&b""[..], b"h", b"hello", &[0xff; 1232]] {
+            let v6 = packet(at("[2001:db8::1]:53"), at("[::1]:4660"), payload).unwrap();
+            let length = u16::try_from(payload.len() + 8).unwrap();
+            assert_eq!(v6[4..8], [length.to_be_bytes()[0], length.to_be_bytes()[1], 17, 64]);
+            // With its checksum in it, everything adds up to nothing.
+            let (head, udp) = v6.split_at(40);
+            let (from, to) = head[8..].split_at(16);
+            let addr = |bytes: &[u8]| Ipv6Addr::from(<[u8; 16]>::try_from(bytes).unwrap());
+            assert_eq!(checksum(addr(from), addr(to), length, &udp[..8], &udp[8..]), 0xffff);
+        }
+        assert_eq!(packet(at("10.1.2.3:53"), at("[::1]:1"), b""), None);
+        assert_eq!(packet(at("10.1.2.3:53"), at("127.0.0.1:1"), &[0; 65528]), None);
+    }
+
+    #[test]
+    fn nothing_is_sent_to_other_machines() {
+        let as_asked = AsAsked::open();
+        for to in ["192.0.2.1:9", "0.0.0.0:9", "[2001:db8::2]:9"] {
+            assert!(as_asked.send(at("10.1.2.3:53"), at(to), b"x").is_err(), "{to}");
+        }
+    }
+}

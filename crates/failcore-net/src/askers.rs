@@ -69,3 +69,48 @@ impl Askers {
 fn plain(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asker(pid: u32) -> Asker {
+        Asker { actor: Actor { pid, tid: pid, exe: "/bin/agent".into() }, answered_as: None }
+    }
+
+    fn at(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    fn pid(askers: &Askers, transport: Transport, from: SocketAddr) -> Option<u32> {
+        askers.of(transport, from).map(|asker| asker.actor.pid)
+    }
+
+    #[test]
+    fn a_socket_is_its_last_owners() {
+        let askers = Askers::default();
+        askers.add(Transport::Udp, "[::ffff:127.0.0.1]:9".parse().unwrap(), asker(1));
+        assert_eq!(pid(&askers, Transport::Udp, at(9)), Some(1));
+        assert_eq!(pid(&askers, Transport::Tcp, at(9)), None);
+        askers.add(Transport::Udp, at(9), asker(2));
+        askers.add(Transport::Tcp, at(9), asker(3));
+        assert_eq!(pid(&askers, Transport::Udp, at(9)), Some(2));
+        askers.remove(Transport::Tcp, at(9));
+        assert_eq!(pid(&askers, Transport::Tcp, at(9)), None);
+        assert_eq!(pid(&askers, Transport::Udp, at(9)), Some(2));
+    }
+
+    #[test]
+    fn with_too_many_the_first_is_forgotten() {
+        let askers = Askers::default();
+        let last = u16::try_from(MOST).unwrap() + 10;
+        for port in 1..=last {
+            askers.add(Transport::Udp, at(port), asker(port.into()));
+        }
+        assert_eq!(pid(&askers, Transport::Udp, at(10)), None);
+        assert_eq!(pid(&askers, Transport::Udp, at(11)), Some(11));
+        assert_eq!(pid(&askers, Transport::Udp, at(last)), Some(last.into()));
+        let table = askers.lock();
+        assert_eq!((table.known.len(), table.order.len()), (MOST, MOST));
+    }
+}

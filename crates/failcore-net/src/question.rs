@@ -247,3 +247,260 @@ fn error(asked: &Metadata, code: ResponseCode) -> Vec<u8> {
         Err(_) => Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn query(name: &[&[u8]], kind: u16) -> Vec<u8> {
+        let mut bytes = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        for label in name {
+            bytes.push(u8::try_from(label.len()).unwrap());
+            bytes.extend(*label);
+        }
+        bytes.push(0);
+        bytes.extend(kind.to_be_bytes());
+        bytes.extend([0, 1]);
+        bytes
+    }
+
+    fn example(kind: u16) -> Vec<u8> {
+        query(&[b"Www", b"example"], kind)
+    }
+
+    /// With EDNS of this version, for answers of this length.
+    fn with_edns(mut bytes: Vec<u8>, version: u8, payload: u16) -> Vec<u8> {
+        bytes[11] += 1;
+        bytes.extend([0, 0, 41]);
+        bytes.extend(payload.to_be_bytes());
+        bytes.extend([0, version, 0x80, 0, 0, 0]);
+        bytes
+    }
+
+    fn read(bytes: &[u8]) -> Question {
+        Question::read(bytes).unwrap()
+    }
+
+    fn code(bytes: &[u8]) -> String {
+        match Question::read(bytes) {
+            Ok(question) => format!("{:?}", question.about()),
+            Err(NoQuestion::Silence) => "silence".into(),
+            Err(NoQuestion::Answer(answer)) => {
+                let answer = Message::from_vec(&answer).unwrap();
+                assert_eq!(answer.id.to_be_bytes(), bytes[..2]);
+                assert_eq!(answer.message_type, MessageType::Response);
+                format!("{:?}", answer.response_code)
+            }
+        }
+    }
+
+    fn addrs(n: u8) -> Vec<IpAddr> {
+        (0..n)
+            .flat_map(|n| {
+                [IpAddr::from([9, 9, 9, n]), IpAddr::from([0x2606, 0, 0, 0, 0, 0, 0, u16::from(n)])]
+            })
+            .collect()
+    }
+
+    fn exists(addrs: &[IpAddr]) -> Reply<'_> {
+        Reply::Exists { addrs, canonical: None, ttl: 60 }
+    }
+
+    #[test]
+    fn a_question_is_read() {
+        let question = read(&example(1));
+        assert_eq!((question.id(), question.about()), (0x1234, About::V4));
+        assert_eq!(question.name().unwrap().as_str(), "www.example");
+        assert_eq!(question.text(), "IN A Www.example.");
+        assert_eq!(read(&example(28)).about(), About::V6);
+        for kind in [2, 6, 12, 15, 16, 33, 64, 65, 255, 0xff00] {
+            assert_eq!(read(&example(kind)).about(), About::Other, "{kind}");
+        }
+        for kind in [0, 41, 249, 250, 251, 252, 253, 254] {
+            assert_eq!(read(&example(kind)).about(), About::Unknown, "{kind}");
+        }
+        for class in [0, 3, 4, 254, 255] {
+            let mut chaos = example(1);
+            *chaos.last_mut().unwrap() = class;
+            assert_eq!(read(&chaos).about(), About::Unknown, "{class}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_question_is_an_error_or_silence() {
+        assert_eq!(code(b""), "silence");
+        assert_eq!(code(&example(1)[..11]), "silence");
+        let with = |at: usize, value: u8| {
+            let mut bytes = example(1);
+            bytes[at] = value;
+            code(&bytes)
+        };
+        assert_eq!(with(2, 0x81), "silence", "an answer");
+        for opcode in [1, 2, 4, 5, 6, 15] {
+            assert_eq!(with(2, opcode << 3), "NotImp", "{opcode}");
+        }
+        assert_eq!(with(5, 0), "FormErr", "no question");
+        assert_eq!(with(5, 2), "FormErr", "two questions");
+        assert_eq!(with(4, 0xff), "FormErr", "many questions");
+        assert_eq!(with(7, 1), "FormErr", "an answer that is not there");
+        assert_eq!(with(9, 1), "FormErr");
+        assert_eq!(with(11, 1), "FormErr", "a record that is not there");
+        assert_eq!(with(10, 0xff), "FormErr");
+        for cut in 12..example(1).len() {
+            assert_eq!(code(&example(1)[..cut]), "FormErr", "{cut}");
+        }
+    }
+
+    #[test]
+    fn names_that_lead_nowhere_are_no_questions() {
+        // A pointer to itself, one forward, two that point at each other, a label with reserved bits.
+        for name in [&[0xc0, 12][..], &[0xc0, 40], &[0xc0, 14, 0xc0, 12], &[0x41, b'a', 0], &[0x80, 0]] {
+            let mut bytes = example(1)[..12].to_vec();
+            bytes.extend(name);
+            bytes.extend([0, 1, 0, 1]);
+            assert_eq!(code(&bytes), "FormErr", "{name:02x?}");
+        }
+        // 255 bytes and more.
+        let long = [b'a'; 63];
+        assert_eq!(code(&query(&[&long[..], &long[..], &long[..], &long[..]], 1)), "FormErr");
+        assert_eq!(code(&query(&[&[b'a'; 64]], 1)), "FormErr");
+    }
+
+    #[test]
+    fn what_reads_as_another_name_is_no_name() {
+        let name = |labels: &[&[u8]]| read(&query(labels, 1)).name();
+        assert_eq!(name(&[b"evil", b"example\0", b"good"]), Err(HostError::Nul));
+        assert_eq!(name(&[b"good.example"]), Err(HostError::Character), "one label, not two");
+        assert_eq!(name(&[b"\xff\xfe", b"example"]), Err(HostError::Character));
+        assert_eq!(name(&[b"127", b"0", b"0", b"1"]), Err(HostError::BadAddress));
+        assert_eq!(name(&[b"0x7f", b"1"]), Err(HostError::BadAddress));
+        assert_eq!(name(&[]), Err(HostError::Empty));
+        assert_eq!(name(&[b"good", b"ex ample"]), Err(HostError::Character));
+        assert_eq!(name(&["ａｐｉ".as_bytes(), b"example"]).unwrap().as_str(), "api.example");
+        assert_eq!(name(&["bücher".as_bytes(), b"example"]).unwrap().as_str(), "xn--bcher-kva.example");
+        // Whatever the bytes, it can be recorded.
+        assert_eq!(read(&query(&[b"a\0\xff.\n"], 1)).text(), "IN A a\\000\\377\\.\\012.");
+    }
+
+    #[test]
+    fn an_answer_has_what_was_asked_for() {
+        let found = addrs(2);
+        let question = read(&example(1));
+        let answer = Message::from_vec(&question.datagram(exists(&found))).unwrap();
+        assert_eq!(answer.id, 0x1234);
+        assert!(answer.recursion_available && answer.recursion_desired && !answer.authoritative);
+        assert_eq!(answer.queries[0].name().to_ascii(), "Www.example.", "as it was spelt");
+        let data: Vec<_> = answer.answers.iter().map(|one| (one.data.to_string(), one.ttl)).collect();
+        assert_eq!(data, [("9.9.9.0".into(), 60), ("9.9.9.1".into(), 60)]);
+        assert_eq!(answer.edns, None);
+        let answer = Message::from_vec(&read(&example(28)).datagram(exists(&found))).unwrap();
+        assert_eq!(answer.answers.len(), 2);
+        for kind in [12, 16, 65, 255] {
+            let answer = Message::from_vec(&read(&example(kind)).datagram(exists(&found))).unwrap();
+            assert_eq!((answer.response_code, answer.answers.len()), (ResponseCode::NoError, 0));
+        }
+        let answer = Message::from_vec(&question.datagram(Reply::NoName)).unwrap();
+        assert_eq!(answer.response_code, ResponseCode::NXDomain);
+        let answer = Message::from_vec(&question.datagram(Reply::Failed)).unwrap();
+        assert_eq!(answer.response_code, ResponseCode::ServFail);
+    }
+
+    #[test]
+    fn an_alias_is_told() {
+        let alias = HostName::parse("real.example").unwrap();
+        let found = addrs(1);
+        let reply = Reply::Exists { addrs: &found, canonical: Some(&alias), ttl: 5 };
+        let answer = Message::from_vec(&read(&example(1)).datagram(reply)).unwrap();
+        let text: Vec<_> = answer.answers.iter().map(ToString::to_string).collect();
+        assert_eq!(text, ["Www.example. 5 IN CNAME real.example.", "real.example. 5 IN A 9.9.9.0"]);
+        // A name is no alias of itself, however it is spelt.
+        let same = HostName::parse("www.example").unwrap();
+        let reply = Reply::Exists { addrs: &found, canonical: Some(&same), ttl: 5 };
+        assert_eq!(Message::from_vec(&read(&example(1)).datagram(reply)).unwrap().answers.len(), 1);
+    }
+
+    #[test]
+    fn what_is_too_long_for_a_datagram_comes_by_stream() {
+        let found = addrs(200);
+        for (asked, most) in [(None, 512), (Some(0), 512), (Some(700), 700), (Some(65535), 1232)] {
+            let bytes = asked.map_or(example(1), |payload| with_edns(example(1), 0, payload));
+            let question = read(&bytes);
+            let datagram = question.datagram(exists(&found));
+            assert!(datagram.len() <= most && datagram.len() > most - 32, "{} of {most}", datagram.len());
+            let answer = Message::from_vec(&datagram).unwrap();
+            assert!(answer.truncation && !answer.answers.is_empty());
+            assert_eq!(answer.edns.is_some(), asked.is_some());
+            let stream = question.stream(exists(&found));
+            assert_eq!(usize::from(u16::from_be_bytes([stream[0], stream[1]])), stream.len() - 2);
+            let answer = Message::from_vec(&stream[2..]).unwrap();
+            assert_eq!((answer.truncation, answer.answers.len()), (false, 200));
+        }
+    }
+
+    #[test]
+    fn an_unknown_version_of_edns_is_said_to_be_one() {
+        // BADVERS has the number of BADSIG, and is meant where nothing is signed.
+        assert_eq!(code(&with_edns(example(1), 1, 1232)), "BADSIG");
+        assert_eq!(code(&with_edns(with_edns(example(1), 0, 1232), 0, 1232)), "FormErr", "two of them");
+    }
+
+    fn anything() -> impl Strategy<Value = Vec<u8>> {
+        let label = prop::collection::vec(any::<u8>(), 1..64);
+        let written = (prop::collection::vec(label, 0..6), any::<u16>(), any::<bool>()).prop_map(
+            |(labels, kind, edns)| {
+                let labels: Vec<&[u8]> = labels.iter().map(Vec::as_slice).collect();
+                let bytes = query(&labels, kind);
+                if edns { with_edns(bytes, 0, 4096) } else { bytes }
+            },
+        );
+        let changed = (
+            written.clone(),
+            prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            any::<prop::sample::Index>(),
+        )
+            .prop_map(|(mut bytes, changes, cut)| {
+                for (at, value) in changes {
+                    let at = at.index(bytes.len());
+                    bytes[at] = value;
+                }
+                bytes.truncate(cut.index(bytes.len()) + 1);
+                bytes
+            });
+        prop_oneof![prop::collection::vec(any::<u8>(), 0..600), written, changed]
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_get_an_answer_no_longer_than_they_deserve(bytes in anything(), many in 0..40u8) {
+            match Question::read(&bytes) {
+                Err(NoQuestion::Silence) => {}
+                Err(NoQuestion::Answer(answer)) => {
+                    prop_assert!(answer.len() <= bytes.len());
+                    prop_assert!(Message::from_vec(&answer).is_ok());
+                }
+                Ok(question) => {
+                    let _ = (question.about(), question.name(), question.text());
+                    for reply in [Reply::NoName, Reply::Failed, exists(&addrs(many))] {
+                        let datagram = question.datagram(reply);
+                        prop_assert!(datagram.len() <= usize::from(PAYLOAD));
+                        let answer = Message::from_vec(&datagram).unwrap();
+                        prop_assert_eq!(answer.id, question.id());
+                        prop_assert_eq!(answer.message_type, MessageType::Response);
+                    }
+                }
+            }
+        }
+
+        /// What is judged is what the bytes say: label by label, and nothing else.
+        #[test]
+        fn the_name_is_that_of_the_message(labels in prop::collection::vec("[a-z_-]{1,10}", 1..6)) {
+            let bytes: Vec<&[u8]> = labels.iter().map(String::as_bytes).collect();
+            match read(&query(&bytes, 1)).name() {
+                Ok(name) => prop_assert_eq!(name.as_str(), labels.join(".")),
+                Err(error) => prop_assert_eq!(Err(error), HostName::parse(&labels.join("."))),
+            }
+        }
+    }
+}
