@@ -27,6 +27,7 @@ use crate::guardian::{Message, Prepared, Raw, Step, start};
 use crate::landlock::{Domains, domains};
 use crate::notify::Listener;
 use crate::plan::Plan;
+use crate::server::Door;
 use crate::supervisor::{Shared, start_worker};
 
 /// A program to start.
@@ -103,7 +104,7 @@ impl StartError {
 }
 
 impl Supervisor {
-    /// Starts `launch` under the gate.
+    /// Starts `launch` under the gate. Interpreters with the hook in them attach at `door`.
     ///
     /// The calling process gets one more child, the guardian ([`Supervisor::root`]): it ends as the program ends, and
     /// the caller waits for it. The caller should be a child subreaper, so that what outlives the guardian can be
@@ -114,7 +115,7 @@ impl Supervisor {
     ///
     /// # Security
     /// The calling process becomes non-dumpable, so that no process of the same user can reach into it.
-    pub fn start(launch: &Launch, plan: &Plan, gate: Gate) -> Result<Self, StartError> {
+    pub fn start(launch: &Launch, plan: &Plan, gate: Gate, door: Option<Door>) -> Result<Self, StartError> {
         let (tell, told) = mpsc::sync_channel(1);
         let program = locate(launch)?;
         let shown = program.to_string_lossy().into_owned();
@@ -164,7 +165,7 @@ impl Supervisor {
         std::thread::Builder::new()
             .name("failcore-hold".into())
             .spawn(move || {
-                let outcome = hold_agent(&prepared, acting, hold, far, gate);
+                let outcome = hold_agent(&prepared, acting, hold, far, gate, door);
                 drop((terminal, stdin, life_read, domain));
                 let _ = tell.send(outcome);
             })
@@ -230,6 +231,7 @@ fn hold_agent(
     mut link: UnixStream,
     far: UnixStream,
     gate: Gate,
+    door: Option<Door>,
 ) -> Result<(Arc<Shared>, u32, u32), StartError> {
     drop_privileges().map_err(StartError::kernel("cannot give up privileges"))?;
     if let Some(acting) = acting {
@@ -251,7 +253,7 @@ fn hold_agent(
     let listener = pidfd_open(agent, PidfdFlags::empty())
         .and_then(|pidfd| pidfd_getfd(pidfd, message.value, PidfdGetfdFlags::empty()))
         .map_err(|why| StartError::Kernel { step: "cannot take over the listener", why: why.into() })?;
-    let shared = Shared::new(Listener::new(listener), gate, root)
+    let shared = Shared::new(Listener::new(listener), gate, door, root)
         .map_err(|why| StartError::Kernel { step: "cannot open our own descriptors", why: why.into() })?;
     start_worker(&shared).map_err(StartError::kernel("cannot start a thread"))?;
     let speak = StartError::kernel("cannot speak to the program's process");
