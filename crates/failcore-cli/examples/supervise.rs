@@ -38,8 +38,13 @@ fn main() -> ExitCode {
     std::fs::create_dir_all(&trace).unwrap();
     let key = SigningKey::load_or_create(&trace.join("key")).unwrap();
     let writer = Writer::create(&trace.join("trace"), "s1", &key, policy.resolved()).unwrap();
-    let served =
-        Served { session: "s1".into(), agent: None, run: None, policy: policy.resolved().to_owned() };
+    let served = Served {
+        session: "s1".into(),
+        agent: None,
+        run: None,
+        policy: policy.resolved().to_owned(),
+        supervised: true,
+    };
     let server = Server::start(&trace.join("socket"), served, writer, Arc::new(Nobody)).unwrap();
     set_child_subreaper(Some(rustix::process::getpid())).unwrap();
     let pins = Arc::new(Pins::new().with_hosts(Hosts::system()));
@@ -58,7 +63,7 @@ fn main() -> ExitCode {
     };
     let (plan, _) = lower(&policy, &Features::probe());
     let plan = if std::env::var_os("WITHOUT_LANDLOCK").is_some() { Plan::default() } else { plan };
-    let code = match Supervisor::start(&launch, &plan, gate, Some(broker.carrier())) {
+    let code = match Supervisor::start(&launch, &plan, gate, None, Some(broker.carrier())) {
         Ok(supervisor) => {
             let root = rustix::process::Pid::from_raw(supervisor.root().cast_signed());
             let status = loop {

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use failcore_gate::{Actor, Grant};
-use failcore_model::{Action, Claims, FileId, FileRef, Outcome, Text};
+use failcore_model::{Action, FileId, FileRef, Outcome, Text};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
@@ -27,6 +27,13 @@ pub(crate) enum Answer {
         fd: OwnedFd,
         /// Whether it closes on exec.
         close_on_exec: bool,
+    },
+    /// This descriptor in place of one that the task has, and success.
+    Replaced {
+        /// What is injected.
+        fd: OwnedFd,
+        /// The number that means it from now on.
+        number: i32,
     },
     /// The kernel performs the call: nothing judged can change any more, or it is verified afterwards.
     Proceed,
@@ -127,8 +134,10 @@ impl Call<'_> {
         if !self.shared.listener.is_waiting(&self.notice) {
             return Err(Errno::SRCH);
         }
-        self.shared.gate.check_for(self.actor(), action, Claims::default(), &[]).map_err(|denial| {
+        let claims = self.process.claims(self.notice.tid);
+        self.shared.gate.check_for(self.actor(), action, claims, &[]).map_err(|denial| {
             let errno = Errno::from_raw_os_error(denial.errno);
+            self.process.refuse(self.notice.tid, &denial);
             self.shared.refused(denial);
             errno
         })

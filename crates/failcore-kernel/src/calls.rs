@@ -144,8 +144,13 @@ const EVERYWHERE: &[Row] = rows! {
             (Both(1, IPPROTO_IPV6 as u64, 2, 6), Forbid(EPERM)), // IPV6_2292PKTOPTIONS
         ], &Allow) => SYS_setsockopt;
 
-    "threads of one process run free; a new process is counted; a new namespace would change what names mean",
-        When(&[(Bits(0, NEW_NAMESPACES), Forbid(EPERM)), (Bits(0, CLONE_THREAD as u64), Allow)], &Ask) => SYS_clone;
+    "threads of one process run free; a new process is counted; a new namespace would change what names mean, and a \
+     child of somebody else's could leave the scope it was born in",
+        When(&[
+            (Bits(0, NEW_NAMESPACES), Forbid(EPERM)),
+            (Bits(0, CLONE_THREAD as u64), Allow),
+            (Bits(0, CLONE_PARENT as u64), Forbid(EPERM)),
+        ], &Ask) => SYS_clone;
     "its flags lie in memory; the C library falls back to clone", Refuse(ENOSYS) => SYS_clone3;
     "a new namespace would change what names mean",
         When(&[(Bits(0, NEW_NAMESPACES | NEW_TIME), Forbid(EPERM))], &Allow) => SYS_unshare;

@@ -27,6 +27,7 @@ use crate::guardian::{Message, Prepared, Raw, Step, start};
 use crate::landlock::{Domains, domains};
 use crate::notify::Listener;
 use crate::plan::Plan;
+use crate::server::Door;
 use crate::supervisor::{Shared, start_worker};
 
 /// A program to start.
@@ -103,8 +104,8 @@ impl StartError {
 }
 
 impl Supervisor {
-    /// Starts `launch` under the gate. What the program sends to DNS servers goes to `carrier`; without one, a DNS
-    /// server is an address like any other.
+    /// Starts `launch` under the gate. Interpreters with the hook in them attach at `door`. What the program sends to DNS
+    /// servers goes to `carrier`; without one, a DNS server is an address like any other.
     ///
     /// The calling process gets one more child, the guardian ([`Supervisor::root`]): it ends as the program ends, and
     /// the caller waits for it. The caller should be a child subreaper, so that what outlives the guardian can be
@@ -119,6 +120,7 @@ impl Supervisor {
         launch: &Launch,
         plan: &Plan,
         gate: Arc<Gate>,
+        door: Option<Door>,
         carrier: Option<Arc<dyn Carrier>>,
     ) -> Result<Self, StartError> {
         let (tell, told) = mpsc::sync_channel(1);
@@ -174,7 +176,7 @@ impl Supervisor {
         std::thread::Builder::new()
             .name("failcore-hold".into())
             .spawn(move || {
-                let outcome = hold_agent(&prepared, acting, hold, far, gate, carrier);
+                let outcome = hold_agent(&prepared, acting, hold, far, gate, door, carrier);
                 drop((terminal, stdin, life_read, domain));
                 let _ = tell.send(outcome);
             })
@@ -240,6 +242,7 @@ fn hold_agent(
     mut link: UnixStream,
     far: UnixStream,
     gate: Arc<Gate>,
+    door: Option<Door>,
     carrier: Option<Arc<dyn Carrier>>,
 ) -> Result<(Arc<Shared>, u32, u32), StartError> {
     drop_privileges().map_err(StartError::kernel("cannot give up privileges"))?;
@@ -262,7 +265,7 @@ fn hold_agent(
     let listener = pidfd_open(agent, PidfdFlags::empty())
         .and_then(|pidfd| pidfd_getfd(pidfd, message.value, PidfdGetfdFlags::empty()))
         .map_err(|why| StartError::Kernel { step: "cannot take over the listener", why: why.into() })?;
-    let shared = Shared::new(Listener::new(listener), gate, carrier, root)
+    let shared = Shared::new(Listener::new(listener), gate, door, carrier, root)
         .map_err(|why| StartError::Kernel { step: "cannot open our own descriptors", why: why.into() })?;
     start_worker(&shared).map_err(StartError::kernel("cannot start a thread"))?;
     let speak = StartError::kernel("cannot speak to the program's process");

@@ -18,6 +18,7 @@ mod filter;
 mod guardian;
 mod landlock;
 mod launch;
+mod lineage;
 mod memory;
 mod messages;
 mod names;
@@ -32,18 +33,20 @@ mod processes;
 mod ring;
 mod server;
 mod shared;
+mod slots;
 mod sockets;
 mod supervisor;
 mod tasks;
 mod walk;
 mod wire;
 
-pub use attach::{AttachError, Attachment};
+pub use attach::{AttachError, Attachment, Supervised};
 pub use features::Features;
 pub use launch::{Launch, StartError, Supervisor};
 pub use page::{RunPage, Sampled};
 pub use plan::{Images, Plan, lower};
-pub use server::{Served, Server, ServerError};
+pub use server::{Door, Served, Server, ServerError};
+pub use slots::{Slot, Slots};
 
 /// Environment variable with the path of the run's attach socket.
 pub const SOCKET_VAR: &str = "FAILCORE_SOCKET";

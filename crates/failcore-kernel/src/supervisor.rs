@@ -21,6 +21,7 @@ use crate::directories::Directories;
 use crate::filter::ruling;
 use crate::notify::{Listener, Notice};
 use crate::patience::{self, Patience};
+use crate::server::Door;
 use crate::tasks::{Process, Tasks, Verified, descends};
 use crate::{attributes, exec, messages, names, open, processes, sockets};
 
@@ -38,6 +39,8 @@ pub(crate) const PROBED: i32 = libc::EKEYREJECTED;
 pub(crate) struct Shared {
     pub(crate) listener: Arc<Listener>,
     pub(crate) gate: Arc<Gate>,
+    /// Where the hook of an interpreter attaches.
+    pub(crate) door: Option<Door>,
     /// Who takes what is sent to DNS servers.
     pub(crate) carrier: Option<Arc<dyn Carrier>>,
     pub(crate) tasks: Tasks,
@@ -68,6 +71,7 @@ impl Shared {
     pub(crate) fn new(
         listener: Listener,
         gate: Arc<Gate>,
+        door: Option<Door>,
         carrier: Option<Arc<dyn Carrier>>,
         root: u32,
     ) -> Result<Arc<Self>, Errno> {
@@ -81,6 +85,7 @@ impl Shared {
             processes: gate.policy().limits().processes,
             listener: Arc::new(listener),
             gate,
+            door,
             carrier,
             tasks: Tasks::default(),
             patience: Patience::default(),
@@ -285,6 +290,12 @@ fn handle(shared: &Shared, notice: Notice) -> bool {
     let sent = match reply {
         Ok(Answer::Value(value)) => shared.listener.succeed(&notice, value),
         Ok(Answer::Proceed) => shared.listener.proceed(&notice),
+        Ok(Answer::Replaced { fd, number }) => {
+            match shared.listener.replace(&notice, std::os::fd::AsFd::as_fd(&fd), number.unsigned_abs()) {
+                Ok(()) => shared.listener.succeed(&notice, 0),
+                Err(errno) => shared.listener.fail(&notice, errno.raw_os_error()),
+            }
+        }
         Ok(Answer::Descriptor { fd, close_on_exec }) => {
             match shared.listener.inject(&notice, std::os::fd::AsFd::as_fd(&fd), close_on_exec) {
                 Err(Errno::NOENT | Errno::INPROGRESS) => Ok(()),
@@ -335,7 +346,12 @@ fn unmapped(call: &Call<'_>, name: &str) -> Reply {
 }
 
 fn fork(call: &Call<'_>) -> Reply {
-    if call.shared.may_fork() { Ok(Answer::Proceed) } else { Err(Errno::AGAIN) }
+    if !call.shared.may_fork() {
+        return Err(Errno::AGAIN);
+    }
+    let tid = call.notice.tid;
+    call.shared.tasks.forks(&call.process, tid, call.process.claims(tid).scope);
+    Ok(Answer::Proceed)
 }
 
 /// Every call of the table that asks, and who handles it.

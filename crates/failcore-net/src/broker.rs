@@ -14,13 +14,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use failcore_gate::{Actor, Carrier, Gate, now};
+use failcore_gate::{Carrier, Gate, Sender, now};
 use failcore_model::{Coverage, Hold, Transport, Verb};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use crate::Resolver;
 use crate::as_asked::AsAsked;
-use crate::askers::{Asker, Askers};
+use crate::askers::Askers;
 use crate::judged::{Judged, Said};
 use crate::question::{NoQuestion, Question, framed};
 
@@ -52,7 +52,7 @@ const LONGEST: usize = 4096;
 /// let pins = Arc::new(Pins::new().with_hosts(Hosts::system()));
 /// let gate = Arc::new(Gate::builder(policy, sink, Lane::Kernel).names(pins.clone()).build());
 /// let broker = Broker::start(gate.clone(), Resolver::system(pins))?;
-/// // Supervisor::start(&launch, &plan, gate, Some(broker.carrier())); broker.covers(&mut coverage);
+/// // Supervisor::start(&launch, &plan, gate, door, Some(broker.carrier())); Broker::add_to(&mut coverage);
 /// // … and the broker is dropped after the supervisor.
 /// # drop(broker); Ok(()) }
 /// ```
@@ -99,7 +99,7 @@ struct Waiting {
 struct Datagram {
     door: usize,
     from: SocketAddr,
-    asker: Asker,
+    asker: Sender,
     question: Question,
 }
 
@@ -135,7 +135,7 @@ impl Broker {
     }
 
     /// Says in a coverage what a lane with a broker holds of names.
-    pub fn covers(&self, coverage: &mut Coverage) {
+    pub fn add_to(coverage: &mut Coverage) {
         if let Some(held) = coverage.verbs.iter_mut().find(|held| held.verb == Verb::NetResolve) {
             held.hold = Hold::Binding;
             held.by = "name broker".into();
@@ -185,8 +185,8 @@ impl Carrier for Shared {
         self.as_asked.can(asked)
     }
 
-    fn carries(&self, transport: Transport, from: SocketAddr, answered_as: Option<SocketAddr>, actor: Actor) {
-        self.askers.add(transport, from, Asker { actor, answered_as });
+    fn carry(&self, sender: Sender) {
+        self.askers.add(sender);
     }
 }
 
@@ -282,7 +282,7 @@ impl Shared {
         }
     }
 
-    fn send(&self, door: usize, to: SocketAddr, asker: &Asker, answer: &[u8]) {
+    fn send(&self, door: usize, to: SocketAddr, asker: &Sender, answer: &[u8]) {
         // Lost, as a datagram may be.
         let _ = match asker.answered_as {
             Some(asked) => self.as_asked.send(asked, to, answer),
@@ -346,8 +346,8 @@ impl Shared {
     }
 
     /// The answer, whatever happens.
-    fn answer(&self, asker: &Asker, question: &Question) -> Said {
-        let answer = || self.judged.answer(&asker.actor, question);
+    fn answer(&self, asker: &Sender, question: &Question) -> Said {
+        let answer = || self.judged.answer(asker, question);
         catch_unwind(AssertUnwindSafe(answer)).unwrap_or(Said::Failed)
     }
 

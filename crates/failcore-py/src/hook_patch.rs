@@ -17,7 +17,7 @@ use pyo3::ffi;
 use crate::hook_call::{Call, Shape, convention, direct};
 use crate::hook_raise::{self, Refusal};
 use crate::patched::TARGETS;
-use crate::{hook_make, monitor};
+use crate::{hook_make, monitor, supervised};
 
 type Raw = *mut ffi::PyObject;
 
@@ -51,8 +51,15 @@ unsafe fn run(index: usize, slf: Raw, shape: Shape) -> Raw {
     // SAFETY: CPython passed this shape with the GIL held.
     let mut call = unsafe { Call::new(slf, shape) };
     match catch_unwind(AssertUnwindSafe(|| (TARGETS[index].judge)(&mut call))) {
-        // SAFETY: the original follows the same convention.
-        Ok(Ok(())) => return unsafe { call.run(original) },
+        Ok(Ok(())) => {
+            supervised::listen();
+            // SAFETY: the original follows the same convention.
+            let result = unsafe { call.run(original) };
+            if result.is_null() {
+                hook_raise::explain();
+            }
+            return result;
+        }
         Ok(Err(refusal)) => hook_raise::raise(*refusal),
         Err(_) => hook_raise::raise(Refusal::of(monitor::broken("the gate failed inside"))),
     }

@@ -12,7 +12,7 @@ use crate::hook_make as make;
 use crate::hook_object::Object;
 use crate::hook_raise::Refusal;
 use crate::patched_fs::lost;
-use crate::{attach, expected, monitor};
+use crate::{attach, expected, monitor, supervised};
 
 fn unreadable(event: &str, what: &str) -> Box<Refusal> {
     monitor::undecodable(event, what).into()
@@ -265,6 +265,9 @@ pub(crate) fn scheduling(call: &mut Call) -> Judged {
 
 /// `signal.pidfd_send_signal(pidfd, signalnum, …)`.
 pub(crate) fn pidfd_send_signal(call: &mut Call) -> Judged {
+    if supervised::is_on() {
+        return Ok(());
+    }
     let (Some(fd), Some(number)) =
         (call.get(0, "pidfd").and_then(Object::int), call.get(1, "signalnum").and_then(Object::int))
     else {
