@@ -78,7 +78,8 @@ impl Started {
             policy: prepared.policy.resolved().to_owned(),
             supervised: prepared.lane == Lane::Kernel,
         };
-        let server = Server::start(&prepared.socket(), served, writer, Arc::new(approve::Terminal::new()))
+        let terminal = Arc::new(approve::Terminal::new());
+        let server = Server::start(&prepared.socket(), served, writer, Arc::clone(&terminal) as _)
             .map_err(|error| Problem::Start { source: error.into() })?;
         let mut tree = Tree::adopt()?;
         let mut signals = Signals::catch()?;
@@ -97,6 +98,9 @@ impl Started {
                 return Err(problem.into());
             }
         };
+        if let Some(program) = supervisor.as_ref().and_then(|s| Pid::from_raw(s.agent().cast_signed())) {
+            terminal.shared_with(program);
+        }
         tree.watch(pid, supervisor.is_none());
         // Not reaped before we do it: the number is still its own.
         let root = pidfd_open(pid, PidfdFlags::empty()).map_err(Problem::system("watch the program"))?;

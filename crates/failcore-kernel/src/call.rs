@@ -155,8 +155,7 @@ impl Call<'_> {
 
     /// An object as rules see it.
     pub(crate) fn object_ref(&self, asked: &[u8], object: &Object) -> FileRef {
-        let id = FileId { dev: object.stat.st_dev, ino: object.stat.st_ino };
-        self.file_ref(asked, object.path.clone(), Some(id))
+        self.file_ref(asked, object.path.clone(), Some(object.id()))
     }
 
     /// A directory entry as rules see it.

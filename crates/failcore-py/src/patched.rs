@@ -1,20 +1,40 @@
 //! The functions that have stand-ins, and why each one needs it.
 
+use crate::events::Judged;
+use crate::hook_call::Call;
 use crate::hook_patch::Target;
 use crate::{patched_fs as fs, patched_net as net, patched_process as process, patched_thread as thread};
 
 macro_rules! targets {
-    ($($module:literal { $($(#[$class:literal])? $name:literal => $judge:path;)* })*) => {
+    (
+        $($module:literal { $($(#[$class:literal])? $name:literal => $judge:path;)* })*
+        under_supervision { $($heard:literal: [$($function:literal),* $(,)?];)* }
+    ) => {
         /// Every stand-in. Functions that a version or build lacks are left out when they are replaced.
-        pub(crate) const TARGETS: &[Target] = &[$($(Target {
-            module: $module,
-            class: targets!(@class $($class)?),
-            name: $name,
-            judge: $judge,
-        },)*)*];
+        pub(crate) const TARGETS: &[Target] = &[
+            $($(Target {
+                module: $module,
+                class: targets!(@class $($class)?),
+                name: $name,
+                judge: $judge,
+                supervised: false,
+            },)*)*
+            $($(Target {
+                module: $heard,
+                class: None,
+                name: $function,
+                judge: heard,
+                supervised: true,
+            },)*)*
+        ];
     };
     (@class) => { None };
     (@class $class:literal) => { Some($class) };
+}
+
+/// The event has judged the call; the stand-in is there for what the supervisor says after it.
+fn heard(_: &mut Call) -> Judged {
+    Ok(())
 }
 
 targets! {
@@ -79,5 +99,16 @@ targets! {
     c"spwd" {
         c"getspnam" => fs::shadow;
         c"getspall" => fs::shadow;
+    }
+
+    // Under a supervisor: a refusal of its own becomes `failcore.Denied` where these come back with an errno.
+    under_supervision {
+        c"_io": [c"open", c"open_code"];
+        c"posix": [
+            c"listdir", c"scandir", c"mkdir", c"rmdir", c"remove", c"unlink", c"rename", c"replace", c"link", c"symlink",
+            c"truncate", c"chmod", c"lchmod", c"fchmod", c"chown", c"lchown", c"fchown", c"utime", c"setxattr",
+            c"removexattr", c"kill", c"killpg",
+        ];
+        c"resource": [c"prlimit"];
     }
 }
