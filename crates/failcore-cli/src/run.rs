@@ -14,8 +14,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use failcore_gate::Gate;
-use failcore_kernel::{Launch, Plan, Sampled, Served, Server, Supervisor};
+use failcore_kernel::{Launch, Parent, Plan, Sampled, Served, Server, Supervisor};
 use failcore_model::{Event, Lane, Text};
+use failcore_net::{Broker, Hosts, Pins, Resolver};
 use failcore_policy::Limits;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -56,10 +57,17 @@ struct Started {
     signals: Signals,
     tree: Tree,
     /// In the kernel lane.
-    supervisor: Option<Supervisor>,
+    supervised: Option<Supervised>,
     /// Whose end is the run's: the program, or the guardian that ends as it does.
     root: OwnedFd,
     since: Instant,
+}
+
+/// What holds the program in the kernel lane.
+struct Supervised {
+    supervisor: Supervisor,
+    /// Answers for as long as anybody may ask.
+    _broker: Broker,
 }
 
 /// Why a run was stopped before its program ended.
@@ -86,11 +94,12 @@ impl Started {
         let since = Instant::now();
         let begun = match prepared.lane {
             Lane::Runtime => spawn(&prepared, args).map(|pid| (pid, None)),
-            _ => supervise(&prepared, args, &plan, &server)
-                .map(|supervisor| (Pid::from_raw(supervisor.root().cast_signed()), Some(supervisor))),
+            _ => supervise(&prepared, args, &plan, &server).map(|supervised| {
+                (Pid::from_raw(supervised.supervisor.root().cast_signed()), Some(supervised))
+            }),
         };
-        let (pid, supervisor) = match begun {
-            Ok((Some(pid), supervisor)) => (pid, supervisor),
+        let (pid, supervised) = match begun {
+            Ok((Some(pid), supervised)) => (pid, supervised),
             Ok((None, _)) => return Err(Problem::System { what: "watch the program", source: gone() }.into()),
             Err(problem) => {
                 drop(server.finish().close(None));
@@ -98,14 +107,15 @@ impl Started {
                 return Err(problem.into());
             }
         };
-        if let Some(program) = supervisor.as_ref().and_then(|s| Pid::from_raw(s.agent().cast_signed())) {
+        let program = supervised.as_ref().map(|supervised| supervised.supervisor.agent().cast_signed());
+        if let Some(program) = program.and_then(Pid::from_raw) {
             terminal.shared_with(program);
         }
-        tree.watch(pid, supervisor.is_none());
+        tree.watch(pid, supervised.is_none());
         // Not reaped before we do it: the number is still its own.
         let root = pidfd_open(pid, PidfdFlags::empty()).map_err(Problem::system("watch the program"))?;
         signals.forward_to(&root)?;
-        Ok(Self { prepared, server, signals, tree, supervisor, root, since })
+        Ok(Self { prepared, server, signals, tree, supervised, root, since })
     }
 
     /// Stays with the program until it and all it started have ended.
@@ -134,8 +144,8 @@ impl Started {
             ui.note(&text);
             self.server.record(Event::Notice { text });
         }
-        if let Some(supervisor) = self.supervisor.take() {
-            supervisor.finish();
+        if let Some(supervised) = self.supervised.take() {
+            supervised.supervisor.finish();
         }
         self.signals.release();
         let code = self.tree.ended().map_or(u8::MAX, tree::code);
@@ -178,12 +188,17 @@ fn spawn(prepared: &Prepared, args: &Run) -> Result<Option<Pid>, Problem> {
 
 /// Starts the program in the kernel lane, under a supervisor that decides by the run's policy and records in its
 /// trace.
-fn supervise(prepared: &Prepared, args: &Run, plan: &Plan, server: &Server) -> Result<Supervisor, Problem> {
+fn supervise(prepared: &Prepared, args: &Run, plan: &Plan, server: &Server) -> Result<Supervised, Problem> {
+    let pins = Arc::new(Pins::new().with_hosts(Hosts::system()));
     let gate = Gate::builder(Arc::new(prepared.policy.clone()), server.sink(), Lane::Kernel)
+        .names(Arc::clone(&pins) as _)
         .meter(server.meter())
         .approver(server.approver())
         .identity(prepared.agent.clone(), prepared.label.clone())
         .build();
+    let gate = Arc::new(gate);
+    let broker = Broker::start(Arc::clone(&gate), Resolver::system(pins))
+        .map_err(|source| Problem::System { what: "serve host names", source })?;
     let launch = Launch {
         program: prepared.program.file.clone().into(),
         args: prepared.program.args.clone(),
@@ -191,7 +206,9 @@ fn supervise(prepared: &Prepared, args: &Run, plan: &Plan, server: &Server) -> R
         cwd: args.cwd.clone(),
         stdin_null: args.stdin == Stdin::Null,
     };
-    Supervisor::start(&launch, plan, gate, Some(server.door())).map_err(Problem::supervisor)
+    let parent = Parent { gate, door: Some(server.door()), carrier: Some(broker.carrier()) };
+    let supervisor = Supervisor::start(&launch, plan, parent).map_err(Problem::supervisor)?;
+    Ok(Supervised { supervisor, _broker: broker })
 }
 
 fn gone() -> io::Error {

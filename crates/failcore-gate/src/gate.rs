@@ -184,7 +184,7 @@ impl Gate {
     ///
     /// # Errors
     /// A [`Denial`], as [`Gate::check`].
-    pub fn foresee(&self, action: Action, claims: Claims, addresses: &[IpAddr]) -> Result<(), Denial> {
+    pub fn check_ahead(&self, action: Action, claims: Claims, addresses: &[IpAddr]) -> Result<(), Denial> {
         let tid = thread_id(self.subject.pid);
         let subject = Subject { tid, claimed: claims, ..self.subject.clone() };
         let foreseen = catch_unwind(AssertUnwindSafe(|| {
@@ -254,6 +254,15 @@ impl Gate {
         let written = self.sink.append(&event).is_ok();
         let Event::Decided { request, decision, .. } = event else { unreachable!("it was made above") };
         Kept { op, request, decision, written }
+    }
+
+    /// Why an operation of this process would be refused, were it attempted; nothing where it would go ahead, with a
+    /// person's approval where that is asked for. Nothing is recorded, hence nothing granted.
+    pub fn foresee(&self, action: Action, claims: Claims, addresses: &[IpAddr]) -> Option<Reason> {
+        let subject = Subject { claimed: claims, ..self.subject.clone() };
+        let weighed = catch_unwind(AssertUnwindSafe(|| self.weigh(subject, action, addresses).decision));
+        let decision = weighed.unwrap_or_else(|_| Decision::fault(Fault::Panic));
+        (!decision.is_allow() && self.enforces(&decision)).then_some(decision.reason)
     }
 
     /// Fills in every fact that the decision may look at.
@@ -359,9 +368,9 @@ fn is_certain(action: &Action, reason: Reason) -> bool {
     }
 }
 
-/// The clock of decisions. A clock before 1970 reads as 1970: every `until` is then in the future of nothing that
+/// The clock of decisions and of pins. A clock before 1970 reads as 1970: every `until` is then in the future of nothing that
 /// matters, and budgets only shrink.
-fn now() -> Timestamp {
+pub fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }

@@ -134,10 +134,8 @@ impl Call<'_> {
         if !self.shared.listener.is_waiting(&self.notice) {
             return Err(Errno::SRCH);
         }
-        let image = self.process.image();
-        let actor = Actor { pid: self.process.pid, tid: self.notice.tid, exe: image.path.clone() };
         let claims = self.process.claims(self.notice.tid);
-        self.shared.gate.check_for(actor, action, claims, &[]).map_err(|denial| {
+        self.shared.parent.gate.check_for(self.actor(), action, claims, &[]).map_err(|denial| {
             let errno = Errno::from_raw_os_error(denial.errno);
             self.process.refuse(self.notice.tid, &denial);
             self.shared.refused(denial);
@@ -145,10 +143,15 @@ impl Call<'_> {
         })
     }
 
+    /// Who calls.
+    pub(crate) fn actor(&self) -> Actor {
+        Actor { pid: self.process.pid, tid: self.notice.tid, exe: self.process.image().path.clone() }
+    }
+
     /// What a granted operation came to; a failure is recorded.
     pub(crate) fn concluded<T>(&self, grant: Grant, result: Result<T, Errno>) -> Result<T, Errno> {
         if let Err(errno) = &result {
-            self.shared.gate.conclude(grant, Outcome::Failed(errno.raw_os_error()));
+            self.shared.parent.gate.conclude(grant, Outcome::Failed(errno.raw_os_error()));
         }
         result
     }

@@ -10,6 +10,7 @@ mod attach;
 mod attributes;
 mod call;
 mod calls;
+mod carried;
 mod directories;
 mod exec;
 mod features;
@@ -41,7 +42,7 @@ mod wire;
 
 pub use attach::{AttachError, Attachment, Supervised};
 pub use features::Features;
-pub use launch::{Launch, StartError, Supervisor};
+pub use launch::{Launch, Parent, StartError, Supervisor};
 pub use page::{RunPage, Sampled};
 pub use plan::{Images, Plan, lower};
 pub use server::{Door, Served, Server, ServerError};

@@ -6,14 +6,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use failcore_gate::{Gate, Grant, resolve};
 use failcore_kernel::Supervised;
-use failcore_model::{
-    Action, Claims, Context, Denial, Event, FileRef, Reason, Request, Subject, Text, Timestamp,
-};
+use failcore_model::{Action, Claims, Denial, Event, FileRef, Reason, Text};
 use smallvec::SmallVec;
 
 use crate::scope::{self, Held};
@@ -89,7 +86,7 @@ impl Post {
         if let Some(supervised) = supervised {
             supervised::tell(supervised, scope, claims);
             if supervised::sees(&action) {
-                return gate.foresee(action, claims.clone(), addresses).map(|()| None);
+                return gate.check_ahead(action, claims.clone(), addresses).map(|()| None);
             }
         }
         gate.check(action, claims.clone(), addresses).map(Some)
@@ -229,17 +226,11 @@ pub(crate) fn each_supervised(act: impl Fn(&Supervised)) {
 pub(crate) fn would_allow(action: Action) -> bool {
     let posts = POSTS.load();
     let Some(posts) = posts.as_ref() else { return true };
-    let request = Request {
-        action,
-        subject: Subject { claimed: scope::claims(), ..Subject::default() },
-        context: Context { time: now(), ..Context::default() },
-    };
-    posts.all.iter().all(|post| post.gate().is_ok_and(|gate| gate.policy().decide(&request).is_allow()))
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+    let claims = scope::claims();
+    posts
+        .all
+        .iter()
+        .all(|post| post.gate().is_ok_and(|gate| gate.foresee(action.clone(), claims.clone(), &[]).is_none()))
 }
 
 /// Refuses an operation that could not be decoded, and records that.

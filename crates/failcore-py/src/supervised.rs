@@ -31,7 +31,6 @@ pub(crate) fn sees(action: &Action) -> bool {
     match action {
         Action::Load(_)
         | Action::EnvRead(_)
-        | Action::Resolve(_)
         | Action::Http { .. }
         | Action::KernelCall(_)
         | Action::Unmapped(_) => false,

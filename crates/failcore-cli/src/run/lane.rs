@@ -3,6 +3,7 @@
 use failcore_gate::coverage;
 use failcore_kernel::{Features, Plan};
 use failcore_model::{Coverage, Hold, Lane};
+use failcore_net::Broker;
 use failcore_policy::PolicySet;
 
 use crate::args::LaneChoice;
@@ -25,6 +26,7 @@ pub(super) fn lower(lane: Lane, policy: &PolicySet) -> (Plan, Coverage) {
     if lane == Lane::Runtime {
         return (Plan::default(), hook);
     }
-    let (plan, coverage) = failcore_kernel::lower(policy, &Features::probe());
+    let (plan, mut coverage) = failcore_kernel::lower(policy, &Features::probe());
+    Broker::covers(&mut coverage);
     (plan, coverage.beside(&hook))
 }
