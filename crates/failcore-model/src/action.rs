@@ -127,6 +127,9 @@ pub struct FileRef {
     pub path: AbsPath,
     /// Whether something is there.
     pub exists: bool,
+    /// Whether it is a directory, where that was looked at because a decision depends on it: at what is moved. What
+    /// is not known counts as one.
+    pub dir: Option<bool>,
     /// Identity of the object and then of each directory above it, as far as determined; empty when not.
     pub ids: SmallVec<[FileId; 1]>,
 }
@@ -134,7 +137,12 @@ pub struct FileRef {
 impl FileRef {
     /// A reference to a resolved path, asked for by that very path, whose identity was not determined.
     pub fn at(path: AbsPath) -> Self {
-        Self { asked: Text::from(path.as_bytes()), path, exists: true, ids: SmallVec::new() }
+        Self { asked: Text::from(path.as_bytes()), path, exists: true, dir: None, ids: SmallVec::new() }
+    }
+
+    /// Whether other files may lie below it.
+    pub fn may_be_directory(&self) -> bool {
+        self.dir != Some(false)
     }
 }
 

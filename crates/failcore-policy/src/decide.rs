@@ -200,7 +200,8 @@ impl<'a> Judge<'a> {
 
     fn rename(&self, from: &FileRef, to: &FileRef) -> Ruling {
         let onto = if to.exists { Rights::CREATE | Rights::DELETE } else { Rights::CREATE };
-        self.file(from, Rights::DELETE).and(self.file(to, onto)).and(self.carried(from)).and(self.carried(to))
+        let both = self.file(from, Rights::DELETE).and(self.file(to, onto));
+        if from.may_be_directory() { both.and(self.carried(from)).and(self.carried(to)) } else { both }
     }
 
     /// Whether something refused could be carried along below a path that is moved.
