@@ -229,8 +229,10 @@ pub enum SocketKind {
     Other(i32),
 }
 
-/// Who a signal goes to, seen from the sender.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+/// Who a signal goes to, seen from the sender; the nearer is less.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum SignalTarget {
     /// The sending process.

@@ -375,19 +375,13 @@ impl<'a> Judge<'a> {
     }
 
     fn signal(&self, to: SignalTarget) -> Ruling {
-        let reach = |to| match to {
-            SignalTarget::Own => 0,
-            SignalTarget::Child => 1,
-            SignalTarget::Run => 2,
-            SignalTarget::Outside => 3,
-        };
         if to == SignalTarget::Outside {
             // The supervisor is out there.
             return Ruling::deny(Reason::Always, None);
         }
         let mut tally = self.tally(ONE);
         for (rule, level) in &self.set.index.signals {
-            meet_if(&mut tally, reach(to) <= reach(*level), *rule);
+            meet_if(&mut tally, to <= *level, *rule);
         }
         tally.ruling(ONE)
     }
