@@ -181,7 +181,7 @@ impl Call<'_> {
                 ids.extend(self.shared.directories.chain(&dir));
             }
         }
-        FileRef { asked: Text::from(asked), path, exists: id.is_some(), ids }
+        FileRef { asked: Text::from(asked), path, exists: id.is_some(), dir: None, ids }
     }
 
     /// Sets the worker's umask to the task's, so that what is created gets the mode it would get.

@@ -94,13 +94,13 @@ impl Shared {
     }
 
     /// While held, names may change: every change of names that the agent makes holds it.
-    pub(crate) fn names(&self) -> Changing<'_> {
+    pub(crate) fn names(&self) -> Changing<'_, RwLockReadGuard<'_, ()>> {
         Changing { _held: self.names.read().unwrap_or_else(PoisonError::into_inner), of: &self.directories }
     }
 
-    /// While held, the agent changes no name.
-    pub(crate) fn still(&self) -> RwLockWriteGuard<'_, ()> {
-        self.names.write().unwrap_or_else(PoisonError::into_inner)
+    /// While held, nobody else of the run changes a name.
+    pub(crate) fn still(&self) -> Changing<'_, RwLockWriteGuard<'_, ()>> {
+        Changing { _held: self.names.write().unwrap_or_else(PoisonError::into_inner), of: &self.directories }
     }
 
     /// Notes a refusal, for whoever wants to say why the program did not start.
@@ -193,12 +193,12 @@ impl Shared {
 }
 
 /// A change of names under way.
-pub(crate) struct Changing<'a> {
-    _held: RwLockReadGuard<'a, ()>,
+pub(crate) struct Changing<'a, Held> {
+    _held: Held,
     of: &'a Directories,
 }
 
-impl Drop for Changing<'_> {
+impl<Held> Drop for Changing<'_, Held> {
     fn drop(&mut self) {
         self.of.forget();
     }

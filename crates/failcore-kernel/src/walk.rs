@@ -91,6 +91,20 @@ impl Object {
     }
 }
 
+impl Entry {
+    /// Whether what bears the name is a directory; `None` where nothing does.
+    pub(crate) fn is_directory(&self) -> Option<bool> {
+        self.stat.as_ref().map(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+    }
+
+    /// Whether something else bore the name when it was looked at, and a directory does by now.
+    pub(crate) fn turned_into_directory(&self) -> bool {
+        self.is_directory() == Some(false)
+            && statat(&self.dir, self.name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)
+                .is_ok_and(|now| FileType::from_raw_mode(now.st_mode) == FileType::Directory)
+    }
+}
+
 /// The object that `asked` means; a link in the last place is followed if `follow`.
 ///
 /// # Errors
