@@ -28,6 +28,7 @@ mod patience;
 mod plan;
 pub mod probe;
 mod processes;
+mod receiver;
 mod ring;
 mod server;
 mod shared;
@@ -42,7 +43,9 @@ pub use features::Features;
 pub use launch::{Launch, StartError, Supervisor};
 pub use page::{RunPage, Sampled};
 pub use plan::{Images, Plan, lower};
+pub use receiver::receiver;
 pub use server::{Served, Server, ServerError};
+pub use tasks::descends;
 
 /// Environment variable with the path of the run's attach socket.
 pub const SOCKET_VAR: &str = "FAILCORE_SOCKET";

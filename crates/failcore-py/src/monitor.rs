@@ -25,6 +25,9 @@ pub(crate) trait Source: Send + Sync {
 
     /// Who the session belongs to.
     fn identity(&self) -> Identity;
+
+    /// Whether a process belongs to what the session governs.
+    fn includes(&self, pid: u32) -> bool;
 }
 
 /// Who a session belongs to.
@@ -168,6 +171,11 @@ pub(crate) fn grant(action: Action, addresses: &[IpAddr]) -> Result<Option<Grant
         drop(post.gate()?.check(action.clone(), claims.clone(), addresses)?);
     }
     last.gate()?.check(action, claims, addresses).map(Some)
+}
+
+/// Whether a process belongs to what every gate governs.
+pub(crate) fn in_run(pid: u32) -> bool {
+    POSTS.load().as_ref().is_some_and(|posts| posts.all.iter().all(|post| post.source.includes(pid)))
 }
 
 /// Whether every gate would allow an operation, without asking for it: nothing is recorded.
