@@ -15,9 +15,9 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use pyo3::ffi;
 
 use crate::hook_call::{Call, Shape, convention, direct};
-use crate::hook_raise::{self, Refusal};
+use crate::hook_raise::Refusal;
 use crate::patched::TARGETS;
-use crate::{hook_make, monitor};
+use crate::{hook_context, hook_make, monitor};
 
 type Raw = *mut ffi::PyObject;
 
@@ -29,6 +29,8 @@ pub(crate) struct Target {
     pub(crate) class: Option<&'static CStr>,
     /// Its name.
     pub(crate) name: &'static CStr,
+    /// The last minor version that needs it.
+    pub(crate) until: u32,
     /// Judges the call, and may replace arguments by what was judged.
     pub(crate) judge: fn(&mut Call) -> Result<(), Box<Refusal>>,
 }
@@ -53,8 +55,8 @@ unsafe fn run(index: usize, slf: Raw, shape: Shape) -> Raw {
     match catch_unwind(AssertUnwindSafe(|| (TARGETS[index].judge)(&mut call))) {
         // SAFETY: the original follows the same convention.
         Ok(Ok(())) => return unsafe { call.run(original) },
-        Ok(Err(refusal)) => hook_raise::raise(*refusal),
-        Err(_) => hook_raise::raise(Refusal::of(monitor::broken("the gate failed inside"))),
+        Ok(Err(refusal)) => call.refuse(*refusal),
+        Err(_) => call.refuse(Refusal::of(monitor::broken("the gate failed inside"))),
     }
     ptr::null_mut()
 }
@@ -133,6 +135,7 @@ macro_rules! stand_ins {
 stand_ins! {
     0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31
     32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63
+    64 65 66 67 68 69 70 71 72 73 74 75 76 77 78 79
 }
 
 const _: () = assert!(TARGETS.len() <= SLOTS, "more targets than stand-ins");
@@ -252,7 +255,9 @@ unsafe fn replace(name: &CStr, module: Raw) -> Result<(), String> {
     let wrong = |target: &Target, what: &str| {
         Err(format!("`{}.{}` {what}", name.to_string_lossy(), target.name.to_string_lossy()))
     };
-    for (index, target) in TARGETS.iter().enumerate().filter(|(_, target)| target.module == name) {
+    let minor = hook_context::minor_version();
+    let wanted = |target: &&Target| target.module == name && minor <= target.until;
+    for (index, target) in TARGETS.iter().enumerate().filter(|(_, target)| wanted(target)) {
         // SAFETY: the module is live and the GIL is held; each object is checked before it is looked into.
         unsafe {
             let Some(def) = definition(module, target) else {

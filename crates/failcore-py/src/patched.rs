@@ -4,17 +4,20 @@ use crate::hook_patch::Target;
 use crate::{patched_fs as fs, patched_net as net, patched_process as process, patched_thread as thread};
 
 macro_rules! targets {
-    ($($module:literal { $($(#[$class:literal])? $name:literal => $judge:path;)* })*) => {
+    ($($module:literal { $($(#[$class:literal])? $name:literal => $judge:path $(, until $until:expr)?;)* })*) => {
         /// Every stand-in. Functions that a version or build lacks are left out when they are replaced.
         pub(crate) const TARGETS: &[Target] = &[$($(Target {
             module: $module,
             class: targets!(@class $($class)?),
             name: $name,
+            until: targets!(@until $($until)?),
             judge: $judge,
         },)*)*];
     };
     (@class) => { None };
     (@class $class:literal) => { Some($class) };
+    (@until) => { u32::MAX };
+    (@until $until:expr) => { $until };
 }
 
 targets! {
@@ -23,6 +26,23 @@ targets! {
         c"open" => fs::open;                    // the event leaves out dir_fd
         c"mkfifo" => fs::make;                  // these raise no event
         c"mknod" => fs::make;
+        c"listdir" => fs::one_path, until fs::LAST_WITH_BUFFERS; // a buffer could change before its event
+        c"scandir" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"mkdir" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"rmdir" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"remove" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"unlink" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"truncate" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"chmod" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"chown" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"lchown" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"utime" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"setxattr" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"removexattr" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"rename" => fs::two_paths, until fs::LAST_WITH_BUFFERS;
+        c"replace" => fs::two_paths, until fs::LAST_WITH_BUFFERS;
+        c"link" => fs::two_paths, until fs::LAST_WITH_BUFFERS;
+        c"symlink" => fs::two_paths, until fs::LAST_WITH_BUFFERS;
         c"chroot" => process::chroot;
         c"unshare" => process::unshare;
         c"setns" => process::setns;
