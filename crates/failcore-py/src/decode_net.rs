@@ -329,9 +329,9 @@ pub(crate) fn judge_name(name: &HostName) -> Judged {
     monitor::check(Action::Resolve(name.clone()), &[]).map_err(|denial| Refusal::name(denial).into())
 }
 
-/// `socket.sethostname` (name).
+/// `socket.sethostname` (name): the machine's own name, for which the policy has no word.
 pub(crate) fn sethostname(_: Args<'_>) -> Judged {
-    Ok(monitor::check(Action::KernelCall("sethostname".into()), &[])?)
+    Ok(monitor::check(Action::Unmapped("socket.sethostname".into()), &[])?)
 }
 
 /// `syslog.openlog`, `syslog.syslog`: the C library talks to the logger's socket (syslog(3)).

@@ -15,9 +15,9 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use pyo3::ffi;
 
 use crate::hook_call::{Call, Shape, convention, direct};
-use crate::hook_raise::{self, Refusal};
+use crate::hook_raise::Refusal;
 use crate::patched::TARGETS;
-use crate::{hook_make, monitor, supervised};
+use crate::{hook_context, hook_make, hook_raise, monitor, supervised};
 
 type Raw = *mut ffi::PyObject;
 
@@ -29,6 +29,8 @@ pub(crate) struct Target {
     pub(crate) class: Option<&'static CStr>,
     /// Its name.
     pub(crate) name: &'static CStr,
+    /// The last minor version that needs it without a supervisor.
+    pub(crate) until: u32,
     /// Judges the call, and may replace arguments by what was judged.
     pub(crate) judge: fn(&mut Call) -> Result<(), Box<Refusal>>,
     /// Whether it is replaced under a supervisor only.
@@ -38,7 +40,7 @@ pub(crate) struct Target {
 impl Target {
     /// Whether it is replaced in this process.
     fn is_due(&self) -> bool {
-        !self.supervised || supervised::is_on()
+        supervised::is_on() || (!self.supervised && hook_context::minor_version() <= self.until)
     }
 }
 
@@ -69,8 +71,8 @@ unsafe fn run(index: usize, slf: Raw, shape: Shape) -> Raw {
             }
             return result;
         }
-        Ok(Err(refusal)) => hook_raise::raise(*refusal),
-        Err(_) => hook_raise::raise(Refusal::of(monitor::broken("the gate failed inside"))),
+        Ok(Err(refusal)) => call.refuse(*refusal),
+        Err(_) => call.refuse(Refusal::of(monitor::broken("the gate failed inside"))),
     }
     ptr::null_mut()
 }
@@ -270,9 +272,8 @@ unsafe fn replace(name: &CStr, module: Raw) -> Result<(), String> {
     let wrong = |target: &Target, what: &str| {
         Err(format!("`{}.{}` {what}", name.to_string_lossy(), target.name.to_string_lossy()))
     };
-    for (index, target) in
-        TARGETS.iter().enumerate().filter(|(_, target)| target.module == name && target.is_due())
-    {
+    let wanted = |target: &&Target| target.module == name && target.is_due();
+    for (index, target) in TARGETS.iter().enumerate().filter(|(_, target)| wanted(target)) {
         // SAFETY: the module is live and the GIL is held; each object is checked before it is looked into.
         unsafe {
             let Some(def) = definition(module, target) else {

@@ -26,6 +26,9 @@ pub(crate) trait Source: Send + Sync {
 
     /// Who the session belongs to.
     fn identity(&self) -> Identity;
+
+    /// Whether a process belongs to what the session governs.
+    fn includes(&self, pid: u32) -> bool;
 }
 
 /// Who a session belongs to.
@@ -220,6 +223,11 @@ pub(crate) fn each_supervised(act: impl Fn(&Supervised)) {
             act(supervised);
         }
     }
+}
+
+/// Whether a process belongs to what every gate governs.
+pub(crate) fn in_run(pid: u32) -> bool {
+    POSTS.load().as_ref().is_some_and(|posts| posts.all.iter().all(|post| post.source.includes(pid)))
 }
 
 /// Whether every gate would allow an operation, without asking for it: nothing is recorded.

@@ -7,7 +7,9 @@ use crate::{patched_fs as fs, patched_net as net, patched_process as process, pa
 
 macro_rules! targets {
     (
-        $($module:literal { $($(#[$class:literal])? $name:literal => $judge:path;)* })*
+        $($module:literal {
+            $($(#[$class:literal])? $name:literal => $judge:path $(, until $until:expr)?;)*
+        })*
         under_supervision { $($heard:literal: [$($function:literal),* $(,)?];)* }
     ) => {
         /// Every stand-in. Functions that a version or build lacks are left out when they are replaced.
@@ -16,6 +18,7 @@ macro_rules! targets {
                 module: $module,
                 class: targets!(@class $($class)?),
                 name: $name,
+                until: targets!(@until $($until)?),
                 judge: $judge,
                 supervised: false,
             },)*)*
@@ -23,6 +26,7 @@ macro_rules! targets {
                 module: $heard,
                 class: None,
                 name: $function,
+                until: u32::MAX,
                 judge: heard,
                 supervised: true,
             },)*)*
@@ -30,6 +34,8 @@ macro_rules! targets {
     };
     (@class) => { None };
     (@class $class:literal) => { Some($class) };
+    (@until) => { u32::MAX };
+    (@until $until:expr) => { $until };
 }
 
 /// The event has judged the call; the stand-in is there for what the supervisor says after it.
@@ -43,6 +49,23 @@ targets! {
         c"open" => fs::open;                    // the event leaves out dir_fd
         c"mkfifo" => fs::make;                  // these raise no event
         c"mknod" => fs::make;
+        c"listdir" => fs::one_path, until fs::LAST_WITH_BUFFERS; // a buffer could change before its event
+        c"scandir" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"mkdir" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"rmdir" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"remove" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"unlink" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"truncate" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"chmod" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"chown" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"lchown" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"utime" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"setxattr" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"removexattr" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"rename" => fs::two_paths, until fs::LAST_WITH_BUFFERS;
+        c"replace" => fs::two_paths, until fs::LAST_WITH_BUFFERS;
+        c"link" => fs::two_paths, until fs::LAST_WITH_BUFFERS;
+        c"symlink" => fs::two_paths, until fs::LAST_WITH_BUFFERS;
         c"chroot" => process::chroot;
         c"unshare" => process::unshare;
         c"setns" => process::setns;
@@ -101,14 +124,11 @@ targets! {
         c"getspall" => fs::shadow;
     }
 
-    // Under a supervisor: a refusal of its own becomes `failcore.Denied` where these come back with an errno.
+    // Under a supervisor every one of them is replaced, and these too: its refusals become `failcore.Denied` where a
+    // function comes back with an errno.
     under_supervision {
         c"_io": [c"open", c"open_code"];
-        c"posix": [
-            c"listdir", c"scandir", c"mkdir", c"rmdir", c"remove", c"unlink", c"rename", c"replace", c"link", c"symlink",
-            c"truncate", c"chmod", c"lchmod", c"fchmod", c"chown", c"lchown", c"fchown", c"utime", c"setxattr",
-            c"removexattr", c"kill", c"killpg",
-        ];
+        c"posix": [c"lchmod", c"fchmod", c"fchown", c"kill", c"killpg"];
         c"resource": [c"prlimit"];
     }
 }
