@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use failcore_gate::{Gate, Nobody};
-use failcore_kernel::{Features, Launch, Plan, Served, Server, Supervisor, lower};
+use failcore_kernel::{Features, Launch, Parent, Plan, Served, Server, Supervisor, lower};
 use failcore_model::{AbsPath, Lane};
 use failcore_net::{Broker, Hosts, Pins, Resolver};
 use failcore_policy::{Environment, PolicySet};
@@ -63,7 +63,8 @@ fn main() -> ExitCode {
     };
     let (plan, _) = lower(&policy, &Features::probe());
     let plan = if std::env::var_os("WITHOUT_LANDLOCK").is_some() { Plan::default() } else { plan };
-    let code = match Supervisor::start(&launch, &plan, gate, None, Some(broker.carrier())) {
+    let parent = Parent { gate, door: None, carrier: Some(broker.carrier()) };
+    let code = match Supervisor::start(&launch, &plan, parent) {
         Ok(supervisor) => {
             let root = rustix::process::Pid::from_raw(supervisor.root().cast_signed());
             let status = loop {

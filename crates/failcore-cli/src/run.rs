@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use failcore_gate::Gate;
-use failcore_kernel::{Launch, Plan, Sampled, Served, Server, Supervisor};
+use failcore_kernel::{Launch, Parent, Plan, Sampled, Served, Server, Supervisor};
 use failcore_model::{Event, Lane, Text};
 use failcore_net::{Broker, Hosts, Pins, Resolver};
 use failcore_policy::Limits;
@@ -57,10 +57,17 @@ struct Started {
     signals: Signals,
     tree: Tree,
     /// In the kernel lane.
-    supervisor: Option<(Supervisor, Broker)>,
+    supervised: Option<Supervised>,
     /// Whose end is the run's: the program, or the guardian that ends as it does.
     root: OwnedFd,
     since: Instant,
+}
+
+/// What holds the program in the kernel lane.
+struct Supervised {
+    supervisor: Supervisor,
+    /// Answers for as long as anybody may ask.
+    _broker: Broker,
 }
 
 /// Why a run was stopped before its program ended.
@@ -79,18 +86,20 @@ impl Started {
             policy: prepared.policy.resolved().to_owned(),
             supervised: prepared.lane == Lane::Kernel,
         };
-        let server = Server::start(&prepared.socket(), served, writer, Arc::new(approve::Terminal::new()))
+        let terminal = Arc::new(approve::Terminal::new());
+        let server = Server::start(&prepared.socket(), served, writer, Arc::clone(&terminal) as _)
             .map_err(|error| Problem::Start { source: error.into() })?;
         let mut tree = Tree::adopt()?;
         let mut signals = Signals::catch()?;
         let since = Instant::now();
         let begun = match prepared.lane {
             Lane::Runtime => spawn(&prepared, args).map(|pid| (pid, None)),
-            _ => supervise(&prepared, args, &plan, &server)
-                .map(|begun| (Pid::from_raw(begun.0.root().cast_signed()), Some(begun))),
+            _ => supervise(&prepared, args, &plan, &server).map(|supervised| {
+                (Pid::from_raw(supervised.supervisor.root().cast_signed()), Some(supervised))
+            }),
         };
-        let (pid, supervisor) = match begun {
-            Ok((Some(pid), supervisor)) => (pid, supervisor),
+        let (pid, supervised) = match begun {
+            Ok((Some(pid), supervised)) => (pid, supervised),
             Ok((None, _)) => return Err(Problem::System { what: "watch the program", source: gone() }.into()),
             Err(problem) => {
                 drop(server.finish().close(None));
@@ -98,11 +107,15 @@ impl Started {
                 return Err(problem.into());
             }
         };
-        tree.watch(pid, supervisor.is_none());
+        let program = supervised.as_ref().map(|supervised| supervised.supervisor.agent().cast_signed());
+        if let Some(program) = program.and_then(Pid::from_raw) {
+            terminal.shared_with(program);
+        }
+        tree.watch(pid, supervised.is_none());
         // Not reaped before we do it: the number is still its own.
         let root = pidfd_open(pid, PidfdFlags::empty()).map_err(Problem::system("watch the program"))?;
         signals.forward_to(&root)?;
-        Ok(Self { prepared, server, signals, tree, supervisor, root, since })
+        Ok(Self { prepared, server, signals, tree, supervised, root, since })
     }
 
     /// Stays with the program until it and all it started have ended.
@@ -131,9 +144,8 @@ impl Started {
             ui.note(&text);
             self.server.record(Event::Notice { text });
         }
-        if let Some((supervisor, broker)) = self.supervisor.take() {
-            supervisor.finish();
-            drop(broker);
+        if let Some(supervised) = self.supervised.take() {
+            supervised.supervisor.finish();
         }
         self.signals.release();
         let code = self.tree.ended().map_or(u8::MAX, tree::code);
@@ -176,22 +188,17 @@ fn spawn(prepared: &Prepared, args: &Run) -> Result<Option<Pid>, Problem> {
 
 /// Starts the program in the kernel lane, under a supervisor that decides by the run's policy and records in its
 /// trace.
-fn supervise(
-    prepared: &Prepared,
-    args: &Run,
-    plan: &Plan,
-    server: &Server,
-) -> Result<(Supervisor, Broker), Problem> {
+fn supervise(prepared: &Prepared, args: &Run, plan: &Plan, server: &Server) -> Result<Supervised, Problem> {
     let pins = Arc::new(Pins::new().with_hosts(Hosts::system()));
     let gate = Gate::builder(Arc::new(prepared.policy.clone()), server.sink(), Lane::Kernel)
-        .names(pins.clone())
+        .names(Arc::clone(&pins) as _)
         .meter(server.meter())
         .approver(server.approver())
         .identity(prepared.agent.clone(), prepared.label.clone())
         .build();
     let gate = Arc::new(gate);
     let broker = Broker::start(Arc::clone(&gate), Resolver::system(pins))
-        .map_err(|source| Problem::System { what: "serve names on loopback", source })?;
+        .map_err(|source| Problem::System { what: "serve host names", source })?;
     let launch = Launch {
         program: prepared.program.file.clone().into(),
         args: prepared.program.args.clone(),
@@ -199,9 +206,9 @@ fn supervise(
         cwd: args.cwd.clone(),
         stdin_null: args.stdin == Stdin::Null,
     };
-    let supervisor = Supervisor::start(&launch, plan, gate, Some(server.door()), Some(broker.carrier()))
-        .map_err(Problem::supervisor)?;
-    Ok((supervisor, broker))
+    let parent = Parent { gate, door: Some(server.door()), carrier: Some(broker.carrier()) };
+    let supervisor = Supervisor::start(&launch, plan, parent).map_err(Problem::supervisor)?;
+    Ok(Supervised { supervisor, _broker: broker })
 }
 
 fn gone() -> io::Error {

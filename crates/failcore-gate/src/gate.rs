@@ -184,7 +184,7 @@ impl Gate {
     ///
     /// # Errors
     /// A [`Denial`], as [`Gate::check`].
-    pub fn foresee(&self, action: Action, claims: Claims, addresses: &[IpAddr]) -> Result<(), Denial> {
+    pub fn check_ahead(&self, action: Action, claims: Claims, addresses: &[IpAddr]) -> Result<(), Denial> {
         let tid = thread_id(self.subject.pid);
         let subject = Subject { tid, claimed: claims, ..self.subject.clone() };
         let foreseen = catch_unwind(AssertUnwindSafe(|| {
@@ -258,11 +258,10 @@ impl Gate {
 
     /// Why an operation of this process would be refused, were it attempted; nothing where it would go ahead, with a
     /// person's approval where that is asked for. Nothing is recorded, hence nothing granted.
-    pub fn objection(&self, action: Action, claims: Claims, addresses: &[IpAddr]) -> Option<Reason> {
+    pub fn foresee(&self, action: Action, claims: Claims, addresses: &[IpAddr]) -> Option<Reason> {
         let subject = Subject { claimed: claims, ..self.subject.clone() };
-        let weigh = || self.weigh(subject, action, addresses).decision;
-        let decision =
-            catch_unwind(AssertUnwindSafe(weigh)).unwrap_or_else(|_| Decision::fault(Fault::Panic));
+        let weighed = catch_unwind(AssertUnwindSafe(|| self.weigh(subject, action, addresses).decision));
+        let decision = weighed.unwrap_or_else(|_| Decision::fault(Fault::Panic));
         (!decision.is_allow() && self.enforces(&decision)).then_some(decision.reason)
     }
 

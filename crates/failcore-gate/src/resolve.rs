@@ -9,7 +9,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use failcore_model::{AbsPath, FileId, FileRef, PathError, Text};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, fstat, openat, openat2, readlinkat, statat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2, readlinkat, statat,
+};
 use rustix::io::Errno;
 use smallvec::SmallVec;
 
@@ -121,7 +123,8 @@ fn found(
             (path, exists, id)
         }
     };
-    let mut found = FileRef { asked: Text::from(asked), exists, ids: SmallVec::new(), path: own_proc(path) };
+    let mut found =
+        FileRef { asked: Text::from(asked), exists, dir: None, ids: SmallVec::new(), path: own_proc(path) };
     if ids {
         found.ids.extend(id);
         if let Some(dir) = found.path.parent() {
@@ -129,6 +132,14 @@ fn found(
         }
     }
     Ok(found)
+}
+
+/// Whether a resolved path is that of a directory, and not of a link to one; `None` where the kernel does not say.
+///
+/// Apart from [`file`], because only what is moved is asked about: opens do not pay for it.
+pub fn is_directory(path: &AbsPath) -> Option<bool> {
+    let stat = statat(CWD, path.as_path(), AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    Some(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
 }
 
 /// The fast path: succeeds only where no component is a symbolic link, which makes the spelling the truth.
@@ -375,6 +386,16 @@ mod tests {
         assert_eq!(dir.real("dangling", Follow::NoFinal), resolved("dangling"));
         fs::write(dir.path("plain"), "x").unwrap();
         assert_eq!(dir.real("plain/below", Follow::Final), missing("plain/below"));
+    }
+
+    #[test]
+    fn only_a_directory_itself_is_one() {
+        let dir = Dir::new();
+        fs::create_dir(dir.path("d")).unwrap();
+        fs::write(dir.path("f"), "x").unwrap();
+        symlink("d", dir.path("l")).unwrap();
+        let kind = |name: &str| is_directory(&dir.root.join(name.as_bytes()).unwrap());
+        assert_eq!(["d", "f", "l", "nothing"].map(kind), [Some(true), Some(false), Some(false), None]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use failcore_gate::{Approver, Meter, Sink};
 use failcore_model::{Answer, Request, Text};
 use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use crate::page::RunPage;
@@ -33,6 +33,8 @@ pub struct Attachment {
     pub policy: String,
     /// Under supervision: how this process and the supervisor speak beside its system calls.
     pub supervised: Option<Supervised>,
+    /// The process that governs the run: all that descend from it belong to the run, and it does not.
+    pub parent: u32,
     sink: Arc<Producer>,
     page: RunPage,
     socket: PathBuf,
@@ -84,6 +86,7 @@ impl Attachment {
 
 fn join(socket: &Path) -> Result<Attachment, WireError> {
     let connection = dial(socket, Some(PATIENCE))?;
+    let parent = socket_peercred(&connection)?.pid.as_raw_nonzero().get().unsigned_abs();
     send(&connection, &Ask::Attach {}, &[])?;
     let (welcome, fds): (Welcome, _) = receive(&connection)?;
     let mut fds = fds.into_iter();
@@ -103,6 +106,7 @@ fn join(socket: &Path) -> Result<Attachment, WireError> {
         run: welcome.run,
         policy: text,
         supervised,
+        parent,
         sink,
         page,
         socket: socket.into(),

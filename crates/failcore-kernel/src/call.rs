@@ -135,7 +135,7 @@ impl Call<'_> {
             return Err(Errno::SRCH);
         }
         let claims = self.process.claims(self.notice.tid);
-        self.shared.gate.check_for(self.actor(), action, claims, &[]).map_err(|denial| {
+        self.shared.parent.gate.check_for(self.actor(), action, claims, &[]).map_err(|denial| {
             let errno = Errno::from_raw_os_error(denial.errno);
             self.process.refuse(self.notice.tid, &denial);
             self.shared.refused(denial);
@@ -151,15 +151,14 @@ impl Call<'_> {
     /// What a granted operation came to; a failure is recorded.
     pub(crate) fn concluded<T>(&self, grant: Grant, result: Result<T, Errno>) -> Result<T, Errno> {
         if let Err(errno) = &result {
-            self.shared.gate.conclude(grant, Outcome::Failed(errno.raw_os_error()));
+            self.shared.parent.gate.conclude(grant, Outcome::Failed(errno.raw_os_error()));
         }
         result
     }
 
     /// An object as rules see it.
     pub(crate) fn object_ref(&self, asked: &[u8], object: &Object) -> FileRef {
-        let id = FileId { dev: object.stat.st_dev, ino: object.stat.st_ino };
-        self.file_ref(asked, object.path.clone(), Some(id))
+        self.file_ref(asked, object.path.clone(), Some(object.id()))
     }
 
     /// A directory entry as rules see it.
@@ -182,7 +181,7 @@ impl Call<'_> {
                 ids.extend(self.shared.directories.chain(&dir));
             }
         }
-        FileRef { asked: Text::from(asked), path, exists: id.is_some(), ids }
+        FileRef { asked: Text::from(asked), path, exists: id.is_some(), dir: None, ids }
     }
 
     /// Sets the worker's umask to the task's, so that what is created gets the mode it would get.

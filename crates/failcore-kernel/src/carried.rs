@@ -26,7 +26,7 @@ impl Carried {
         else {
             return None;
         };
-        let instead = call.shared.carrier.as_ref()?.instead_of(*transport, *addr)?;
+        let instead = call.shared.parent.carrier.as_ref()?.instead_of(*transport, *addr)?;
         Some(Self { transport: *transport, asked: *addr, instead })
     }
 
@@ -56,7 +56,8 @@ impl Carried {
         if connected == Some(self.instead) {
             return Ok(Vec::new());
         }
-        let as_asked = call.shared.carrier.as_ref().is_some_and(|carrier| carrier.answers_as(self.asked));
+        let as_asked =
+            call.shared.parent.carrier.as_ref().is_some_and(|carrier| carrier.answers_as(self.asked));
         if self.transport != Transport::Udp || (connected.is_none() && !as_asked) {
             // Unlike one that is merely bound, a connected socket hears nobody else.
             self.connect(call, socket)?;
@@ -83,7 +84,7 @@ impl Carried {
         if from.ip().to_canonical().is_unspecified() {
             from.set_ip(self.instead.ip());
         }
-        if let Some(carrier) = &call.shared.carrier {
+        if let Some(carrier) = &call.shared.parent.carrier {
             let (transport, actor) = (self.transport, call.actor());
             let claims = call.process.claims(call.notice.tid);
             carrier.carry(Sender { transport, from, answered_as, actor, claims });

@@ -45,6 +45,17 @@ pub struct Launch {
     pub stdin_null: bool,
 }
 
+/// What a supervisor has of its parent's side.
+#[derive(Clone)]
+pub struct Parent {
+    /// Decides and records.
+    pub gate: Arc<Gate>,
+    /// Where interpreters with the hook in them attach; without one, they cannot.
+    pub door: Option<Door>,
+    /// Takes what is sent to DNS servers; without one, a DNS server is an address like any other.
+    pub carrier: Option<Arc<dyn Carrier>>,
+}
+
 /// A program that runs under supervision.
 pub struct Supervisor {
     shared: Arc<Shared>,
@@ -104,8 +115,7 @@ impl StartError {
 }
 
 impl Supervisor {
-    /// Starts `launch` under the gate. Interpreters with the hook in them attach at `door`. What the program sends to DNS
-    /// servers goes to `carrier`; without one, a DNS server is an address like any other.
+    /// Starts `launch` under the gate of `parent`.
     ///
     /// The calling process gets one more child, the guardian ([`Supervisor::root`]): it ends as the program ends, and
     /// the caller waits for it. The caller should be a child subreaper, so that what outlives the guardian can be
@@ -116,13 +126,7 @@ impl Supervisor {
     ///
     /// # Security
     /// The calling process becomes non-dumpable, so that no process of the same user can reach into it.
-    pub fn start(
-        launch: &Launch,
-        plan: &Plan,
-        gate: Arc<Gate>,
-        door: Option<Door>,
-        carrier: Option<Arc<dyn Carrier>>,
-    ) -> Result<Self, StartError> {
+    pub fn start(launch: &Launch, plan: &Plan, parent: Parent) -> Result<Self, StartError> {
         let (tell, told) = mpsc::sync_channel(1);
         let program = locate(launch)?;
         let shown = program.to_string_lossy().into_owned();
@@ -137,7 +141,7 @@ impl Supervisor {
         let stdin = if launch.stdin_null { File::open("/dev/null").ok() } else { None };
         let raw = |file: &Option<File>| file.as_ref().map_or(-1, AsRawFd::as_raw_fd);
         let mut plan = plan.clone();
-        if let (Some(ports), Some(carrier)) = (&mut plan.connect, &carrier) {
+        if let (Some(ports), Some(carrier)) = (&mut plan.connect, &parent.carrier) {
             ports.extend(carrier.tcp_ports());
         }
         let domains = domains(&plan).map_err(|why| StartError::Kernel {
@@ -176,7 +180,7 @@ impl Supervisor {
         std::thread::Builder::new()
             .name("failcore-hold".into())
             .spawn(move || {
-                let outcome = hold_agent(&prepared, acting, hold, far, gate, door, carrier);
+                let outcome = hold_agent(&prepared, acting, hold, far, parent);
                 drop((terminal, stdin, life_read, domain));
                 let _ = tell.send(outcome);
             })
@@ -241,9 +245,7 @@ fn hold_agent(
     acting: Option<RulesetCreated>,
     mut link: UnixStream,
     far: UnixStream,
-    gate: Arc<Gate>,
-    door: Option<Door>,
-    carrier: Option<Arc<dyn Carrier>>,
+    parent: Parent,
 ) -> Result<(Arc<Shared>, u32, u32), StartError> {
     drop_privileges().map_err(StartError::kernel("cannot give up privileges"))?;
     if let Some(acting) = acting {
@@ -265,7 +267,7 @@ fn hold_agent(
     let listener = pidfd_open(agent, PidfdFlags::empty())
         .and_then(|pidfd| pidfd_getfd(pidfd, message.value, PidfdGetfdFlags::empty()))
         .map_err(|why| StartError::Kernel { step: "cannot take over the listener", why: why.into() })?;
-    let shared = Shared::new(Listener::new(listener), gate, door, carrier, root)
+    let shared = Shared::new(Listener::new(listener), parent, root)
         .map_err(|why| StartError::Kernel { step: "cannot open our own descriptors", why: why.into() })?;
     start_worker(&shared).map_err(StartError::kernel("cannot start a thread"))?;
     let speak = StartError::kernel("cannot speak to the program's process");

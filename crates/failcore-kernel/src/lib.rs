@@ -30,6 +30,7 @@ mod patience;
 mod plan;
 pub mod probe;
 mod processes;
+mod receiver;
 mod ring;
 mod server;
 mod shared;
@@ -42,11 +43,13 @@ mod wire;
 
 pub use attach::{AttachError, Attachment, Supervised};
 pub use features::Features;
-pub use launch::{Launch, StartError, Supervisor};
+pub use launch::{Launch, Parent, StartError, Supervisor};
 pub use page::{RunPage, Sampled};
 pub use plan::{Images, Plan, lower};
+pub use receiver::receiver;
 pub use server::{Door, Served, Server, ServerError};
 pub use slots::{Slot, Slots};
+pub use tasks::descends;
 
 /// Environment variable with the path of the run's attach socket.
 pub const SOCKET_VAR: &str = "FAILCORE_SOCKET";

@@ -26,6 +26,7 @@ use crate::own::{self, Own, OwnSink};
 use crate::page::{RunPage, Sampled};
 use crate::ring::{CAPACITY, Consumer};
 use crate::slots::Slots;
+use crate::tasks::{descends, parent_of};
 use crate::wire::{Ask, Verdict, Welcome, receive, send};
 
 /// Bytes the trace may take for each byte in a ring: the line's own head, and JSON that grows when it is written
@@ -325,7 +326,8 @@ fn accept_loop(state: &Arc<State>) {
 /// Answers whoever connects by himself.
 fn serve(state: &State, connection: &OwnedFd) {
     let Ok(peer) = socket_peercred(connection) else { return };
-    if !state.served.supervised && peer.uid == rustix::process::getuid() && descends_from_us(peer.pid) {
+    let ours = peer.uid == rustix::process::getuid() && descends(number(peer.pid), std::process::id());
+    if ours && !state.served.supervised {
         answer(state, connection, peer.pid, None);
     }
 }
@@ -348,7 +350,7 @@ fn let_in(state: &State, connection: &OwnedFd, pid: Pid, supervised: Option<&Sup
     }
     let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return };
     let Ok((ring, ring_fd)) = Consumer::create() else { return };
-    let number = pid.as_raw_nonzero().get().unsigned_abs();
+    let number = number(pid);
     let announced = supervised.is_none().then(|| {
         let exe = std::fs::read_link(format!("/proc/{number}/exe"))
             .map(|exe| Text::from(exe.as_os_str().as_encoded_bytes()))
@@ -375,27 +377,8 @@ fn reopened(memfd: &OwnedFd) -> Result<OwnedFd, std::io::Error> {
     File::open(format!("/proc/self/fd/{}", memfd.as_raw_fd())).map(Into::into)
 }
 
-fn descends_from_us(pid: Pid) -> bool {
-    let us = std::process::id();
-    let mut pid = pid.as_raw_nonzero().get().unsigned_abs();
-    // Bounded: a pid that is reused while we walk must not make this a loop.
-    for _ in 0..64 {
-        if pid == us {
-            return true;
-        }
-        match parent_of(pid) {
-            Some(parent) if parent > 1 => pid = parent,
-            _ => return false,
-        }
-    }
-    false
-}
-
-/// The parent's id, from proc_pid_stat(5); the name before it may itself hold spaces and parentheses.
-fn parent_of(pid: u32) -> Option<u32> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let after = stat.iter().rposition(|b| *b == b')')? + 2;
-    std::str::from_utf8(&stat[after..]).ok()?.split(' ').nth(1)?.parse().ok()
+fn number(pid: Pid) -> u32 {
+    pid.as_raw_nonzero().get().unsigned_abs()
 }
 
 // ---- keeping what they record -------------------------------------------------------------------------------

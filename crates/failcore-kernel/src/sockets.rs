@@ -177,7 +177,7 @@ pub(crate) fn connect_to(call: &Call<'_>, socket: &Socket, bytes: &[u8]) -> Resu
 /// `connect(fd, address, length)`.
 pub(crate) fn connect(call: &Call<'_>) -> Reply {
     let bytes = copied(call, call.arg(1), call.int(2))?;
-    if let Some(door) = &call.shared.door
+    if let Some(door) = &call.shared.parent.door
         && let SockAddr::UnixPath(path) = SockAddr::decode(&bytes)
         && door.is_at(path.as_bytes())
     {
@@ -272,7 +272,7 @@ pub(crate) fn bind(call: &Call<'_>) -> Reply {
 
 /// Whether the policy refuses it, where the answer changes only how it is done: no decision is made by this.
 fn is_refused(call: &Call<'_>, action: &Action) -> bool {
-    call.shared.gate.objection(action.clone(), call.process.claims(call.notice.tid), &[]).is_some()
+    call.shared.parent.gate.foresee(action.clone(), call.process.claims(call.notice.tid), &[]).is_some()
 }
 
 /// Resolvers bind their datagram socket to any address and any port before they send. Sending does that by itself: so

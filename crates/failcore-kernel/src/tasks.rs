@@ -300,7 +300,7 @@ pub(crate) fn stat_field(pid: u32, field: usize) -> Option<u32> {
 }
 
 /// Whether `pid` descends from `ancestor`, or is it.
-pub(crate) fn descends(pid: u32, ancestor: u32) -> bool {
+pub fn descends(pid: u32, ancestor: u32) -> bool {
     let mut pid = pid;
     // Bounded: a number that is reused meanwhile must not make this a loop.
     for _ in 0..4096 {

@@ -52,7 +52,8 @@ const LONGEST: usize = 4096;
 /// let pins = Arc::new(Pins::new().with_hosts(Hosts::system()));
 /// let gate = Arc::new(Gate::builder(policy, sink, Lane::Kernel).names(pins.clone()).build());
 /// let broker = Broker::start(gate.clone(), Resolver::system(pins))?;
-/// // Supervisor::start(&launch, &plan, gate, door, Some(broker.carrier())); Broker::add_to(&mut coverage);
+/// // Supervisor::start(&launch, &plan, Parent { gate, carrier: Some(broker.carrier()), … });
+/// // Broker::covers(&mut coverage) says what it holds.
 /// // … and the broker is dropped after the supervisor.
 /// # drop(broker); Ok(()) }
 /// ```
@@ -135,7 +136,7 @@ impl Broker {
     }
 
     /// Says in a coverage what a lane with a broker holds of names.
-    pub fn add_to(coverage: &mut Coverage) {
+    pub fn covers(coverage: &mut Coverage) {
         if let Some(held) = coverage.verbs.iter_mut().find(|held| held.verb == Verb::NetResolve) {
             held.hold = Hold::Binding;
             held.by = "name broker".into();

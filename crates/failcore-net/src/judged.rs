@@ -111,12 +111,12 @@ impl Judged {
         // name is not reached by another.
         if let Some(alias) = &found.canonical
             && let Some(Reason::Forbidden | Reason::Always | Reason::Caution) =
-                self.gate.objection(resolve(alias), asker.claims.clone(), &[])
+                self.gate.foresee(resolve(alias), asker.claims.clone(), &[])
             && let Err(said) = self.check(asker, resolve(alias), &[])
         {
             return said;
         }
-        let grants = |addr| self.gate.objection(resolve(name), asker.claims.clone(), &[addr]).is_none();
+        let grants = |addr| self.gate.foresee(resolve(name), asker.claims.clone(), &[addr]).is_none();
         match self.resolver.admit(name, &found.addrs, now(), grants) {
             Ok(answer) => {
                 Said::Exists { addrs: answer.addrs.into(), canonical: found.canonical, until: answer.until }

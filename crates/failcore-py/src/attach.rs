@@ -1,11 +1,11 @@
 //! A process of a `failcore run`: joined to its parent before the interpreter starts, and never let go.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use failcore_gate::{Approver, Gate};
-use failcore_kernel::{Attachment, HOOK_VAR, SOCKET_VAR};
+use failcore_kernel::{Attachment, HOOK_VAR, SOCKET_VAR, descends};
 use failcore_model::{AbsPath, Answer, FileRef, Lane, Request, Text};
 use failcore_policy::PolicySet;
 
@@ -37,7 +37,7 @@ pub(crate) fn attach() -> Result<(), String> {
         .into_iter()
         .filter_map(|name| std::env::var_os(name).map(|value| (name.into(), value.into_encoded_bytes())))
         .collect();
-    monitor::enter(Box::new(Run { socket: socket.into(), identity: Mutex::default() }), true)?;
+    monitor::enter(Box::new(Run { socket: socket.into(), ..Run::default() }), true)?;
     drop(FORCED.set(forced));
     hook_attach::watch_forks()
 }
@@ -75,9 +75,12 @@ pub(crate) fn interpreter_is_up() -> Result<(), String> {
 }
 
 /// The gate of an attached process.
+#[derive(Default)]
 struct Run {
     socket: PathBuf,
     identity: Mutex<Identity>,
+    /// The process that governs the run.
+    parent: AtomicU32,
 }
 
 impl Source for Run {
@@ -88,6 +91,7 @@ impl Source for Run {
             agent: attachment.agent.clone(),
             run: attachment.run.clone(),
         };
+        self.parent.store(attachment.parent, Ordering::Relaxed);
         let policy = PolicySet::from_resolved(&attachment.policy).map_err(|error| error.to_string())?;
         let gate = Gate::builder(Arc::new(policy), attachment.sink(), Lane::Runtime)
             .names(Arc::clone(&PINS) as _)
@@ -103,6 +107,11 @@ impl Source for Run {
 
     fn identity(&self) -> Identity {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn includes(&self, pid: u32) -> bool {
+        let parent = self.parent.load(Ordering::Relaxed);
+        pid != parent && descends(pid, parent)
     }
 }
 
@@ -136,6 +145,10 @@ pub(crate) fn force_arguments(
     argv: &[Vec<u8>],
 ) -> Result<Option<Vec<Vec<u8>>>, &'static str> {
     let Some(forced) = FORCED.get() else { return Ok(None) };
+    // The supervisor judges the arguments as the program gave them, and holds what the hook does not get into.
+    if supervised::is_on() {
+        return Ok(None);
+    }
     let Some(place) = program::env_place(image, argv)? else { return Ok(None) };
     if place == argv.len() {
         return Ok(None); // it prints the environment

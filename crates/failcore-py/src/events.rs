@@ -119,7 +119,7 @@ events! {
         "socket.gethostbyname" => net::resolve, "net.resolve";
         "socket.gethostbyaddr" => net::by_address, "net.resolve";
         "socket.getnameinfo" => net::nameinfo, "net.resolve";
-        "socket.sethostname" => net::sethostname, "kernel.call";
+        "socket.sethostname" => net::sethostname, "unmapped";
         "syslog.openlog" => net::syslog, "ipc.connect";
         "syslog.syslog" => net::syslog, "ipc.connect";
         "import" => native::import, "native.load";

@@ -32,6 +32,7 @@ mod patched_net;
 mod patched_process;
 mod patched_thread;
 mod policy;
+mod prepared;
 mod program;
 mod scope;
 mod session;

@@ -26,6 +26,9 @@ pub(crate) trait Source: Send + Sync {
 
     /// Who the session belongs to.
     fn identity(&self) -> Identity;
+
+    /// Whether a process belongs to what the session governs.
+    fn includes(&self, pid: u32) -> bool;
 }
 
 /// Who a session belongs to.
@@ -86,7 +89,7 @@ impl Post {
         if let Some(supervised) = supervised {
             supervised::tell(supervised, scope, claims);
             if supervised::sees(&action) {
-                return gate.foresee(action, claims.clone(), addresses).map(|()| None);
+                return gate.check_ahead(action, claims.clone(), addresses).map(|()| None);
             }
         }
         gate.check(action, claims.clone(), addresses).map(Some)
@@ -222,14 +225,20 @@ pub(crate) fn each_supervised(act: impl Fn(&Supervised)) {
     }
 }
 
+/// Whether a process belongs to what every gate governs.
+pub(crate) fn in_run(pid: u32) -> bool {
+    POSTS.load().as_ref().is_some_and(|posts| posts.all.iter().all(|post| post.source.includes(pid)))
+}
+
 /// Whether every gate would allow an operation, without asking for it: nothing is recorded.
 pub(crate) fn would_allow(action: Action) -> bool {
     let posts = POSTS.load();
     let Some(posts) = posts.as_ref() else { return true };
     let claims = scope::claims();
-    posts.all.iter().all(|post| {
-        post.gate().is_ok_and(|gate| gate.objection(action.clone(), claims.clone(), &[]).is_none())
-    })
+    posts
+        .all
+        .iter()
+        .all(|post| post.gate().is_ok_and(|gate| gate.foresee(action.clone(), claims.clone(), &[]).is_none()))
 }
 
 /// Refuses an operation that could not be decoded, and records that.

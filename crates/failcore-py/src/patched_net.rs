@@ -132,17 +132,22 @@ pub(crate) fn getnameinfo(call: &mut Call) -> Judged {
 /// is judged by the hook, from the event.
 fn resolved(call: &mut Call, index: usize, event: &str) -> Judged {
     let Some(slf) = call.receiver() else { return Ok(()) };
-    let Some(address) = call.get(index, "address").filter(|address| address.is_tuple()) else {
+    let Some(address) = call.get(index, "address") else { return Ok(()) };
+    if make::has_buffer(address) {
+        // The name of a unix socket, whose content could change after it was judged.
+        let copy = make::copy(address)?;
+        return call.replace(index, "address", copy).map_err(|()| lost());
+    }
+    if !address.is_tuple() {
         return Ok(());
-    };
+    }
     let Ok(socket) = socket(event, Some(slf)) else { return Ok(()) };
     if !matches!(socket.family, AddressFamily::INET | AddressFamily::INET6) {
         return Ok(());
     }
-    let port = address.item(1).filter(|port| port.int().is_none());
-    let port = port.and_then(make::index);
-    if let (Some(port), Some(host)) = (port, address.item(0)) {
+    if let (Some(host), Some(port)) = (address.item(0), address.item(1).filter(|port| port.int().is_none())) {
         // A number of another kind is asked once, and its answer is what is judged and used.
+        let port = make::index(port)?;
         let mut parts = vec![make::again(host), port];
         parts.extend((2..4).map_while(|i| address.item(i)).map(make::again));
         call.replace(index, "address", make::tuple(&parts)).map_err(|()| lost())?;

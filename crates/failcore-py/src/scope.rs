@@ -81,10 +81,11 @@ pub(crate) fn claims_of(scope: &Held) -> Claims {
     }
 }
 
-/// Starts the calling thread in a scope, which it never leaves: the one that its process was born in.
+/// Starts the calling thread in a scope, which it never leaves: the one that its process was born in. The supervisor
+/// knows.
 pub(crate) fn begin_in(path: Vec<Text>) {
     if !path.is_empty() {
-        set_floor(Some(Arc::new(Scope { path, ..Scope::default() })));
+        drop(replace_floor(Some(Arc::new(Scope { path, ..Scope::default() }))));
     }
 }
 
@@ -96,13 +97,17 @@ fn floor() -> Held {
 
 /// Replaces the thread's floor and returns the one before it.
 pub(crate) fn set_floor(held: Held) -> Held {
-    let before = FLOOR
+    let before = replace_floor(held);
+    supervised::tell_scope();
+    before
+}
+
+fn replace_floor(held: Held) -> Held {
+    FLOOR
         .try_with(|floor| floor.try_borrow_mut().map(|mut floor| std::mem::replace(&mut *floor, held)))
         .ok()
         .and_then(Result::ok)
-        .flatten();
-    supervised::tell_scope();
-    before
+        .flatten()
 }
 
 /// A scope that was entered, with what to put back when it is left.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use failcore_gate::{Approver, Gate, Meter, Sink, SinkError};
+use failcore_kernel::descends;
 use failcore_model::{AbsPath, Action, Answer, Counters, Event, Hold, Lane, Request, Text, Timestamp};
 use failcore_policy::PolicySet;
 use failcore_trace::{SigningKey, Writer, key_path, new_session_id, runs_dir};
@@ -126,6 +127,10 @@ impl Source for Own {
 
     fn identity(&self) -> Identity {
         Identity { session: self.id.clone(), agent: self.agent.clone(), run: self.run.clone() }
+    }
+
+    fn includes(&self, pid: u32) -> bool {
+        descends(pid, self.opener)
     }
 }
 

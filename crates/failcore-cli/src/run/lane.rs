@@ -27,6 +27,6 @@ pub(super) fn lower(lane: Lane, policy: &PolicySet) -> (Plan, Coverage) {
         return (Plan::default(), hook);
     }
     let (plan, mut coverage) = failcore_kernel::lower(policy, &Features::probe());
-    Broker::add_to(&mut coverage);
+    Broker::covers(&mut coverage);
     (plan, coverage.beside(&hook))
 }
