@@ -88,6 +88,9 @@ impl Post {
         let Stand { gate, supervised } = &stand.1;
         if let Some(supervised) = supervised {
             supervised::tell(supervised, scope, claims);
+            if supervised::is_carried(&action) {
+                return Ok(None);
+            }
             if supervised::sees(&action) {
                 return gate.check_ahead(action, claims.clone(), addresses).map(|()| None);
             }

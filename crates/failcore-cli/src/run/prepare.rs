@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use failcore_kernel::{HOOK_VAR, Plan, SOCKET_VAR};
 use failcore_model::{AbsPath, Event, FileId, Lane, RuleId, Text};
+use failcore_net::Resolver;
 use failcore_policy::{Environment, Mode, PolicySet, Python};
 use failcore_trace::{Options, Redactor, SigningKey, Writer};
 use tempfile::TempDir;
@@ -87,6 +88,9 @@ impl Prepared {
             .map(PathBuf::as_path)
             .chain(file.as_deref())
             .filter(|file| !file.as_os_str().is_empty());
+        // A link may be changed where it stands, and what it leads to there.
+        let names = Resolver::FILES.map(Path::new);
+        let gates_own = gates_own.chain(names).map(real).chain(names.map(spelt));
         // The command itself, and what brings the hook into a Python, may be started and read; a deny still stands.
         let mut policy = policy;
         if lane == Lane::Kernel {
@@ -98,7 +102,7 @@ impl Prepared {
         }
         // Out of the program's reach, whatever the policy says.
         let policy = policy
-            .protect(&gates_own.map(real).collect::<Result<Vec<_>, _>>()?)
+            .protect(&gates_own.collect::<Result<Vec<_>, _>>()?)
             .hide(&[real(&key_path)?, real(door.path())?]);
 
         Ok(Self {
