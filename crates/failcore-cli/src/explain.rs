@@ -62,6 +62,9 @@ pub(crate) struct Explanation {
     rules: Vec<Rule>,
     obligations: Vec<Obligation>,
     faults: Vec<Fault>,
+    /// Where in the program a recorded operation came from, as far as the program said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    site: Option<Text>,
     /// The refusal as the program sees it.
     #[serde(skip_serializing_if = "Option::is_none")]
     denial: Option<Denial>,
@@ -91,6 +94,7 @@ impl Explanation {
             rules: decision.rules.iter().filter_map(|id| policy.rule(id)).cloned().collect(),
             obligations: decision.obligations.to_vec(),
             faults: decision.faults.to_vec(),
+            site: request.subject.claimed.site.clone(),
             denial: (!decision.is_allow()).then(|| policy.denial(request, decision)),
         }
     }
@@ -106,6 +110,9 @@ impl Answer for Explanation {
         let plain = anstyle::Style::new();
         let mut table = Table::default();
         let mut row = |what: &str, style, text: String| table.row([(FAINT, what.into()), (style, text)]);
+        if let Some(site) = &self.site {
+            row("at", plain, site.to_string());
+        }
         row("because", plain, format!("{} ({})", clause(self.reason.meaning()), self.reason));
         for rule in &self.rules {
             row("rule", plain, format!("{}  {}", said(rule), Styled(FAINT, rule.place())));

@@ -210,7 +210,7 @@ fn a_policy_that_does_not_load_is_not_trusted() {
 const REQUESTS: &[&str] = &[
     "fs.open read ./data/a.txt",
     "fs.open read ./data/b.txt",
-    "net.connect api.example.com:443",
+    "net.connect api.example.com:443 @ lib/agent.py:7",
     "net.connect other.example.com:443",
 ];
 
@@ -236,7 +236,7 @@ fn replay_groups_what_changes_by_rule() {
     now denied ×3  no permit covers it
            1 fs.open [dir]/data/a.txt (read)
            2 fs.open [dir]/data/b.txt (read)
-           3 net.connect 1.1.1.1:443 (api.example.com)
+           3 net.connect 1.1.1.1:443 (api.example.com) at agent.py:7
 
     now allowed ×1  permit net.connect other.example.com:443  strict.toml:10:12
            4 net.connect 1.1.1.1:443 (other.example.com)
@@ -246,6 +246,8 @@ fn replay_groups_what_changes_by_rule() {
     let said = world.failcore(&["--json", "replay", "./trace", "--policy", "strict.toml"]);
     let answer: serde_json::Value = serde_json::from_str(&said.out).unwrap();
     assert_eq!((said.code, answer["changes"].as_array().unwrap().len()), (3, 2));
+    let site = answer["changes"][0]["examples"][2]["site"].as_str().unwrap();
+    assert!(site.ends_with("/lib/agent.py:7"), "{site}");
 }
 
 #[test]

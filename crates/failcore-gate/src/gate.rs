@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use failcore_model::{
     Action, Answer, Claims, Context, Counters, Decision, Denial, Endpoint, Event, Fault, Lane, Obligation,
-    Outcome, Reason, Request, Subject, Text, Timestamp,
+    Outcome, Reason, Request, Rights, Subject, Text, Timestamp,
 };
 use failcore_policy::{Limits, Mode, PolicySet};
 use smallvec::SmallVec;
@@ -24,6 +24,7 @@ pub struct Gate {
     names: Arc<dyn Names>,
     meter: Arc<dyn Meter>,
     approver: Arc<dyn Approver>,
+    site: fn() -> Option<Text>,
     subject: Subject,
     ops: AtomicU64,
 }
@@ -91,6 +92,13 @@ impl Builder {
         self
     }
 
+    /// Asks `site` where in the program the calling thread is, for every record but those of allowed reads: programs
+    /// read all the time, and finding the place costs more than deciding. Without it no record names a call site.
+    pub fn site(mut self, site: fn() -> Option<Text>) -> Self {
+        self.gate.site = site;
+        self
+    }
+
     /// Names the agent and the caller's own label of the run.
     pub fn identity(mut self, agent: Option<Text>, run: Option<Text>) -> Self {
         self.gate.subject.agent = agent;
@@ -119,6 +127,7 @@ impl Gate {
                 names: Arc::new(NoNames),
                 meter: Arc::new(Uncounted),
                 approver: Arc::new(Nobody),
+                site: || None,
                 subject,
                 ops: AtomicU64::new(0),
             },
@@ -170,9 +179,13 @@ impl Gate {
 
     fn judge(&self, subject: Subject, action: Action, addresses: &[IpAddr]) -> Result<Grant, Denial> {
         let started = Instant::now();
-        let request = Box::new(self.complete(subject, action, addresses));
+        let mut request = Box::new(self.complete(subject, action, addresses));
         let decision = self.policy.decide(&request);
         let ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        // After the decision, which does not look at it.
+        if !decision.is_allow() || !decision.obligations.is_empty() || !reads(&request.action) {
+            request.subject.claimed.site = (self.site)();
+        }
 
         let enforced = decision.is_allow()
             || self.policy.mode() == Mode::Enforce
@@ -285,6 +298,15 @@ impl Gate {
             errno: EIO,
             retry: false,
         }
+    }
+}
+
+/// Whether the action only reads a file.
+fn reads(action: &Action) -> bool {
+    match action {
+        Action::Open { rights, .. } => Rights::READ.contains(*rights),
+        Action::Read(_) => true,
+        _ => false,
     }
 }
 
