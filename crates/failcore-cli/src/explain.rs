@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::SystemTime;
 
 use failcore_model::{AbsPath, Decision, Denial, Fault, Obligation, Reason, Request, Text, Verb, Verdict};
 use failcore_policy::{Environment, PolicySet, Rule};
@@ -45,6 +46,8 @@ fn request(args: &Explain, env: &Environment) -> Result<Request, Failure> {
     let mut request =
         failcore_policy::ask(&words, &dir, env).map_err(|error| nonsense(error.message, error.help))?;
     request.subject.claimed.scope = args.tool.iter().map(Text::from).collect();
+    // As of now: a grant that has ended permits nothing any more.
+    request.context.time = SystemTime::now().into();
     Ok(request)
 }
 

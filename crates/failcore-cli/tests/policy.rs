@@ -126,6 +126,17 @@ fn explain_answers_as_enforcement_does() {
 }
 
 #[test]
+fn explain_knows_what_time_it_is() {
+    let world = World::new();
+    let policy = "version = 1\n[fs]\nread = [{ path = \"./old\", until = \"2020-01-01T00:00:00Z\" }, { path = \"./new\", until = \"2500-01-01T00:00:00Z\" }]\n";
+    world.write("policy.toml", policy);
+    let said = world.failcore(&["explain", "policy.toml", "fs.read", "./old"]);
+    assert_eq!(said.code, 3, "{}", said.out);
+    assert!(said.out.contains("(expired)"), "{}", said.out);
+    assert_eq!(world.failcore(&["explain", "policy.toml", "fs.read", "./new"]).code, 0);
+}
+
+#[test]
 fn explain_of_nonsense_is_a_usage_error() {
     let world = World::new();
     world.write("policy.toml", POLICY);

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
 use failcore_model::{
     Action, Answer, Claims, Context, Counters, Decision, Denial, Endpoint, Event, Fault, Lane, Obligation,
@@ -313,8 +313,7 @@ fn reads(action: &Action) -> bool {
 /// The clock of decisions. A clock before 1970 reads as 1970: every `until` is then in the future of nothing that
 /// matters, and budgets only shrink.
 fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+    SystemTime::now().into()
 }
 
 /// Only the counters that some limit looks at: the record holds what the decision used, no more.

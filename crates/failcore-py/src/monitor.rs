@@ -6,11 +6,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use failcore_gate::{Gate, Grant, resolve};
-use failcore_model::{Action, Context, Denial, Event, FileRef, Reason, Request, Subject, Text, Timestamp};
+use failcore_model::{Action, Context, Denial, Event, FileRef, Reason, Request, Subject, Text};
 use smallvec::SmallVec;
 
 use crate::scope;
@@ -177,14 +177,9 @@ pub(crate) fn would_allow(action: Action) -> bool {
     let request = Request {
         action,
         subject: Subject { claimed: scope::claims(), ..Subject::default() },
-        context: Context { time: now(), ..Context::default() },
+        context: Context { time: SystemTime::now().into(), ..Context::default() },
     };
     posts.all.iter().all(|post| post.gate().is_ok_and(|gate| gate.policy().decide(&request).is_allow()))
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// Refuses an operation that could not be decoded, and records that.

@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use failcore_gate::resolve::Follow;
-use failcore_model::{Action, Endpoint, HostName, Text, Timestamp, Transport, UnixAddr};
+use failcore_model::{Action, Endpoint, HostName, Text, Transport, UnixAddr};
 use failcore_net::{Pins, ResolveError, Resolver};
 use rustix::net::{AddressFamily, SocketAddrAny};
 
@@ -23,11 +23,6 @@ use crate::{expected, hook_socket, monitor};
 pub(crate) static PINS: LazyLock<Arc<Pins>> = LazyLock::new(Arc::default);
 static RESOLVER: LazyLock<Resolver> = LazyLock::new(|| Resolver::system(Arc::clone(&PINS)));
 
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
-}
-
 /// Whether a policy grants an address by itself for some use. Without a port nothing can be said yet, and the
 /// connect will be judged by the address all the same.
 fn granted(addr: IpAddr, port: u16) -> bool {
@@ -43,7 +38,7 @@ fn granted(addr: IpAddr, port: u16) -> bool {
 
 /// Admits the addresses that a judged name resolved to, and returns those to be kept.
 fn admit(name: &HostName, found: &[IpAddr], port: u16) -> Result<Vec<IpAddr>, Box<Refusal>> {
-    match RESOLVER.admit(name, found, now(), |addr| granted(addr, port)) {
+    match RESOLVER.admit(name, found, SystemTime::now().into(), |addr| granted(addr, port)) {
         Ok(answer) => Ok(answer.addrs),
         Err(error) => Err(refused(name, &error)),
     }
@@ -159,7 +154,8 @@ fn resolved(call: &mut Call, index: usize, event: &str) -> Judged {
     let grant = monitor::grant(Action::Resolve(name.clone()), &[])
         .map_err(|denial| Box::new(Refusal::name(denial)))?;
     let Some(grant) = grant else { return Ok(()) };
-    let found = make::unlocked(|| RESOLVER.resolve(&grant, now(), |addr| granted(addr, port)));
+    let found =
+        make::unlocked(|| RESOLVER.resolve(&grant, SystemTime::now().into(), |addr| granted(addr, port)));
     let addr = match found {
         Ok(found) => found.addrs.into_iter().find(|addr| fits(&socket, addr)),
         Err(error) => return Err(refused(&name, &error)),
