@@ -88,7 +88,7 @@ class scope:
 
 
 @overload
-def tool(function: Callable[P, R], /) -> Callable[P, R]: ...
+def tool(name: Callable[P, R], /) -> Callable[P, R]: ...
 @overload
 def tool(
     name: str | None = None, /, *, step: str | None = None
