@@ -133,7 +133,7 @@ def test_only_an_address_that_a_granted_name_gave_is_connected(world: World) -> 
 attempt("not looked up", direct, PUBLIC)
 attempt("look up", socket.gethostbyname, "good.example")
 attempt("looked up", direct, PUBLIC)
-attempt("looked up, another port", lambda: dial(PUBLIC, 53))
+attempt("looked up, another port", lambda: dial(PUBLIC, 54))
 attempt("another public address", direct, OTHER)
 attempt("metadata", direct, METADATA)
 attempt("private", direct, PRIVATE)

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use failcore_kernel::StartError;
 use failcore_policy::PolicyError;
 use failcore_trace::TraceError;
 use miette::Diagnostic;
@@ -67,6 +68,19 @@ pub(crate) enum Problem {
     #[error("`{program}` is not run: {why}")]
     #[diagnostic(help("{help}"))]
     NotHeld { program: String, why: String, help: String },
+    /// This machine does not hold the lane.
+    #[error("the kernel lane does not hold here: {missing}")]
+    #[diagnostic(help(
+        "`failcore doctor` says more; `--lane runtime` holds Python code alone, and native code can go round it"
+    ))]
+    LaneMissing { missing: &'static str },
+    /// The supervisor did not start the program; nothing of it ran.
+    #[error("{error}")]
+    Supervisor {
+        error: StartError,
+        #[help]
+        help: Option<String>,
+    },
     /// A part of FailCore itself is not installed.
     #[error("a part of FailCore is missing: {what}")]
     #[diagnostic(help(
@@ -135,6 +149,19 @@ impl Problem {
         move |errno| Self::System { what, source: errno.into() }
     }
 
+    /// A program that the supervisor did not start.
+    pub(crate) fn supervisor(error: StartError) -> Self {
+        let help = match &error {
+            StartError::Refused(denial) => denial.hint.clone(),
+            StartError::Kernel { .. } | StartError::Leaks(_) => Some(
+                "`failcore doctor` says what this machine holds; `--lane runtime` holds Python code alone"
+                    .into(),
+            ),
+            _ => None,
+        };
+        Self::Supervisor { error, help }
+    }
+
     /// Something about a trace.
     pub(crate) fn trace(error: TraceError) -> Self {
         let help = match &error {
@@ -176,6 +203,8 @@ impl Problem {
             Self::Missing { .. } | Self::Exists { .. } | Self::Nonsense { .. } => Exit::Usage,
             Self::NoProgram { .. }
             | Self::NotHeld { .. }
+            | Self::LaneMissing { .. }
+            | Self::Supervisor { .. }
             | Self::NotInstalled { .. }
             | Self::Spawn { .. }
             | Self::Start { .. } => Exit::NotStarted,

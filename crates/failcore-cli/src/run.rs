@@ -1,6 +1,7 @@
 //! `failcore run`: starts a program under a policy and stays beside it until everything it started has ended.
 
 mod approve;
+mod lane;
 mod prepare;
 mod signals;
 mod summary;
@@ -8,17 +9,19 @@ mod tree;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use failcore_kernel::{HOOK_VAR, SOCKET_VAR, Sampled, Served, Server};
-use failcore_model::{Event, Text};
+use failcore_gate::Gate;
+use failcore_kernel::{Launch, Parent, Plan, Sampled, Served, Server, Supervisor};
+use failcore_model::{Event, Lane, Text};
+use failcore_net::{Broker, Hosts, Pins, Resolver};
 use failcore_policy::Limits;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::args::{LaneChoice, Run};
+use crate::args::{Run, Stdin};
 use crate::exit::Exit;
 use crate::failure::{Failure, Problem};
 use crate::ui::{self, Ui, count};
@@ -35,13 +38,8 @@ const LOOSE_WATCH: Duration = Duration::from_millis(500);
 
 /// Runs the program; its exit code passes through.
 pub(crate) fn run(args: &Run, ui: &mut Ui) -> Result<Exit, Failure> {
-    if args.lane == LaneChoice::Auto {
-        ui.note(
-            "lane `auto` is `runtime` for now: it holds Python code; native code in the same process can go round it",
-        );
-    }
     let prepared = Prepared::new(args, ui).map_err(Failure::before_start)?;
-    let started = Started::start(prepared).map_err(Failure::before_start)?;
+    let started = Started::start(prepared, args).map_err(Failure::before_start)?;
     let (exit, summary) = started.attend(ui)?;
     if ui.is_json() {
         // The standard output is the program's.
@@ -58,8 +56,18 @@ struct Started {
     server: Server,
     signals: Signals,
     tree: Tree,
+    /// In the kernel lane.
+    supervised: Option<Supervised>,
+    /// Whose end is the run's: the program, or the guardian that ends as it does.
     root: OwnedFd,
     since: Instant,
+}
+
+/// What holds the program in the kernel lane.
+struct Supervised {
+    supervisor: Supervisor,
+    /// Answers for as long as anybody may ask.
+    _broker: Broker,
 }
 
 /// Why a run was stopped before its program ended.
@@ -69,39 +77,45 @@ struct Stop {
 }
 
 impl Started {
-    fn start(mut prepared: Prepared) -> Result<Self, Failure> {
-        let writer = prepared.open_trace()?;
+    fn start(mut prepared: Prepared, args: &Run) -> Result<Self, Failure> {
+        let (writer, plan) = prepared.open_trace()?;
         let served = Served {
             session: prepared.session.clone(),
             agent: prepared.agent.clone(),
             run: prepared.label.clone(),
             policy: prepared.policy.resolved().to_owned(),
+            supervised: prepared.lane == Lane::Kernel,
         };
-        let server = Server::start(&prepared.socket(), served, writer, Arc::new(approve::Terminal::new()))
+        let terminal = Arc::new(approve::Terminal::new());
+        let server = Server::start(&prepared.socket(), served, writer, Arc::clone(&terminal) as _)
             .map_err(|error| Problem::Start { source: error.into() })?;
         let mut tree = Tree::adopt()?;
         let mut signals = Signals::catch()?;
-        let mut command = Command::new(&prepared.program.interpreter);
-        command.args(&prepared.program.args).env_clear().envs(prepared.environment());
-        command.env(SOCKET_VAR, prepared.socket()).env(HOOK_VAR, &prepared.hook);
         let since = Instant::now();
-        let started = command
-            .spawn()
-            .map_err(|source| Problem::Spawn { program: prepared.program.interpreter.clone(), source });
-        let child = match started {
-            Ok(child) => child,
+        let begun = match prepared.lane {
+            Lane::Runtime => spawn(&prepared, args).map(|pid| (pid, None)),
+            _ => supervise(&prepared, args, &plan, &server).map(|supervised| {
+                (Pid::from_raw(supervised.supervisor.root().cast_signed()), Some(supervised))
+            }),
+        };
+        let (pid, supervised) = match begun {
+            Ok((Some(pid), supervised)) => (pid, supervised),
+            Ok((None, _)) => return Err(Problem::System { what: "watch the program", source: gone() }.into()),
             Err(problem) => {
                 drop(server.finish().close(None));
                 prepared.discard_trace();
                 return Err(problem.into());
             }
         };
-        let pid = Pid::from_child(&child);
-        tree.watch(pid);
+        let program = supervised.as_ref().map(|supervised| supervised.supervisor.agent().cast_signed());
+        if let Some(program) = program.and_then(Pid::from_raw) {
+            terminal.shared_with(program);
+        }
+        tree.watch(pid, supervised.is_none());
         // Not reaped before we do it: the number is still its own.
         let root = pidfd_open(pid, PidfdFlags::empty()).map_err(Problem::system("watch the program"))?;
         signals.forward_to(&root)?;
-        Ok(Self { prepared, server, signals, tree, root, since })
+        Ok(Self { prepared, server, signals, tree, supervised, root, since })
     }
 
     /// Stays with the program until it and all it started have ended.
@@ -130,6 +144,9 @@ impl Started {
             ui.note(&text);
             self.server.record(Event::Notice { text });
         }
+        if let Some(supervised) = self.supervised.take() {
+            supervised.supervisor.finish();
+        }
         self.signals.release();
         let code = self.tree.ended().map_or(u8::MAX, tree::code);
         let writer = self.server.finish();
@@ -137,7 +154,7 @@ impl Started {
         let dir = writer.dir().to_owned();
         writer.close(Some(code.into())).map_err(Problem::trace)?;
         if !entered {
-            return Err(Problem::NeverEntered { program: self.prepared.program.interpreter }.into());
+            return Err(Problem::NeverEntered { program: self.prepared.program.file }.into());
         }
         Ok((Exit::Child(code), Summary::of(&self.prepared.session, dir, code, stopped)?))
     }
@@ -150,6 +167,52 @@ impl Started {
         // Interrupted is as good as woken.
         let _ = poll(&mut [PollFd::new(&self.root, PollFlags::IN)], Some(&timeout));
     }
+}
+
+/// Starts the program in the runtime lane: a child of ours like any other.
+fn spawn(prepared: &Prepared, args: &Run) -> Result<Option<Pid>, Problem> {
+    let program = &prepared.program;
+    let mut command = Command::new(&program.file);
+    command.args(&program.args).env_clear().envs(prepared.environment());
+    if args.stdin == Stdin::Null {
+        command.stdin(Stdio::null());
+    }
+    if let Some(dir) = &args.cwd {
+        command.current_dir(dir);
+    }
+    match command.spawn() {
+        Ok(child) => Ok(Some(Pid::from_child(&child))),
+        Err(source) => Err(Problem::Spawn { program: program.file.clone(), source }),
+    }
+}
+
+/// Starts the program in the kernel lane, under a supervisor that decides by the run's policy and records in its
+/// trace.
+fn supervise(prepared: &Prepared, args: &Run, plan: &Plan, server: &Server) -> Result<Supervised, Problem> {
+    let pins = Arc::new(Pins::new().with_hosts(Hosts::system()));
+    let gate = Gate::builder(Arc::new(prepared.policy.clone()), server.sink(), Lane::Kernel)
+        .names(Arc::clone(&pins) as _)
+        .meter(server.meter())
+        .approver(server.approver())
+        .identity(prepared.agent.clone(), prepared.label.clone())
+        .build();
+    let gate = Arc::new(gate);
+    let broker = Broker::start(Arc::clone(&gate), Resolver::system(pins))
+        .map_err(|source| Problem::System { what: "serve host names", source })?;
+    let launch = Launch {
+        program: prepared.program.file.clone().into(),
+        args: prepared.program.args.clone(),
+        env: prepared.environment(),
+        cwd: args.cwd.clone(),
+        stdin_null: args.stdin == Stdin::Null,
+    };
+    let parent = Parent { gate, door: Some(server.door()), carrier: Some(broker.carrier()) };
+    let supervisor = Supervisor::start(&launch, plan, parent).map_err(Problem::supervisor)?;
+    Ok(Supervised { supervisor, _broker: broker })
+}
+
+fn gone() -> io::Error {
+    io::ErrorKind::NotFound.into()
 }
 
 /// The first limit that is passed.

@@ -1,9 +1,11 @@
 //! What a gate needs from the outside, as traits that the faces wire up.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use failcore_model::{Action, Answer, Counters, Event, HostName, Request, Text, Timestamp};
+use failcore_model::{Action, Answer, Counters, Event, HostName, Request, Text, Timestamp, Transport};
 use smallvec::SmallVec;
+
+use crate::Actor;
 
 /// Where events go, in order, before their effect.
 pub trait Sink: Send + Sync {
@@ -38,6 +40,24 @@ pub trait Meter: Send + Sync {
 pub trait Approver: Send + Sync {
     /// Asks about an operation and waits. A time-out answers [`Answer::Denied`] with an empty name.
     fn ask(&self, request: &Request, question: &str) -> (Answer, Text);
+}
+
+/// Somebody who takes what a program sends to certain addresses, in place of those addresses, and judges what is in it:
+/// the name broker for DNS servers.
+pub trait Carrier: Send + Sync {
+    /// The socket to reach instead of `to`; nothing where `to` is judged and reached as it is. Of the same family,
+    /// so that the program's own socket can be connected to it.
+    fn instead_of(&self, transport: Transport, to: SocketAddr) -> Option<SocketAddr>;
+
+    /// TCP ports that [`Carrier::instead_of`] leads to, for layers that confine ports.
+    fn tcp_ports(&self) -> Vec<u16>;
+
+    /// Whether answers to `asked` can come under its own address, so that a datagram socket need not be connected.
+    fn answers_as(&self, asked: SocketAddr) -> bool;
+
+    /// Says whose the socket at the local address `from` is, before anything can be sent on it. What comes from other
+    /// sockets gets no answer. Answers come from `answered_as` where that is given.
+    fn carries(&self, transport: Transport, from: SocketAddr, answered_as: Option<SocketAddr>, actor: Actor);
 }
 
 /// No names are pinned: every connection is judged by its address alone.

@@ -15,6 +15,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 
 use crate::page::RunPage;
 use crate::ring::Producer;
+use crate::slots::Slots;
 use crate::wire::{Ask, Verdict, Welcome, WireError, receive, send};
 
 /// How long the parent may take to let a process in.
@@ -30,11 +31,22 @@ pub struct Attachment {
     pub run: Option<Text>,
     /// The resolved policy text.
     pub policy: String,
+    /// Under supervision: how this process and the supervisor speak beside its system calls.
+    pub supervised: Option<Supervised>,
     /// The process that governs the run: all that descend from it belong to the run, and it does not.
     pub parent: u32,
     sink: Arc<Producer>,
     page: RunPage,
     socket: PathBuf,
+}
+
+/// What a process under supervision has beside the rest.
+#[derive(Clone)]
+pub struct Supervised {
+    /// The slots of its threads.
+    pub slots: Arc<Slots>,
+    /// The tool scope that it was started in. The supervisor judges by it whatever the process claims.
+    pub scope: Vec<Text>,
 }
 
 /// Why a process could not join; it must not run then.
@@ -77,7 +89,13 @@ fn join(socket: &Path) -> Result<Attachment, WireError> {
     let parent = socket_peercred(&connection)?.pid.as_raw_nonzero().get().unsigned_abs();
     send(&connection, &Ask::Attach {}, &[])?;
     let (welcome, fds): (Welcome, _) = receive(&connection)?;
-    let [policy, page, ring] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| WireError::Truncated)?;
+    let mut fds = fds.into_iter();
+    let mut next = || fds.next().ok_or(WireError::Truncated);
+    let (policy, page, ring): (OwnedFd, OwnedFd, OwnedFd) = (next()?, next()?, next()?);
+    let supervised = match welcome.supervised {
+        Some(scope) => Some(Supervised { slots: Arc::new(Slots::map(next()?)?), scope }),
+        None => None,
+    };
     let mut text = String::new();
     File::from(policy).read_to_string(&mut text).map_err(|_| WireError::Truncated)?;
     let page = RunPage::map(page)?;
@@ -87,6 +105,7 @@ fn join(socket: &Path) -> Result<Attachment, WireError> {
         agent: welcome.agent,
         run: welcome.run,
         policy: text,
+        supervised,
         parent,
         sink,
         page,

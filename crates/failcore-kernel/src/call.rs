@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use failcore_gate::{Actor, Grant};
-use failcore_model::{Action, Claims, FileId, FileRef, Outcome, Text};
+use failcore_model::{Action, FileId, FileRef, Outcome, Text};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
@@ -27,6 +27,13 @@ pub(crate) enum Answer {
         fd: OwnedFd,
         /// Whether it closes on exec.
         close_on_exec: bool,
+    },
+    /// This descriptor in place of one that the task has, and success.
+    Replaced {
+        /// What is injected.
+        fd: OwnedFd,
+        /// The number that means it from now on.
+        number: i32,
     },
     /// The kernel performs the call: nothing judged can change any more, or it is verified afterwards.
     Proceed,
@@ -127,27 +134,31 @@ impl Call<'_> {
         if !self.shared.listener.is_waiting(&self.notice) {
             return Err(Errno::SRCH);
         }
-        let image = self.process.image();
-        let actor = Actor { pid: self.process.pid, tid: self.notice.tid, exe: image.path.clone() };
-        self.shared.gate.check_for(actor, action, Claims::default(), &[]).map_err(|denial| {
+        let claims = self.process.claims(self.notice.tid);
+        self.shared.parent.gate.check_for(self.actor(), action, claims, &[]).map_err(|denial| {
             let errno = Errno::from_raw_os_error(denial.errno);
+            self.process.refuse(self.notice.tid, &denial);
             self.shared.refused(denial);
             errno
         })
     }
 
+    /// Who calls.
+    pub(crate) fn actor(&self) -> Actor {
+        Actor { pid: self.process.pid, tid: self.notice.tid, exe: self.process.image().path.clone() }
+    }
+
     /// What a granted operation came to; a failure is recorded.
     pub(crate) fn concluded<T>(&self, grant: Grant, result: Result<T, Errno>) -> Result<T, Errno> {
         if let Err(errno) = &result {
-            self.shared.gate.conclude(grant, Outcome::Failed(errno.raw_os_error()));
+            self.shared.parent.gate.conclude(grant, Outcome::Failed(errno.raw_os_error()));
         }
         result
     }
 
     /// An object as rules see it.
     pub(crate) fn object_ref(&self, asked: &[u8], object: &Object) -> FileRef {
-        let id = FileId { dev: object.stat.st_dev, ino: object.stat.st_ino };
-        self.file_ref(asked, object.path.clone(), Some(id))
+        self.file_ref(asked, object.path.clone(), Some(object.id()))
     }
 
     /// A directory entry as rules see it.
@@ -170,7 +181,7 @@ impl Call<'_> {
                 ids.extend(self.shared.directories.chain(&dir));
             }
         }
-        FileRef { asked: Text::from(asked), path, exists: id.is_some(), ids }
+        FileRef { asked: Text::from(asked), path, exists: id.is_some(), dir: None, ids }
     }
 
     /// Sets the worker's umask to the task's, so that what is created gets the mode it would get.

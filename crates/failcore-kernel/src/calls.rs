@@ -130,16 +130,27 @@ const EVERYWHERE: &[Row] = rows! {
     "whom a socket reaches", Ask => SYS_connect SYS_bind SYS_listen SYS_sendmsg SYS_sendmmsg;
     "an address in the call names a receiver; without one the connection was judged",
         When(&[(Bits(3, FASTOPEN), Ask), (Is(4, 0), Allow)], &Ask) => SYS_sendto;
-    "routing options would carry a packet to someone else than the address judged; filters and the rest are harmless",
+    "routing options and a chosen interface would carry a packet to someone else than the address judged, loopback's \
+     included; filters and the rest are harmless",
         When(&[
+            (Both(1, SOL_SOCKET as u64, 2, SO_BINDTODEVICE as u64), Forbid(EPERM)),
+            (Both(1, SOL_SOCKET as u64, 2, 62), Forbid(EPERM)), // SO_BINDTOIFINDEX
+            (Both(1, IPPROTO_IP as u64, 2, 50), Forbid(EPERM)), // IP_UNICAST_IF
+            (Both(1, IPPROTO_IPV6 as u64, 2, 76), Forbid(EPERM)), // IPV6_UNICAST_IF
+            (Both(1, IPPROTO_IPV6 as u64, 2, IPV6_PKTINFO as u64), Forbid(EPERM)),
             (Both(1, IPPROTO_IP as u64, 2, IP_OPTIONS as u64), Forbid(EPERM)),
             (Both(1, IPPROTO_IPV6 as u64, 2, IPV6_RTHDR as u64), Forbid(EPERM)),
             (Both(1, IPPROTO_IPV6 as u64, 2, 5), Forbid(EPERM)), // IPV6_2292RTHDR
             (Both(1, IPPROTO_IPV6 as u64, 2, 6), Forbid(EPERM)), // IPV6_2292PKTOPTIONS
         ], &Allow) => SYS_setsockopt;
 
-    "threads of one process run free; a new process is counted; a new namespace would change what names mean",
-        When(&[(Bits(0, NEW_NAMESPACES), Forbid(EPERM)), (Bits(0, CLONE_THREAD as u64), Allow)], &Ask) => SYS_clone;
+    "threads of one process run free; a new process is counted; a new namespace would change what names mean, and a \
+     child of somebody else's could leave the scope it was born in",
+        When(&[
+            (Bits(0, NEW_NAMESPACES), Forbid(EPERM)),
+            (Bits(0, CLONE_THREAD as u64), Allow),
+            (Bits(0, CLONE_PARENT as u64), Forbid(EPERM)),
+        ], &Ask) => SYS_clone;
     "its flags lie in memory; the C library falls back to clone", Refuse(ENOSYS) => SYS_clone3;
     "a new namespace would change what names mean",
         When(&[(Bits(0, NEW_NAMESPACES | NEW_TIME), Forbid(EPERM))], &Allow) => SYS_unshare;

@@ -216,6 +216,13 @@ fn watch(of: &Prepared, supervisor: i32, agent: i32, group: i32, signals: RawFd)
                     continue;
                 }
                 if libc::WIFSTOPPED(status) {
+                    // It wanted the terminal while a person is asked there, and will go on after that.
+                    if matches!(libc::WSTOPSIG(status), libc::SIGTTIN | libc::SIGTTOU)
+                        && of.terminal >= 0
+                        && libc::tcgetpgrp(of.terminal) == group
+                    {
+                        continue;
+                    }
                     stop(of, group);
                     resume(of, agent, group);
                     continue;

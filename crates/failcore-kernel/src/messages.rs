@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::net::SocketType;
 
 use crate::call::{Answer, Call, Reply};
+use crate::carried::Carried;
 use crate::memory;
 use crate::notify::last;
 use crate::sockets::{Socket, connect_to, copied, peer};
@@ -110,6 +111,11 @@ fn send(call: &Call<'_>, socket: &Socket, message: &Message, flags: i32) -> Resu
     if addressed {
         let of: fn(Endpoint) -> Action = if opens { Action::Connect } else { Action::Send };
         held = peer(call, socket, &message.name, of)?.ok_or(Errno::INVAL)?;
+        if let Some(carried) = Carried::of(call, &held.action) {
+            let name = carried.prepare(call, socket)?;
+            let (control, _fds) = ancillary(call, &message.control)?;
+            return transfer(call, socket, message, &name, &control, flags);
+        }
         grant = Some(call.judge(held.action.clone())?);
         if let Some(why) = held.missing {
             return finish(call, grant, Err(why));
@@ -260,7 +266,16 @@ fn ancillary(call: &Call<'_>, raw: &[u8]) -> Result<(Vec<u8>, Vec<OwnedFd>), Err
                 append(&mut out, &rest[..HEAD], &ours);
             }
             (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {}
-            // Source routes (ip(7), ipv6(7), RFC 3542).
+            // By which interface (ip(7), ipv6(7), RFC 3542): loopback's addresses are other machines' elsewhere.
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) if data.get(..4) != Some(&[0; 4]) => {
+                return Err(Errno::PERM);
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO | libc::IPV6_2292PKTINFO)
+                if data.get(16..20) != Some(&[0; 4]) =>
+            {
+                return Err(Errno::PERM);
+            }
+            // Source routes (as above).
             (libc::IPPROTO_IP, libc::IP_RETOPTS) | (libc::IPPROTO_IPV6, libc::IPV6_RTHDR | 5) => {
                 return Err(Errno::PERM);
             }

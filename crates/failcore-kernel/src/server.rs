@@ -18,12 +18,14 @@ use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, shutdown, socket_with,
+    socketpair,
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::own::{self, Own, OwnSink};
 use crate::page::{RunPage, Sampled};
 use crate::ring::{CAPACITY, Consumer};
+use crate::slots::Slots;
 use crate::tasks::{descends, parent_of};
 use crate::wire::{Ask, Verdict, Welcome, receive, send};
 
@@ -52,6 +54,8 @@ pub struct Served {
     pub run: Option<Text>,
     /// The resolved policy text.
     pub policy: String,
+    /// Whether a supervisor decides and records what the processes do: it alone lets them in then.
+    pub supervised: bool,
 }
 
 /// The parent's side of a run: holds the trace while the run lasts.
@@ -106,8 +110,15 @@ struct Joined {
     pid: u32,
     pidfd: OwnedFd,
     ring: Consumer,
-    parent: u32,
-    exe: Text,
+    /// Whom to announce; nobody where the supervisor does that.
+    announced: Option<(u32, Text)>,
+}
+
+/// The way into a run for processes under supervision: the supervisor lets them in, since it knows who they are.
+#[derive(Clone)]
+pub struct Door {
+    state: Arc<State>,
+    path: Arc<Path>,
 }
 
 impl Server {
@@ -185,6 +196,11 @@ impl Server {
         Arc::clone(&self.state.approver)
     }
 
+    /// The way in for a supervisor's processes.
+    pub fn door(&self) -> Door {
+        Door { state: Arc::clone(&self.state), path: self.socket.as_path().into() }
+    }
+
     /// Records a fact of the parent's own.
     pub fn record(&self, event: Event) {
         self.state.own.push(event);
@@ -212,6 +228,54 @@ impl Server {
             Ok(writer) => writer,
             Err(panic) => std::panic::resume_unwind(panic),
         }
+    }
+}
+
+impl Door {
+    /// Whether a path that a process wants to connect to is this door.
+    pub(crate) fn is_at(&self, path: &[u8]) -> bool {
+        self.path.as_os_str().as_encoded_bytes() == path
+    }
+
+    /// Serves the process `pid`: its end of a connection, and the slots of its threads.
+    ///
+    /// # Errors
+    /// `EAGAIN` where too many are being served, and the kernel's.
+    pub(crate) fn admit(&self, pid: u32, scope: &[Text]) -> Result<(OwnedFd, Arc<Slots>), Errno> {
+        let raw = Pid::from_raw(pid.cast_signed()).ok_or(Errno::SRCH)?;
+        let (theirs, ours) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let (slots, slots_fd) = Slots::create()?;
+        let slots = Arc::new(slots);
+        let scope = scope.to_vec();
+        self.state.attend(move |state| answer(state, &ours, raw, Some(&Supervised { slots_fd, scope })))?;
+        Ok((theirs, slots))
+    }
+}
+
+/// What a process under supervision gets beside the rest.
+struct Supervised {
+    slots_fd: OwnedFd,
+    /// The tool scope it was started in, which it cannot leave.
+    scope: Vec<Text>,
+}
+
+impl State {
+    /// Runs a conversation on a thread of its own.
+    fn attend(self: &Arc<Self>, talk: impl FnOnce(&Self) + Send + 'static) -> Result<(), Errno> {
+        if self.connections.fetch_add(1, SeqCst) >= MAX_CONNECTIONS {
+            self.connections.fetch_sub(1, SeqCst);
+            return Err(Errno::AGAIN);
+        }
+        let shared = Arc::clone(self);
+        let spawned = std::thread::Builder::new().name("failcore-attach".into()).spawn(move || {
+            talk(&shared);
+            shared.connections.fetch_sub(1, SeqCst);
+        });
+        if spawned.is_err() {
+            self.connections.fetch_sub(1, SeqCst);
+        }
+        spawned.map(drop).map_err(|_| Errno::AGAIN)
     }
 }
 
@@ -254,59 +318,58 @@ fn accept_loop(state: &Arc<State>) {
                 continue;
             }
         };
-        if state.connections.fetch_add(1, SeqCst) >= MAX_CONNECTIONS {
-            state.connections.fetch_sub(1, SeqCst);
-            continue;
-        }
-        let shared = Arc::clone(state);
-        let spawned = std::thread::Builder::new().name("failcore-attach".into()).spawn(move || {
-            serve(&shared, connection);
-            shared.connections.fetch_sub(1, SeqCst);
-        });
-        if spawned.is_err() {
-            state.connections.fetch_sub(1, SeqCst);
-        }
+        // Whoever finds no place sees the connection close, which is a no.
+        let _ = state.attend(move |state| serve(state, &connection));
+    }
+}
+
+/// Answers whoever connects by himself.
+fn serve(state: &State, connection: &OwnedFd) {
+    let Ok(peer) = socket_peercred(connection) else { return };
+    let ours = peer.uid == rustix::process::getuid() && descends(number(peer.pid), std::process::id());
+    if ours && !state.served.supervised {
+        answer(state, connection, peer.pid, None);
     }
 }
 
 /// Answers one question. Whatever goes wrong, the connection just closes, which the other side takes as a no.
-fn serve(state: &State, connection: OwnedFd) {
-    let Ok(peer) = socket_peercred(&connection) else { return };
-    if peer.uid != rustix::process::getuid() || !descends(number(peer.pid), std::process::id()) {
-        return;
-    }
-    match receive::<Ask>(&connection) {
-        Ok((Ask::Attach {}, _)) => let_in(state, &connection, peer.pid),
+fn answer(state: &State, connection: &OwnedFd, pid: Pid, supervised: Option<&Supervised>) {
+    match receive::<Ask>(connection) {
+        Ok((Ask::Attach {}, _)) => let_in(state, connection, pid, supervised),
         Ok((Ask::Approve { request, question }, _)) => {
             let (answer, who) = state.approver.ask(&request, &question);
-            drop(send(&connection, &Verdict { answer, who }, &[]));
+            drop(send(connection, &Verdict { answer, who }, &[]));
         }
         Err(_) => {}
     }
 }
 
-fn let_in(state: &State, connection: &OwnedFd, pid: Pid) {
+fn let_in(state: &State, connection: &OwnedFd, pid: Pid, supervised: Option<&Supervised>) {
     if lock(&state.broken).is_some() || state.processes.load(SeqCst) >= MAX_PROCESSES {
         return;
     }
     let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return };
     let Ok((ring, ring_fd)) = Consumer::create() else { return };
     let number = number(pid);
-    let exe = std::fs::read_link(format!("/proc/{number}/exe"))
-        .map(|exe| Text::from(exe.as_os_str().as_encoded_bytes()))
-        .unwrap_or_default();
-    let parent = parent_of(number).unwrap_or_default();
+    let announced = supervised.is_none().then(|| {
+        let exe = std::fs::read_link(format!("/proc/{number}/exe"))
+            .map(|exe| Text::from(exe.as_os_str().as_encoded_bytes()))
+            .unwrap_or_default();
+        (parent_of(number).unwrap_or_default(), exe)
+    });
     state.processes.fetch_add(1, SeqCst);
     // Known to the writer before the process can record anything.
-    if state.joined.send(Joined { pid: number, pidfd, ring, parent, exe }).is_err() {
+    if state.joined.send(Joined { pid: number, pidfd, ring, announced }).is_err() {
         return;
     }
     state.page.ring();
     let Served { session, agent, run, .. } = state.served.clone();
     // Each receiver reads the policy from its start, hence through an open file description of its own.
     let Ok(policy) = reopened(&state.policy) else { return };
-    let fds = [policy.as_fd(), state.page_fd.as_fd(), ring_fd.as_fd()];
-    drop(send(connection, &Welcome { session, agent, run }, &fds));
+    let scope = supervised.map(|supervised| supervised.scope.clone());
+    let mut fds = vec![policy.as_fd(), state.page_fd.as_fd(), ring_fd.as_fd()];
+    fds.extend(supervised.map(|supervised| supervised.slots_fd.as_fd()));
+    drop(send(connection, &Welcome { session, agent, run, supervised: scope }, &fds));
 }
 
 fn reopened(memfd: &OwnedFd) -> Result<OwnedFd, std::io::Error> {
@@ -364,9 +427,11 @@ impl Drain<'_> {
 
     fn welcome(&mut self) -> bool {
         let mut any = false;
-        while let Ok(Joined { pid, pidfd, ring, parent, exe }) = self.joins.try_recv() {
+        while let Ok(Joined { pid, pidfd, ring, announced }) = self.joins.try_recv() {
             any = true;
-            self.write(|writer| writer.append(&Event::ProcessJoined { pid, parent, exe }));
+            if let Some((parent, exe)) = announced {
+                self.write(|writer| writer.append(&Event::ProcessJoined { pid, parent, exe }));
+            }
             self.members.push(Member { pid, pidfd, ring, shunned: false });
         }
         if any {
@@ -467,7 +532,9 @@ impl Drain<'_> {
             }
             let pid = self.members.swap_remove(at).pid;
             self.state.processes.fetch_sub(1, SeqCst);
-            self.write(|writer| writer.append(&Event::ProcessLeft { pid }));
+            if !self.state.served.supervised {
+                self.write(|writer| writer.append(&Event::ProcessLeft { pid }));
+            }
         }
     }
 }

@@ -61,11 +61,21 @@ impl Shared {
     ///
     /// `T` is a `repr(C)` struct of atomics, for which every bit pattern is a value.
     pub(crate) fn header<T: Header>(&self) -> &T {
+        self.header_at(0)
+    }
+
+    /// The header of type `T` at the start of one of the mapping's pages.
+    pub(crate) fn header_at<T: Header>(&self, offset: usize) -> &T {
         const { assert!(align_of::<T>() <= 4096) };
-        assert!(size_of::<T>() <= self.len, "header is larger than the mapping");
-        // SAFETY: in bounds (asserted), page-aligned (mmap), valid for any bits (`Header`'s contract), and alive as
-        // long as `self`. Other processes write it only as atomics too, or harm only the values they may write.
-        unsafe { self.start.cast::<T>().as_ref() }
+        assert!(offset.is_multiple_of(4096), "headers stand at the start of a page");
+        assert!(
+            offset.checked_add(size_of::<T>()).is_some_and(|end| end <= self.len),
+            "header is larger than the mapping"
+        );
+        // SAFETY: in bounds (asserted), page-aligned (mmap, asserted), valid for any bits (`Header`'s contract), and
+        // alive as long as `self`. Other processes write it only as atomics too, or harm only the values they may
+        // write.
+        unsafe { self.start.add(offset).cast::<T>().as_ref() }
     }
 
     /// Copies `bytes` to `offset`.
@@ -115,3 +125,5 @@ pub(crate) unsafe trait Header {}
 unsafe impl Header for crate::ring::RingHeader {}
 // SAFETY: `repr(C)`, atomics only.
 unsafe impl Header for crate::page::PageHeader {}
+// SAFETY: `repr(C)`, atomics only.
+unsafe impl Header for crate::slots::SlotHeader {}

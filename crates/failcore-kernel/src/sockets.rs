@@ -9,15 +9,17 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use failcore_gate::SockAddr;
-use failcore_model::{Action, Endpoint, Family, FileRef, SocketKind, Text, Transport, UnixAddr};
+use failcore_model::{Action, Claims, Endpoint, Family, FileRef, SocketKind, Text, Transport, UnixAddr};
 use rustix::fs::{AtFlags, CWD, OFlags, fcntl_getfl, fstat, statat};
 use rustix::io::Errno;
 use rustix::net::sockopt::{socket_domain, socket_protocol, socket_type};
 use rustix::net::{AddressFamily, SocketType};
 
 use crate::call::{Answer, Call, DONE, Reply, through};
+use crate::carried::Carried;
 use crate::memory;
 use crate::notify::last;
+use crate::server::Door;
 use crate::walk::{self, Found, Start, View};
 
 /// Size of `struct sockaddr_storage`.
@@ -132,7 +134,7 @@ pub(crate) fn peer(
     }
 }
 
-fn inet(addr: SocketAddr) -> Vec<u8> {
+pub(crate) fn inet(addr: SocketAddr) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(28);
     match addr {
         SocketAddr::V4(v4) => {
@@ -175,6 +177,12 @@ pub(crate) fn connect_to(call: &Call<'_>, socket: &Socket, bytes: &[u8]) -> Resu
 /// `connect(fd, address, length)`.
 pub(crate) fn connect(call: &Call<'_>) -> Reply {
     let bytes = copied(call, call.arg(1), call.int(2))?;
+    if let Some(door) = &call.shared.parent.door
+        && let SockAddr::UnixPath(path) = SockAddr::decode(&bytes)
+        && door.is_at(path.as_bytes())
+    {
+        return enter(call, door);
+    }
     let socket = Socket::of(call, call.int(0))?;
     let Some(peer) = peer(call, &socket, &bytes, Action::Connect)? else {
         // Only ends what was.
@@ -187,6 +195,10 @@ pub(crate) fn connect(call: &Call<'_>) -> Reply {
     {
         return reachable(*addr);
     }
+    if let Some(carried) = Carried::of(call, &peer.action) {
+        carried.connect(call, &socket)?;
+        return DONE;
+    }
     let grant = call.judge(peer.action)?;
     let connected = match peer.missing {
         Some(why) => Err(why),
@@ -194,6 +206,17 @@ pub(crate) fn connect(call: &Call<'_>) -> Reply {
     };
     call.concluded(grant, connected)?;
     DONE
+}
+
+/// The hook of an interpreter attaches to the run: no operation of the program's, and recorded as the process itself
+/// was. It gets a connection of the kind it asked for, since on one that we made for it we would seem to be the peer.
+fn enter(call: &Call<'_>, door: &Door) -> Reply {
+    if !call.shared.listener.is_waiting(&call.notice) {
+        return Err(Errno::SRCH);
+    }
+    let (fd, slots) = door.admit(call.process.pid, &call.process.born_in)?;
+    call.process.attached(slots);
+    Ok(Answer::Replaced { fd, number: call.int(0) })
 }
 
 /// The C library asks which addresses have a route by connecting a datagram socket to port 0. It is told, and the
@@ -229,12 +252,24 @@ pub(crate) fn bind(call: &Call<'_>) -> Reply {
         SockAddr::Other { family, raw } => (Endpoint::Other { family: family.into(), raw }, bytes),
         _ => return Err(Errno::INVAL),
     };
+    if chooses_nothing(&endpoint)
+        && call.shared.parent.gate.foresee(Action::Bind(endpoint.clone()), Claims::default(), &[]).is_some()
+    {
+        return DONE;
+    }
     let grant = call.judge(Action::Bind(endpoint))?;
     call.concluded(grant, bind_to(&socket, &bytes))?;
     DONE
 }
 
-fn bind_to(socket: &Socket, bytes: &[u8]) -> Result<(), Errno> {
+/// Resolvers bind their datagram socket to any address and any port before they send. Sending does that by itself: so
+/// where it is not granted, it is left undone instead of refused, and nobody can send to a socket that was never bound.
+fn chooses_nothing(endpoint: &Endpoint) -> bool {
+    matches!(endpoint, Endpoint::Inet { transport: Transport::Udp, addr }
+        if addr.port() == 0 && addr.ip().to_canonical().is_unspecified())
+}
+
+pub(crate) fn bind_to(socket: &Socket, bytes: &[u8]) -> Result<(), Errno> {
     // SAFETY: the kernel reads as many bytes as the live slice has.
     check(unsafe { libc::bind(socket.fd.as_raw_fd(), bytes.as_ptr().cast(), length(bytes)) })
 }

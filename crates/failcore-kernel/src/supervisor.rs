@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use failcore_gate::Gate;
 use failcore_model::{Action, Denial, Event, Outcome, Text};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -19,6 +18,7 @@ use crate::call::{Answer, Call, Reply};
 use crate::calls::{Row, Rule, row};
 use crate::directories::Directories;
 use crate::filter::ruling;
+use crate::launch::Parent;
 use crate::notify::{Listener, Notice};
 use crate::patience::{self, Patience};
 use crate::tasks::{Process, Tasks, Verified, descends};
@@ -37,7 +37,7 @@ pub(crate) const PROBED: i32 = libc::EKEYREJECTED;
 /// What all workers share.
 pub(crate) struct Shared {
     pub(crate) listener: Arc<Listener>,
-    pub(crate) gate: Gate,
+    pub(crate) parent: Parent,
     pub(crate) tasks: Tasks,
     pub(crate) patience: Patience,
     /// Whether rules go by identity, so that requests need it.
@@ -63,17 +63,17 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(listener: Listener, gate: Gate, root: u32) -> Result<Arc<Self>, Errno> {
+    pub(crate) fn new(listener: Listener, parent: Parent, root: u32) -> Result<Arc<Self>, Errno> {
         // Before Linux 6.6 the kernel cannot; wake-ups then cross processors and cost more.
         let _ = listener.wake_in_place();
         let own = openat(CWD, "/proc/self/fd", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Arc::new(Self {
             own,
             directories: Directories::default(),
-            by_identity: gate.policy().has_identities(),
-            processes: gate.policy().limits().processes,
+            by_identity: parent.gate.policy().has_identities(),
+            processes: parent.gate.policy().limits().processes,
             listener: Arc::new(listener),
-            gate,
+            parent,
             tasks: Tasks::default(),
             patience: Patience::default(),
             names: RwLock::new(()),
@@ -94,13 +94,13 @@ impl Shared {
     }
 
     /// While held, names may change: every change of names that the agent makes holds it.
-    pub(crate) fn names(&self) -> Changing<'_> {
+    pub(crate) fn names(&self) -> Changing<'_, RwLockReadGuard<'_, ()>> {
         Changing { _held: self.names.read().unwrap_or_else(PoisonError::into_inner), of: &self.directories }
     }
 
-    /// While held, the agent changes no name.
-    pub(crate) fn still(&self) -> RwLockWriteGuard<'_, ()> {
-        self.names.write().unwrap_or_else(PoisonError::into_inner)
+    /// While held, nobody else of the run changes a name.
+    pub(crate) fn still(&self) -> Changing<'_, RwLockWriteGuard<'_, ()>> {
+        Changing { _held: self.names.write().unwrap_or_else(PoisonError::into_inner), of: &self.directories }
     }
 
     /// Notes a refusal, for whoever wants to say why the program did not start.
@@ -149,7 +149,7 @@ impl Shared {
     fn sweep(&self) {
         for pid in self.tasks.sweep() {
             // A failure shows with the next decision; nothing depends on this record.
-            let _ = self.gate.record(&Event::ProcessLeft { pid });
+            let _ = self.parent.gate.record(&Event::ProcessLeft { pid });
         }
     }
 
@@ -176,7 +176,7 @@ impl Shared {
             }
             Verified::Failed(op) => {
                 self.changing.fetch_sub(1, SeqCst);
-                self.gate.conclude_op(op, process.pid, Outcome::Failed(libc::ENOEXEC));
+                self.parent.gate.conclude_op(op, process.pid, Outcome::Failed(libc::ENOEXEC));
                 true
             }
             Verified::Other(image) => {
@@ -185,7 +185,7 @@ impl Shared {
                     "process {} runs {} instead of what its exec was granted for; it was ended",
                     process.pid, image.path
                 );
-                let _ = self.gate.record(&Event::Notice { text });
+                let _ = self.parent.gate.record(&Event::Notice { text });
                 false
             }
         }
@@ -193,12 +193,12 @@ impl Shared {
 }
 
 /// A change of names under way.
-pub(crate) struct Changing<'a> {
-    _held: RwLockReadGuard<'a, ()>,
+pub(crate) struct Changing<'a, Held> {
+    _held: Held,
     of: &'a Directories,
 }
 
-impl Drop for Changing<'_> {
+impl<Held> Drop for Changing<'_, Held> {
     fn drop(&mut self) {
         self.of.forget();
     }
@@ -277,6 +277,12 @@ fn handle(shared: &Shared, notice: Notice) -> bool {
     let sent = match reply {
         Ok(Answer::Value(value)) => shared.listener.succeed(&notice, value),
         Ok(Answer::Proceed) => shared.listener.proceed(&notice),
+        Ok(Answer::Replaced { fd, number }) => {
+            match shared.listener.replace(&notice, std::os::fd::AsFd::as_fd(&fd), number.unsigned_abs()) {
+                Ok(()) => shared.listener.succeed(&notice, 0),
+                Err(errno) => shared.listener.fail(&notice, errno.raw_os_error()),
+            }
+        }
         Ok(Answer::Descriptor { fd, close_on_exec }) => {
             match shared.listener.inject(&notice, std::os::fd::AsFd::as_fd(&fd), close_on_exec) {
                 Err(Errno::NOENT | Errno::INPROGRESS) => Ok(()),
@@ -304,7 +310,7 @@ fn answer(shared: &Shared, notice: Notice) -> Reply {
         }
         let exe = process.image().path.clone();
         let event = Event::ProcessJoined { pid: process.pid, parent: process.parent, exe };
-        shared.gate.record(&event).map_err(|denial| Errno::from_raw_os_error(denial.errno))?;
+        shared.parent.gate.record(&event).map_err(|denial| Errno::from_raw_os_error(denial.errno))?;
     }
     if process.is_changing() && !shared.verify(&process, Some(notice.tid)) {
         return Err(Errno::ACCESS);
@@ -327,7 +333,12 @@ fn unmapped(call: &Call<'_>, name: &str) -> Reply {
 }
 
 fn fork(call: &Call<'_>) -> Reply {
-    if call.shared.may_fork() { Ok(Answer::Proceed) } else { Err(Errno::AGAIN) }
+    if !call.shared.may_fork() {
+        return Err(Errno::AGAIN);
+    }
+    let tid = call.notice.tid;
+    call.shared.tasks.forks(&call.process, tid, call.process.claims(tid).scope);
+    Ok(Answer::Proceed)
 }
 
 /// Every call of the table that asks, and who handles it.

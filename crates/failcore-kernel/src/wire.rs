@@ -15,13 +15,14 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 /// The largest message, in bytes; a request with a long argument vector fits.
 const MAX_MESSAGE: usize = 1 << 18;
 /// The most descriptors with one message.
-const MAX_FDS: usize = 3;
+const MAX_FDS: usize = 4;
 
 /// What an agent's process asks of its parent.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Ask {
-    /// Let me in: answered by [`Welcome`] with descriptors of policy, page and ring, in that order.
+    /// Let me in: answered by [`Welcome`] with descriptors of policy, page, ring and, under supervision, slots, in that
+    /// order.
     Attach {},
     /// Ask a person: answered by [`Verdict`].
     Approve {
@@ -38,6 +39,8 @@ pub(crate) struct Welcome {
     pub(crate) session: String,
     pub(crate) agent: Option<Text>,
     pub(crate) run: Option<Text>,
+    /// Under supervision: the tool scope that the process was started in.
+    pub(crate) supervised: Option<Vec<Text>>,
 }
 
 /// The answer to [`Ask::Approve`].

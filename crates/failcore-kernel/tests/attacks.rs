@@ -120,6 +120,31 @@ fn rename_of_a_parent_of_a_denied_directory() {
 }
 
 #[test]
+fn only_a_directory_carries_something_along() {
+    attack(
+        "carry",
+        r#"int main() { int fd = open("w/f", O_CREAT | O_WRONLY, 0600); close(fd); mkdir("w/dir", 0700); symlink("dir", "w/l");
+            must_fail("directory", rename("w/dir", "w/git")); must_fail("with a slash", rename("w/dir/", "w/git"));
+            if (rename("w/f", "w/git") || rename("w/git", "w/f") || rename("w/l", "w/git")) { perror("rename"); return 1; }
+            must_fail("exchange", syscall(SYS_renameat2, AT_FDCWD, "w/git", AT_FDCWD, "w/dir", RENAME_EXCHANGE));
+            if (syscall(SYS_renameat2, AT_FDCWD, "w/git", AT_FDCWD, "w/f", RENAME_EXCHANGE)) { perror("exchange"); return 1; }
+            puts("held"); }"#,
+    );
+}
+
+#[test]
+fn plain_file_swapped_for_a_directory_while_it_is_moved() {
+    attack(
+        "swapfile",
+        r#"void *swap(void *_) { while (!over) { close(open("w/x", O_CREAT | O_WRONLY, 0600)); unlink("w/x"); mkdir("w/x", 0700); mkdir("w/x/hooks", 0700); rmdir("w/x/hooks"); rmdir("w/x"); } return 0; }
+        int main() { pthread_t t; pthread_create(&t, 0, swap, 0); double end = now() + 2; long ok = 0, n = 0; struct stat s;
+            while (RACING(ok > 10 && ok < n)) { n++; if (rename("w/x", "w/git")) continue; ok++;
+                if (!lstat("w/git", &s) && S_ISDIR(s.st_mode)) { printf("LEAK after %ld of %ld\n", ok, n); exit(1); } unlink("w/git"); }
+            over = 1; pthread_join(t, 0); if (ok > 10 && ok < n) puts("held"); else printf("no race: %ld of %ld\n", ok, n); }"#,
+    );
+}
+
+#[test]
 fn hard_link_to_a_denied_file() {
     attack(
         "hardlink",

@@ -59,9 +59,7 @@ pub const LANES: [Lane; 3] = [Lane::Runtime, Lane::Kernel, Lane::Bpf];
 pub fn findings(set: &PolicySet) -> Vec<Finding> {
     let own = |rule: &&Rule| !shipped(rule) && rule.tool.is_none();
     let mut found = Vec::new();
-    for rule in
-        set.rules().filter(own).filter(|rule| !matches!(rule.key, Key::Limits | Key::Tool | Key::Always))
-    {
+    for rule in set.rules().filter(own).filter(|rule| !matches!(rule.key, Key::Tool | Key::Always)) {
         let finding =
             |kind, by: Option<&Rule>| Finding { rule: rule.id.clone(), kind, by: by.map(|r| r.id.clone()) };
         if rule.objects.is_empty() {
@@ -191,6 +189,10 @@ fn covers(outer: &Object, inner: &Object) -> bool {
                     _ => outer == inner,
                 }
         }
+        // Of two limits the smaller one stops the run.
+        (Object::Budget { name: outer, most: o }, Object::Budget { name: inner, most: i }) => {
+            outer == inner && o <= i
+        }
         _ => outer == inner,
     }
 }
@@ -234,6 +236,23 @@ mod tests {
                 "p#fs.read[2] Unreachable p#fs.deny[0]",
                 "p#net.connect[1] Shadowed p#net.connect[0]",
                 "p#process.exec[0] Empty -",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_limit_above_that_of_what_is_extended_does_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("base.toml"), "[limits]\nconnections = 5\noperations = 5").unwrap();
+        let child = "extends = [\"base.toml\"]\n[limits]\nconnections = 9\noperations = 4\nprocesses = 9";
+        std::fs::write(dir.path().join("child.toml"), child).unwrap();
+        let set = PolicySet::load(&dir.path().join("child.toml"), &Environment::default()).unwrap();
+        let found: Vec<_> = findings(&set).into_iter().map(|f| (f.rule.to_string(), f.kind)).collect();
+        assert_eq!(
+            found,
+            [
+                ("base.toml#limits.operations".to_owned(), Oddity::Shadowed),
+                ("child.toml#limits.connections".to_owned(), Oddity::Shadowed)
             ]
         );
     }

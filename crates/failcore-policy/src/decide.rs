@@ -200,7 +200,8 @@ impl<'a> Judge<'a> {
 
     fn rename(&self, from: &FileRef, to: &FileRef) -> Ruling {
         let onto = if to.exists { Rights::CREATE | Rights::DELETE } else { Rights::CREATE };
-        self.file(from, Rights::DELETE).and(self.file(to, onto)).and(self.carried(from)).and(self.carried(to))
+        let both = self.file(from, Rights::DELETE).and(self.file(to, onto));
+        if from.may_be_directory() { both.and(self.carried(from)).and(self.carried(to)) } else { both }
     }
 
     /// Whether something refused could be carried along below a path that is moved.
@@ -374,19 +375,13 @@ impl<'a> Judge<'a> {
     }
 
     fn signal(&self, to: SignalTarget) -> Ruling {
-        let reach = |to| match to {
-            SignalTarget::Own => 0,
-            SignalTarget::Child => 1,
-            SignalTarget::Run => 2,
-            SignalTarget::Outside => 3,
-        };
         if to == SignalTarget::Outside {
             // The supervisor is out there.
             return Ruling::deny(Reason::Always, None);
         }
         let mut tally = self.tally(ONE);
         for (rule, level) in &self.set.index.signals {
-            meet_if(&mut tally, reach(to) <= reach(*level), *rule);
+            meet_if(&mut tally, to <= *level, *rule);
         }
         tally.ruling(ONE)
     }

@@ -104,9 +104,9 @@ pub(crate) struct Net {
 pub(crate) struct Process {
     /// Which programs may start: `git` with any arguments, `git status` with exactly these, `git log *` with any rest.
     pub(crate) exec: Option<Vec<At<CommandEntry>>>,
-    /// Who may be signalled.
+    /// Who may be signalled; stands instead of what the file extends.
     pub(crate) signal: Option<At<Signal>>,
-    /// Whether limits of other processes may be changed.
+    /// Whether limits of other processes may be changed; stands instead of what the file extends.
     pub(crate) limit: Option<At<bool>>,
 }
 

@@ -250,6 +250,11 @@ pub(crate) fn real_as_far(path: &AbsPath) -> AbsPath {
     }
 }
 
+/// Whether it is a directory, and not a link to one; `None` where nothing is there.
+pub(crate) fn is_directory(path: &AbsPath) -> Option<bool> {
+    Some(std::fs::symlink_metadata(path.as_path()).ok()?.is_dir())
+}
+
 fn own_process(path: &AbsPath) -> bool {
     let mut components = path.components();
     components.next() == Some(b"proc") && matches!(components.next(), Some(b"self" | b"thread-self"))

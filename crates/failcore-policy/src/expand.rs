@@ -1,5 +1,6 @@
 //! From a [`Document`] to rules: everything that depends on this machine is looked up here, once.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use failcore_model::{AbsPath, Rights, RuleId, SignalTarget};
@@ -23,11 +24,23 @@ const VERSION: u32 = 1;
 pub(crate) struct Draft {
     rules: Vec<Rule>,
     tools: Vec<resolved::Tool>,
+    singles: Singles,
 }
 
+/// What the keys that hold one value instead of a list grant the session; `None` is a value that grants nothing.
+pub(crate) type Singles = BTreeMap<Key, Option<Rule>>;
+
 impl Draft {
-    /// Takes in another draft's rules; returns those ids that were taken already.
+    /// Puts the file that extends these rules on top: what it says under a key of one value stands instead of theirs.
+    /// Returns those ids that were taken already.
+    pub(crate) fn put_on_top(&mut self, own: Self) -> Vec<RuleId> {
+        self.singles.retain(|key, _| !own.singles.contains_key(key));
+        self.add(own)
+    }
+
+    /// Takes in another draft's rules beside these; returns those ids that were taken already.
     pub(crate) fn add(&mut self, other: Self) -> Vec<RuleId> {
+        self.add_singles(other.singles);
         let offset = self.tools.len() as u16;
         let mut taken = Vec::new();
         for mut rule in other.rules {
@@ -41,6 +54,21 @@ impl Draft {
         taken
     }
 
+    /// Takes in values beside these: of two for one key the wider stands, as entries of two lists add up.
+    pub(crate) fn add_singles(&mut self, others: Singles) {
+        for (key, other) in others {
+            let known = self.singles.entry(key).or_default();
+            if breadth(other.as_ref()) > breadth(known.as_ref()) {
+                *known = other;
+            }
+        }
+    }
+
+    /// What the keys of one value say.
+    pub(crate) fn singles(&self) -> &Singles {
+        &self.singles
+    }
+
     /// The policy: what it is called and what becomes of refusals is the named file's say.
     pub(crate) fn finish(self, document: &Document, env: &Environment) -> Resolved {
         Resolved {
@@ -50,9 +78,18 @@ impl Draft {
             reads: document.trace.reads,
             run: resolved::Run::of(env),
             tools: self.tools,
-            rules: self.rules,
+            rules: self.rules.into_iter().chain(self.singles.into_values().flatten()).collect(),
         }
     }
+}
+
+/// How much a value under a key of one value grants.
+fn breadth(rule: Option<&Rule>) -> (bool, Option<SignalTarget>) {
+    let to = rule.and_then(|rule| rule.objects.first()).and_then(|object| match object {
+        Object::Signal(to) => Some(*to),
+        _ => None,
+    });
+    (rule.is_some(), to)
 }
 
 /// One text being expanded.
@@ -322,9 +359,11 @@ impl<'a> Expansion<'a> {
             Some(tool) => RuleId::from(&format!("{}#tool[{tool}].{key}", self.source)),
         };
         let text = self.text.get(span.clone()).unwrap_or_default().to_owned();
-        if let Some(object) = object {
-            let rule = self.rule(key, id, span, text, vec![object]);
-            self.draft.rules.push(rule);
+        let rule = object.map(|object| self.rule(key, id, span, text, vec![object]));
+        if self.tool.is_some() {
+            self.draft.rules.extend(rule);
+        } else {
+            self.draft.singles.insert(key, rule);
         }
     }
 

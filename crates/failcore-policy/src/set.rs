@@ -3,17 +3,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use failcore_model::{AbsPath, FileId, RuleId};
+use failcore_model::{AbsPath, FileId, RuleId, Text};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
+use crate::command;
 use crate::environment::Environment;
 use crate::error::PolicyError;
 use crate::index::Index;
 use crate::limits::Limits;
 use crate::pattern::Pattern;
 use crate::resolved::{self, Resolved};
-use crate::rule::{Effect, Key, Object, Rule};
+use crate::rule::{Args, Effect, Key, Object, Rule};
 use crate::source;
 
 /// A policy, checked and compiled. Immutable; share it in an `Arc`.
@@ -192,6 +193,13 @@ impl PolicySet {
         self.with_rules([Rule::new(RuleId::from(""), Key::FsRead, Effect::Permit, vec![object])])
     }
 
+    /// Permits starting one program with exactly these arguments: the command that the user named.
+    #[must_use]
+    pub fn permit_exec(self, path: &AbsPath, args: &[Text]) -> Self {
+        let objects = command::program(path, &Args::Exactly(args.to_vec()));
+        self.with_rules([Rule::new(RuleId::from(""), Key::Exec, Effect::Permit, objects)])
+    }
+
     /// The denies that name one path, and that path: what the kernel can tell the identity of when a run begins.
     pub fn literal_denies(&self) -> Vec<(RuleId, AbsPath)> {
         let mut found = Vec::new();
@@ -228,6 +236,7 @@ impl PolicySet {
             rule.id = RuleId::from(&format!("{}#{}[{same}]", rule.source, rule.key));
             rule.text = rule.objects.first().map_or_else(String::new, |object| match object {
                 Object::File { path, .. } => path.to_string(),
+                Object::Exec { image, .. } => image.to_string(),
                 _ => String::new(),
             });
             self.resolved.rules.push(rule);

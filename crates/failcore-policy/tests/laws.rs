@@ -89,7 +89,7 @@ fn some_path() -> impl Strategy<Value = String> {
 fn pattern() -> impl Strategy<Value = String> {
     let part = prop_oneof![
         6 => component().prop_map(str::to_owned),
-        1 => select(vec!["*", "a*", "?", "*.pem", "[ab]", "{a,b}", "{a/b,.env}", "[!a]*"]).prop_map(str::to_owned),
+        1 => select(vec!["*", "a*", "?", "*.pem", "*m", "*e*", "[ab]", "{a,b}", "{a/b,.env}", "[!a]*"]).prop_map(str::to_owned),
         1 => Just("**".to_owned()),
     ];
     let start = select(vec!["/w/", "./", "**/", "/", "~/"]);
@@ -194,7 +194,11 @@ fn no_only(entry: String) -> String {
 }
 
 fn file() -> impl Strategy<Value = FileRef> {
-    (some_path(), any::<bool>()).prop_map(|(at, exists)| FileRef { exists, ..FileRef::at(path(&at)) })
+    (some_path(), any::<bool>(), any::<Option<bool>>()).prop_map(|(at, exists, dir)| FileRef {
+        exists,
+        dir,
+        ..FileRef::at(path(&at))
+    })
 }
 
 fn action() -> impl Strategy<Value = Action> {

@@ -9,9 +9,11 @@ use failcore_kernel::{Attachment, HOOK_VAR, SOCKET_VAR, descends};
 use failcore_model::{AbsPath, Answer, FileRef, Lane, Request, Text};
 use failcore_policy::PolicySet;
 
-use crate::monitor::{self, Identity, Source};
+use crate::monitor::{self, Identity, Source, Stand};
 use crate::patched_net::PINS;
-use crate::{expected, hook_attach, hook_context, hook_make, hook_patch, hook_raise, program};
+use crate::{
+    expected, hook_attach, hook_context, hook_make, hook_patch, hook_raise, program, scope, supervised,
+};
 
 /// The variable of the dynamic loader (ld.so(8)).
 const PRELOAD: &str = "LD_PRELOAD";
@@ -82,7 +84,7 @@ struct Run {
 }
 
 impl Source for Run {
-    fn gate(&self) -> Result<Arc<Gate>, String> {
+    fn stand(&self) -> Result<Stand, String> {
         let attachment = Attachment::connect(&self.socket).map_err(|error| error.to_string())?;
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = Identity {
             session: attachment.session.clone(),
@@ -97,7 +99,10 @@ impl Source for Run {
             .approver(Arc::new(Patient(attachment.approver())))
             .identity(attachment.agent.clone(), attachment.run.clone())
             .build();
-        Ok(Arc::new(gate))
+        if let Some(supervised) = &attachment.supervised {
+            scope::begin_in(supervised.scope.clone());
+        }
+        Ok(Stand { gate: Arc::new(gate), supervised: attachment.supervised.clone() })
     }
 
     fn identity(&self) -> Identity {
@@ -124,7 +129,8 @@ impl Approver for Patient {
 /// # Errors
 /// Why not.
 pub(crate) fn preloadable(image: &FileRef) -> Result<(), &'static str> {
-    if is_attached() && program::is_static_python(&image.path) {
+    // The supervisor holds what the hook does not get into.
+    if is_attached() && !supervised::is_on() && program::is_static_python(&image.path) {
         return Err("a statically linked interpreter cannot load the gate");
     }
     Ok(())
@@ -139,6 +145,10 @@ pub(crate) fn force_arguments(
     argv: &[Vec<u8>],
 ) -> Result<Option<Vec<Vec<u8>>>, &'static str> {
     let Some(forced) = FORCED.get() else { return Ok(None) };
+    // The supervisor judges the arguments as the program gave them, and holds what the hook does not get into.
+    if supervised::is_on() {
+        return Ok(None);
+    }
     let Some(place) = program::env_place(image, argv)? else { return Ok(None) };
     if place == argv.len() {
         return Ok(None); // it prints the environment

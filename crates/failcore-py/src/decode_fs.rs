@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::os::fd::BorrowedFd;
 
-use failcore_gate::resolve::{Follow, ResolveError};
+use failcore_gate::resolve::{Follow, ResolveError, is_directory};
 use failcore_model::{Action, FileRef, PathError, Rights, Text};
 
 use crate::events::Judged;
@@ -170,7 +170,8 @@ fn judge_two(action: Action, args: Args<'_>) -> Judged {
 
 /// `os.rename` (src, dst, src_dir_fd, dst_dir_fd), also raised by `os.replace`.
 pub(crate) fn rename(args: Args<'_>) -> Judged {
-    let (from, to) = two("os.rename", args, Follow::NoFinal)?;
+    let (mut from, to) = two("os.rename", args, Follow::NoFinal)?;
+    from.dir = is_directory(&from.path);
     judge_two(Action::Rename { from, to }, args)
 }
 

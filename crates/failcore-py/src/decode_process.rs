@@ -10,7 +10,7 @@ use crate::decode_fs::resolve;
 use crate::events::Judged;
 use crate::hook_object::{Args, Object, Path};
 use crate::hook_raise::Refusal;
-use crate::{attach, expected, monitor};
+use crate::{attach, expected, monitor, supervised};
 
 /// `os.exec`, `os.posix_spawn` (path, argv, env), where no stand-in came before.
 pub(crate) fn exec(args: Args<'_>) -> Judged {
@@ -76,6 +76,10 @@ pub(crate) fn killpg(args: Args<'_>) -> Judged {
 ///
 /// Where nobody is, nothing is sent: the number could be an outsider's by the time it is used.
 pub(crate) fn signal(pid: i64, number: i64) -> Judged {
+    // Finding out who is who would read files of /proc; the supervisor knows.
+    if supervised::is_on() {
+        return Ok(());
+    }
     let (Ok(pid), Ok(number)) = (i32::try_from(pid), i32::try_from(number)) else { return Ok(()) };
     let Some(to) = receiver(pid, std::process::id(), monitor::in_run) else {
         return Err(Refusal::os(libc::ESRCH).into());

@@ -14,6 +14,7 @@ use pyo3::types::{PyDict, PyType};
 
 use crate::hook_context::in_main_interpreter;
 use crate::hook_object::Object;
+use crate::supervised;
 
 /// Why an operation does not happen, and how the agent's code expects to hear of it.
 pub(crate) struct Refusal {
@@ -183,6 +184,33 @@ pub(crate) fn raise(refusal: Refusal) {
     if !raised {
         raise_plain(errno, &denial.to_string());
     }
+}
+
+/// Where the supervisor refused a call, puts what it says in place of the exception that the errno made.
+pub(crate) fn explain() {
+    let Some(denial) = supervised::heard() else { return };
+    if !in_main_interpreter() || RAISING.replace(true) {
+        return;
+    }
+    // SAFETY: the GIL is held and this is the main interpreter.
+    let py = unsafe { Python::assume_attached() };
+    if let Some(error) = PyErr::take(py) {
+        let value = error.value(py);
+        let attribute = |name: &str| value.getattr(name).ok().filter(|found| !found.is_none());
+        let is_about_it =
+            attribute("errno").and_then(|errno| errno.extract::<i32>().ok()) == Some(denial.errno);
+        let files = [attribute("filename"), attribute("filename2")];
+        let refusal = Refusal {
+            what: What::Denied(denial.clone()),
+            files: files.each_ref().map(|file| file.as_ref().map_or(ptr::null_mut(), |file| file.as_ptr())),
+        };
+        let explained =
+            is_about_it && kept(py).is_some_and(|classes| build(py, &classes, &refusal, &denial).is_ok());
+        if !explained {
+            error.restore(py);
+        }
+    }
+    RAISING.set(false);
 }
 
 /// Makes the exception without running Python code.

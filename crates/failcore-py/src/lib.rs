@@ -37,4 +37,5 @@ mod program;
 mod scope;
 mod session;
 mod sqlite;
+mod supervised;
 mod trace;

@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use failcore_gate::now;
 use failcore_gate::resolve::Follow;
-use failcore_model::{Action, Endpoint, HostName, Text, Timestamp, Transport, UnixAddr};
+use failcore_model::{Action, Endpoint, HostName, Text, Transport, UnixAddr};
 use failcore_net::{Pins, ResolveError, Resolver};
 use rustix::net::{AddressFamily, SocketAddrAny};
 
@@ -22,11 +22,6 @@ use crate::{expected, hook_socket, monitor};
 /// The names that this process resolved, for all its gates.
 pub(crate) static PINS: LazyLock<Arc<Pins>> = LazyLock::new(Arc::default);
 static RESOLVER: LazyLock<Resolver> = LazyLock::new(|| Resolver::system(Arc::clone(&PINS)));
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
-}
 
 /// Whether a policy grants an address by itself for some use. Without a port nothing can be said yet, and the
 /// connect will be judged by the address all the same.

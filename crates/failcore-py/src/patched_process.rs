@@ -12,7 +12,7 @@ use crate::hook_make as make;
 use crate::hook_object::Object;
 use crate::hook_raise::Refusal;
 use crate::patched_fs::{lost, settle, settle_int};
-use crate::{attach, expected, hook_context, monitor};
+use crate::{attach, expected, hook_context, monitor, supervised};
 
 fn unreadable(event: &str, what: &str) -> Box<Refusal> {
     monitor::undecodable(event, what).into()
@@ -333,6 +333,9 @@ pub(crate) fn scheduling(call: &mut Call) -> Judged {
 
 /// `signal.pidfd_send_signal(pidfd, signalnum, …)`.
 pub(crate) fn pidfd_send_signal(call: &mut Call) -> Judged {
+    if supervised::is_on() {
+        return Ok(());
+    }
     let (Some(fd), Some(number)) = (settle_int(call, 0, "pidfd")?, settle_int(call, 1, "signalnum")?) else {
         return Ok(()); // no numbers that a descriptor or signal has
     };

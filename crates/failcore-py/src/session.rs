@@ -13,7 +13,7 @@ use failcore_trace::{SigningKey, Writer, key_path, new_session_id, runs_dir};
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 
-use crate::monitor::{self, Identity, Source};
+use crate::monitor::{self, Identity, Source, Stand};
 use crate::patched_net::PINS;
 use crate::policy::Policy;
 use crate::{expected, hook, hook_attach, hook_patch};
@@ -112,7 +112,7 @@ impl Own {
 }
 
 impl Source for Own {
-    fn gate(&self) -> Result<Arc<Gate>, String> {
+    fn stand(&self) -> Result<Stand, String> {
         let trace = self.create()?;
         *self.trace.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&trace));
         let mut gate = Gate::builder(Arc::clone(&self.policy), trace, Lane::Runtime)
@@ -122,7 +122,7 @@ impl Source for Own {
         if let Some(approver) = &self.approver {
             gate = gate.approver(Arc::clone(approver) as _);
         }
-        Ok(Arc::new(gate.build()))
+        Ok(Stand { gate: Arc::new(gate.build()), supervised: None })
     }
 
     fn identity(&self) -> Identity {

@@ -17,7 +17,7 @@ use crate::merkle::{Frontier, record_hash};
 use crate::rows::Row;
 use crate::{Report, TraceError, layout, reader};
 
-const MAGIC: &[u8; 16] = b"failcore index 1";
+const MAGIC: &[u8; 16] = b"failcore index 2";
 
 /// The `decided` and `approval` records of a trace, read from its index.
 pub struct Index {

@@ -82,6 +82,7 @@ struct File<'a> {
     /// Where it differs from the path.
     asked: Option<&'a [u8]>,
     exists: bool,
+    dir: Option<bool>,
     ids: Vec<(u64, u64)>,
 }
 
@@ -318,10 +319,10 @@ impl<'a> What<'a> {
 
 impl<'a> File<'a> {
     fn of(file: &'a FileRef) -> Self {
-        let FileRef { asked, path, exists, ids } = file;
+        let FileRef { asked, path, exists, dir, ids } = file;
         let asked = Some(asked.as_bytes()).filter(|asked| *asked != path.as_bytes());
         let ids = ids.iter().map(|id| (id.dev, id.ino)).collect();
-        Self { path: path.as_bytes(), asked, exists: *exists, ids }
+        Self { path: path.as_bytes(), asked, exists: *exists, dir: *dir, ids }
     }
 
     fn reference(self) -> Option<FileRef> {
@@ -329,6 +330,7 @@ impl<'a> File<'a> {
             asked: self.asked.unwrap_or(self.path).into(),
             path: AbsPath::try_from(Text::from(self.path)).ok()?,
             exists: self.exists,
+            dir: self.dir,
             ids: self.ids.into_iter().map(|(dev, ino)| FileId { dev, ino }).collect(),
         })
     }

@@ -24,7 +24,8 @@ pub fn users() -> &'static [User] {
     if rustix::process::getuid().is_root() { &[User::Own, User::Ordinary] } else { &[User::Own] }
 }
 
-/// A policy's directory: `ok` may be read, `w` written, `ok/secret` and `w/denied` are denied.
+/// A policy's directory: `ok` may be read, `w` written; `ok/secret`, `w/denied` and `w/git/hooks`, which does not exist,
+/// are denied.
 pub struct World {
     dir: tempfile::TempDir,
     user: User,
@@ -87,7 +88,7 @@ impl World {
 [fs]
 read = ["/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/dev/null", "/dev/tty", "/proc/self", "/proc/filesystems", "{dir}/ok", "{dir}/bin"]
 write = ["{dir}/w"]
-deny = ["{dir}/ok/secret", "{dir}/w/denied"]
+deny = ["{dir}/ok/secret", "{dir}/w/denied", "{dir}/w/git/hooks"]
 [process]
 exec = ["/bin/sh", "/bin/cat", "/bin/true", "/bin/ls", "/bin/sleep", "/bin/mv", "/bin/ln", "/bin/mkdir", "/usr/bin/bash"{exec}]
 signal = "children"
