@@ -163,7 +163,11 @@ def decided(run, work: str, outside: str) -> Counter[tuple[str, str]]:
                 about = str(action.get("asked") or path)
             else:
                 about = path
-            if about.startswith((work, outside)) or about in ("/bin/cat", "/usr/bin/id", "signal") or about.isdigit():
+            if (
+                about.startswith((work, outside))
+                or about in ("/bin/cat", "/usr/bin/id", "signal")
+                or about.isdigit()
+            ):
                 counted[verb, about] += 1
     return counted
 
@@ -181,13 +185,33 @@ def test_as_many_records_as_operations(world: World, listen) -> None:
     argv = [world.python, str(program), work, outside, str(server.port)]
     log = world.base / "strace.log"
     subprocess.run(
-        [*world.as_user, strace, "-f", "-qq", "-s", "4096", "-o", str(log), "-e", "trace=" + ",".join("?" + c for c in CALLS), *argv],
-        cwd=work, env=world.environ(), capture_output=True, check=True, timeout=120,
+        [
+            *world.as_user,
+            strace,
+            "-f",
+            "-qq",
+            "-s",
+            "4096",
+            "-o",
+            str(log),
+            "-e",
+            "trace=" + ",".join("?" + c for c in CALLS),
+            *argv,
+        ],
+        cwd=work,
+        env=world.environ(),
+        capture_output=True,
+        check=True,
+        timeout=120,
     )
     expected = asked_of_the_kernel(log.read_text(), work, outside)
     for name in os.listdir(work):
         (world.work / name).unlink()
-    policy = POLICY.format(port=server.port).replace('write = ["./work"]\n', f'write = ["./work"]\nread = ["{program}", "./work"]\n', 1).replace('read = ["./work"]\n', "", 1)
+    policy = (
+        POLICY.format(port=server.port)
+        .replace('write = ["./work"]\n', f'write = ["./work"]\nread = ["{program}", "./work"]\n', 1)
+        .replace('read = ["./work"]\n', "", 1)
+    )
     run = world.run("", argv=argv, policy=policy)
     assert run.code == 0, run.explain()
     found = decided(run, work, outside)

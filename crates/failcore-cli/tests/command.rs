@@ -113,7 +113,7 @@ fn doctor_says_what_the_machine_holds() {
     let answer: serde_json::Value = serde_json::from_str(&said.out).unwrap();
     let groups: Vec<&str> =
         answer["groups"].as_array().unwrap().iter().map(|group| group["name"].as_str().unwrap()).collect();
-    assert_eq!(groups, ["runtime", "kernel", "bpf"]);
+    assert_eq!(groups, ["kernel", "runtime", "bpf"]);
     for group in answer["groups"].as_array().unwrap() {
         for finding in group["findings"].as_array().unwrap() {
             let good = finding["state"] == "good";
