@@ -104,9 +104,11 @@ const EVERYWHERE: &[Row] = rows! {
     "sockets whose peer was judged when they were bound or connected", Allow =>
         SYS_accept SYS_accept4 SYS_getsockname SYS_getpeername SYS_getsockopt SYS_socketpair SYS_shutdown
         SYS_recvfrom SYS_recvmsg SYS_recvmmsg;
-    "shared memory and queues of the run's IPC objects: no name in the file system", Allow =>
-        SYS_shmget SYS_shmat SYS_shmctl SYS_shmdt SYS_semget SYS_semop SYS_semctl SYS_semtimedop SYS_msgget
-        SYS_msgsnd SYS_msgrcv SYS_msgctl SYS_mq_timedsend SYS_mq_timedreceive SYS_mq_getsetattr SYS_mq_notify;
+    "numbers in tables of the whole machine, of which a run sees its own", Ask =>
+        SYS_shmget SYS_shmat SYS_shmctl SYS_semget SYS_semop SYS_semctl SYS_semtimedop SYS_msgget SYS_msgsnd SYS_msgrcv
+        SYS_msgctl;
+    "works on memory and descriptors that are the process's own", Allow =>
+        SYS_shmdt SYS_mq_timedsend SYS_mq_timedreceive SYS_mq_getsetattr SYS_mq_notify;
     "a name in the queue file system, which no policy can speak of", Forbid(EACCES) => SYS_mq_open SYS_mq_unlink;
 
     "a descriptor for the path alone reads nothing; whatever is done through it is judged then",

@@ -16,6 +16,7 @@ mod exec;
 mod features;
 mod filter;
 mod guardian;
+mod ipc;
 mod landlock;
 mod launch;
 mod lineage;

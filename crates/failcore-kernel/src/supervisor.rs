@@ -18,11 +18,12 @@ use crate::call::{Answer, Call, Reply};
 use crate::calls::{Row, Rule, row};
 use crate::directories::Directories;
 use crate::filter::ruling;
+use crate::ipc::Objects;
 use crate::launch::Parent;
 use crate::notify::{Listener, Notice};
 use crate::patience::{self, Patience};
 use crate::tasks::{Process, Tasks, Verified, descends};
-use crate::{attributes, exec, messages, names, open, processes, sockets};
+use crate::{attributes, exec, ipc, messages, names, open, processes, sockets};
 
 /// Workers that may wait at once; more calls queue in the kernel.
 const MOST_WORKERS: usize = 1024;
@@ -39,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) listener: Arc<Listener>,
     pub(crate) parent: Parent,
     pub(crate) tasks: Tasks,
+    /// System V objects of the run.
+    pub(crate) objects: Objects,
     pub(crate) patience: Patience,
     /// Whether rules go by identity, so that requests need it.
     pub(crate) by_identity: bool,
@@ -75,6 +78,7 @@ impl Shared {
             listener: Arc::new(listener),
             parent,
             tasks: Tasks::default(),
+            objects: Objects::default(),
             patience: Patience::default(),
             names: RwLock::new(()),
             root,
@@ -407,6 +411,17 @@ fn handler(nr: i64) -> Option<fn(&Call<'_>) -> Reply> {
         libc::SYS_sendto => messages::sendto,
         libc::SYS_sendmsg => messages::sendmsg,
         libc::SYS_sendmmsg => messages::sendmmsg,
+        libc::SYS_shmget => ipc::shmget,
+        libc::SYS_semget => ipc::semget,
+        libc::SYS_msgget => ipc::msgget,
+        libc::SYS_shmat
+        | libc::SYS_shmctl
+        | libc::SYS_semop
+        | libc::SYS_semctl
+        | libc::SYS_semtimedop
+        | libc::SYS_msgsnd
+        | libc::SYS_msgrcv
+        | libc::SYS_msgctl => ipc::on_object,
         libc::SYS_kill => processes::kill,
         libc::SYS_tkill => processes::tkill,
         libc::SYS_tgkill => processes::tgkill,

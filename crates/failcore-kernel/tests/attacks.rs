@@ -377,6 +377,51 @@ fn loopback_by_another_interface() {
 }
 
 #[test]
+fn memory_that_others_share_by_number() {
+    // ipcmk(1): a segment of this very user, with a key, outside of every run.
+    let made = std::process::Command::new("ipcmk").args(["-M", "4096"]).output().unwrap();
+    let said = String::from_utf8_lossy(&made.stdout).into_owned();
+    let id: i32 = said.trim().rsplit(' ').next().unwrap().parse().unwrap();
+    attack(
+        "memory_by_number",
+        &format!(
+            r#"
+        #include <sys/ipc.h>
+        #include <sys/shm.h>
+        #include <sys/sem.h>
+        #include <sys/msg.h>
+        int main() {{
+            struct shmid_ds about;
+            must_fail("attach", (long)shmat({id}, NULL, SHM_RDONLY) == -1 ? -1 : 0);
+            must_fail("stat", shmctl({id}, IPC_STAT, &about));
+            must_fail("remove", shmctl({id}, IPC_RMID, NULL));
+            for (int i = 0; i < 64; i++) must_fail("walk", shmctl(i, SHM_STAT, &about));
+            must_fail("walk any", shmctl(0, 15, &about));
+            must_fail("queue", msgctl(0, MSG_STAT, (void *)&about));
+            for (key_t key = 1; key < 64; key++) must_fail("key", shmget(key, 1, 0));
+            /* What the run makes is its own, also across a fork. */
+            int own = shmget(42, 4096, IPC_CREAT | 0600), again = shmget(42, 4096, 0600);
+            char *at = shmat(own, NULL, 0);
+            if (own < 0 || own != again || at == (char *)-1) return 2;
+            if (fork() == 0) {{ char *there = shmat(shmget(42, 1, 0), NULL, 0); strcpy(there, "seen"); _exit(0); }}
+            wait(NULL);
+            int set = semget(IPC_PRIVATE, 1, 0600), queue = msgget(7, IPC_CREAT | 0600);
+            struct sembuf up = {{0, 1, 0}};
+            struct {{ long type; char text[8]; }} sent = {{1, "message"}}, got;
+            if (semop(set, &up, 1) || msgsnd(queue, &sent, 8, 0) || msgrcv(queue, &got, 8, 0, 0) != 8) return 3;
+            puts(strcmp(at, "seen") ? "lost" : "held");
+        }}"#
+        ),
+    );
+    let left = std::process::Command::new("ipcs").args(["-m", "-s", "-q"]).output().unwrap();
+    std::process::Command::new("ipcrm").args(["-m", &id.to_string()]).status().unwrap();
+    let left = String::from_utf8_lossy(&left.stdout).into_owned();
+    assert!(left.lines().any(|line| line.contains(&format!(" {id} "))), "{left}");
+    // What the runs made went with them: keys of a run are no keys outside.
+    assert!(!left.contains("0x0000002a") && !left.contains("0x00000007"), "{left}");
+}
+
+#[test]
 fn a_denied_name_that_appears_later() {
     let mut world = World::new(User::Own);
     world.more = String::new();
