@@ -125,6 +125,7 @@ impl Started {
         let (mut stopped, mut broken) = (None, false);
         while self.tree.ended().is_none() {
             self.wait(if measured { CLOSE_WATCH } else { LOOSE_WATCH }, limits.wall_time);
+            self.tree.spare(self.helper());
             let sampled = self.tree.sample(limits.memory);
             self.server.sample(sampled);
             if let Some(stop) = over(&limits, &sampled, self.since.elapsed()) {
@@ -138,6 +139,7 @@ impl Started {
                 broken = true;
             }
         }
+        self.tree.spare(self.helper());
         let left = self.tree.stop(true);
         if left > 0 {
             let text = format!("{} left behind by the program, stopped", count(left, "process"));
@@ -157,6 +159,11 @@ impl Started {
             return Err(Problem::NeverEntered { program: self.prepared.program.file }.into());
         }
         Ok((Exit::Child(code), Summary::of(&self.prepared.session, dir, code, stopped)?))
+    }
+
+    /// A process that belongs to the supervisor and not to the program.
+    fn helper(&self) -> Option<u32> {
+        self.supervised.as_ref()?.supervisor.helper()
     }
 
     /// Until the program ends, or it is time to look again.
