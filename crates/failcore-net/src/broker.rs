@@ -311,8 +311,9 @@ impl Shared {
             drop(waiting);
             let Datagram { door, from, asker, question } = datagram;
             let said = self.answer(&asker, &question);
-            self.send(&door, from, &asker, &question.datagram(said.reply(now())));
+            // Before it is answered: whoever has the answer may ask the same again.
             lock(&self.waiting).known.remove(&(from, question.id()));
+            self.send(&door, from, &asker, &question.datagram(said.reply(now())));
         }
     }
 
