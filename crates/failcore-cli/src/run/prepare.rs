@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use failcore_gate::coverage;
 use failcore_model::{AbsPath, Action, Context, Event, FileId, Hold, Request, RuleId, Subject, Text};
 use failcore_policy::{Environment, Mode, PolicySet, Python};
-use failcore_trace::{Options, Redactor, SigningKey, Writer};
+use failcore_trace::{SigningKey, Writer};
 use tempfile::TempDir;
 
 use super::{io_problem, text};
@@ -30,7 +30,8 @@ pub(super) struct Prepared {
     pub(super) hook: PathBuf,
     preload: PathBuf,
     command: Vec<Text>,
-    key: SigningKey,
+    /// Where the key lies that signs the trace.
+    key: PathBuf,
     trace: PathBuf,
     /// Whether the trace's directory was made here.
     made: bool,
@@ -55,8 +56,7 @@ impl Prepared {
             Some(dir) => std::path::absolute(dir).map_err(io_problem("resolve", dir))?,
             None => failcore_trace::runs_dir().map_err(Problem::trace)?.join(&session),
         };
-        let key_path = failcore_trace::key_path().map_err(Problem::trace)?;
-        let key = SigningKey::load_or_create(&key_path).map_err(Problem::trace)?;
+        let key = failcore_trace::key_path().map_err(Problem::trace)?;
 
         let private = |purpose: &str| {
             let dir = std::env::temp_dir();
@@ -84,7 +84,7 @@ impl Prepared {
         // Out of the program's reach, whatever the policy says.
         let policy = policy
             .protect(&gates_own.map(real).collect::<Result<Vec<_>, _>>()?)
-            .hide(&[real(&key_path)?, real(door.path())?]);
+            .hide(&[real(&key)?, real(door.path())?]);
 
         Ok(Self {
             session,
@@ -122,6 +122,8 @@ impl Prepared {
     }
 
     fn begin(&mut self) -> Result<Writer, Failure> {
+        // Made on the first run, and only where nothing else stands in its way.
+        let key = SigningKey::load_or_create(&self.key).map_err(Problem::trace)?;
         let identities: Vec<(RuleId, FileId)> = self
             .policy
             .literal_denies()
@@ -132,13 +134,8 @@ impl Prepared {
             })
             .collect();
         self.policy = self.policy.clone().with_identities(&identities);
-        let options = Options {
-            redactor: Some(Redactor::default().with_secrets_of(std::env::vars_os())),
-            ..Options::default()
-        };
-        let mut writer =
-            Writer::create_with(&self.trace, &self.session, &self.key, self.policy.resolved(), options)
-                .map_err(Problem::trace)?;
+        let mut writer = Writer::create(&self.trace, &self.session, &key, self.policy.resolved())
+            .map_err(Problem::trace)?;
         let opened = Event::SessionOpened {
             policy: self.policy.digest().to_owned(),
             coverage: Box::new(coverage::runtime(Hold::Binding)),
