@@ -196,18 +196,25 @@ impl Gate {
         let written = self.sink.append(&event);
         let Event::Decided { request, decision, .. } = event else { unreachable!("it was made above") };
 
-        if refused {
-            return Err(self.policy.denial(&request, &decision));
-        }
-        if written.is_err() {
-            return Err(self.unwritable(&request));
-        }
-        if decision.obligations.contains(&Obligation::Approve) {
-            self.approve(op, &request)?;
-        }
+        let refusal = if refused {
+            Some(self.policy.denial(&request, &decision))
+        } else if written.is_err() {
+            Some(self.unwritable(&request))
+        } else if decision.obligations.contains(&Obligation::Approve) {
+            self.approve(op, &request).err()
+        } else {
+            None
+        };
         let Request { action, subject, .. } = *request;
-        self.meter.count(&action);
-        Ok(Grant { action, op, pid: subject.pid })
+        match refusal {
+            None => Ok(Grant { action, op, pid: subject.pid }),
+            Some(denial) => {
+                if !self.policy.limits().is_empty() {
+                    self.meter.release(&action);
+                }
+                Err(denial)
+            }
+        }
     }
 
     /// Fills in every fact that the decision may look at.
@@ -220,8 +227,11 @@ impl Gate {
             _ => SmallVec::new(),
         };
         let limits = self.policy.limits();
-        let counters =
-            if limits.is_empty() { Counters::default() } else { relevant(self.meter.counters(time), limits) };
+        let counters = if limits.is_empty() {
+            Counters::default()
+        } else {
+            relevant(self.meter.reserve(&action, time), limits)
+        };
         Request {
             action,
             subject,

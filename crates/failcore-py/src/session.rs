@@ -1,12 +1,12 @@
 //! Sessions inside a program: the gate, its trace and the Python class.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::SystemTime;
 
-use failcore_gate::{Approver, Gate, Meter, Sink, SinkError};
-use failcore_model::{AbsPath, Action, Answer, Counters, Event, Hold, Lane, Request, Text, Timestamp};
+use failcore_gate::{Approver, Gate, Sink, SinkError};
+use failcore_kernel::RunPage;
+use failcore_model::{AbsPath, Answer, Event, Hold, Lane, Request, Text};
 use failcore_policy::PolicySet;
 use failcore_trace::{SigningKey, Writer, key_path, new_session_id, runs_dir};
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
@@ -35,31 +35,6 @@ impl Sink for OwnTrace {
     }
 }
 
-/// Counters of one process and its forks since the fork.
-struct OwnCounters {
-    since: Instant,
-    operations: AtomicU64,
-    connections: AtomicU64,
-}
-
-impl Meter for OwnCounters {
-    fn counters(&self, _: Timestamp) -> Counters {
-        Counters {
-            wall_ns: u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX),
-            operations: self.operations.load(Ordering::Relaxed),
-            connections: self.connections.load(Ordering::Relaxed),
-            ..Counters::default()
-        }
-    }
-
-    fn count(&self, action: &Action) {
-        self.operations.fetch_add(1, Ordering::Relaxed);
-        if matches!(action, Action::Connect(_) | Action::IpcConnect(_)) {
-            self.connections.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
 /// A person or program that the caller named.
 struct Callback(Py<PyAny>);
 
@@ -84,7 +59,8 @@ struct Own {
     agent: Option<Text>,
     run: Option<Text>,
     approver: Option<Arc<Callback>>,
-    counters: Arc<OwnCounters>,
+    /// Shared with forked children.
+    counters: RunPage,
     key: SigningKey,
     /// The process that opened the session.
     opener: u32,
@@ -117,7 +93,7 @@ impl Source for Own {
         let mut gate = Gate::builder(Arc::clone(&self.policy), trace, Lane::Runtime)
             .names(Arc::clone(&PINS) as _)
             .site(hook_site::here)
-            .meter(Arc::clone(&self.counters) as _)
+            .meter(Arc::new(self.counters.clone()))
             .identity(self.agent.clone(), self.run.clone());
         if let Some(approver) = &self.approver {
             gate = gate.approver(Arc::clone(approver) as _);
@@ -260,11 +236,8 @@ impl Session {
             agent: self.agent.as_deref().map(Text::from),
             run: self.run.as_deref().map(Text::from),
             approver: self.approve.clone(),
-            counters: Arc::new(OwnCounters {
-                since: Instant::now(),
-                operations: AtomicU64::new(0),
-                connections: AtomicU64::new(0),
-            }),
+            counters: RunPage::alone(SystemTime::now().into())
+                .map_err(|errno| PyOSError::new_err((errno.raw_os_error(), errno.to_string())))?,
             key,
             opener: std::process::id(),
             trace: Arc::clone(&self.trace),
