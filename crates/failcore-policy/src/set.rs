@@ -139,6 +139,11 @@ impl PolicySet {
         self.resolved.reads
     }
 
+    /// Whether the value of this environment variable is kept out of the record.
+    pub fn redacts(&self, variable: &[u8]) -> bool {
+        self.resolved.redact.iter().any(|name| name.matches(variable))
+    }
+
     /// The budgets.
     pub fn limits(&self) -> &Limits {
         &self.index.limits

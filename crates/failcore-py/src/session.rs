@@ -8,7 +8,7 @@ use failcore_gate::{Approver, Gate, Sink, SinkError};
 use failcore_kernel::RunPage;
 use failcore_model::{AbsPath, Answer, Event, Hold, Lane, Request, Text};
 use failcore_policy::PolicySet;
-use failcore_trace::{SigningKey, Writer, key_path, new_session_id, runs_dir};
+use failcore_trace::{Options, Redactor, SigningKey, Writer, key_path, new_session_id, runs_dir};
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 
@@ -75,8 +75,10 @@ impl Own {
         } else {
             self.dir.join("children").join(format!("{own}-{}", new_session_id()))
         };
-        let mut writer =
-            Writer::create(&dir, &self.id, &self.key, self.policy.resolved()).map_err(|e| e.to_string())?;
+        let redactor = Redactor::of_environment(std::env::vars_os(), |name| self.policy.redacts(name));
+        let options = Options { redactor: Some(redactor), ..Options::default() };
+        let mut writer = Writer::create_with(&dir, &self.id, &self.key, self.policy.resolved(), options)
+            .map_err(|e| e.to_string())?;
         let coverage = failcore_gate::coverage::runtime(Hold::Advisory);
         let command = std::env::args_os().map(|arg| Text::from(arg.as_encoded_bytes())).collect();
         let policy = self.policy.digest().to_owned();

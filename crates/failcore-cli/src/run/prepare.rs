@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use failcore_gate::coverage;
 use failcore_model::{AbsPath, Action, Context, Event, FileId, Hold, Request, RuleId, Subject, Text};
 use failcore_policy::{Environment, Mode, PolicySet, Python};
-use failcore_trace::{SigningKey, Writer};
+use failcore_trace::{Options, Redactor, SigningKey, Writer};
 use tempfile::TempDir;
 
 use super::{io_problem, text};
@@ -134,8 +134,11 @@ impl Prepared {
             })
             .collect();
         self.policy = self.policy.clone().with_identities(&identities);
-        let mut writer = Writer::create(&self.trace, &self.session, &key, self.policy.resolved())
-            .map_err(Problem::trace)?;
+        let redactor = Redactor::of_environment(std::env::vars_os(), |name| self.policy.redacts(name));
+        let options = Options { redactor: Some(redactor), ..Options::default() };
+        let mut writer =
+            Writer::create_with(&self.trace, &self.session, &key, self.policy.resolved(), options)
+                .map_err(Problem::trace)?;
         let opened = Event::SessionOpened {
             policy: self.policy.digest().to_owned(),
             coverage: Box::new(coverage::runtime(Hold::Binding)),
