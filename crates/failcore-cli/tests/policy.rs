@@ -179,6 +179,31 @@ fn diff_compares_what_rules_say_and_not_where_they_stand() {
 }
 
 #[test]
+fn diff_tells_what_is_no_rule_too() {
+    let world = World::new();
+    let base = "version = 1\n[fs]\nread = [\".\"]\n[[tool]]\nname = \"web_*\"\n";
+    world.write("old.toml", base);
+    let diff = |text: &str| {
+        world.write("new.toml", text);
+        let said = world.failcore(&["policy", "diff", "old.toml", "new.toml"]);
+        assert_eq!(said.code, 3, "{}", said.out);
+        said.out
+    };
+    assert_reads!(diff(&format!("{base}fs.write = []\nnet.connect = []\n")), @r#"
+    ~ tool web_* narrows: nothing → fs.write, net.connect
+    0 rules removed, 0 rules added, 1 setting changed
+    "#);
+    assert_reads!(diff(&format!("mode = \"audit\"\n{base}[trace]\nreads = \"advisory\"\nredact = [\"PIN\"]\n")), @r#"
+    ~ mode: enforce → audit
+    ~ trace.reads: binding → advisory
+    ~ trace.redact: none → PIN
+    0 rules removed, 0 rules added, 3 settings changed
+    "#);
+    let said = world.failcore(&["policy", "diff", "old.toml", "old.toml"]);
+    assert_eq!((said.code, said.out.as_str()), (0, "no difference"));
+}
+
+#[test]
 fn a_shown_policy_decides_as_the_one_it_came_from() {
     let world = World::new();
     world.write("policy.toml", POLICY);
