@@ -109,7 +109,7 @@ fn show(args: &Show, follow: bool, ui: &mut Ui) -> Result<Exit, Failure> {
 }
 
 /// Shows that something is being done that takes its time with a large trace.
-fn looking(ui: &Ui, what: &'static str) -> ProgressBar {
+pub(crate) fn looking(ui: &Ui, what: &'static str) -> ProgressBar {
     let bar = ui.progress(what, None);
     bar.enable_steady_tick(TAIL_PAUSE);
     bar

@@ -287,6 +287,26 @@ fn replay_groups_what_changes_by_rule() {
 }
 
 #[test]
+fn only_what_was_signed_is_decided_again() {
+    let world = World::new();
+    let dir = world.trace(REQUESTS);
+    let trace = dir.join("trace.jsonl");
+    let whole = std::fs::read_to_string(&trace).unwrap();
+    std::fs::write(&trace, whole.replace("/data/a.txt", "/data/z.txt")).unwrap();
+    let said = world.failcore(&["-q", "replay", "./trace", "--policy", "policy.toml"]);
+    assert_eq!((said.code, said.out.as_str()), (4, ""), "{}", said.err);
+    assert_reads!(said.err, @r#"
+    × the trace does not verify: the record was changed (record 1)
+    help: `failcore trace verify` says what of the trace is still what was signed
+    "#);
+    // Records alone, as other tools may write them, can be decided again; that nobody signed them is said.
+    std::fs::write(&trace, whole).unwrap();
+    std::fs::remove_file(dir.join("key.pub")).unwrap();
+    let said = world.failcore(&["replay", "./trace", "--policy", "policy.toml"]);
+    assert!(said.code == 0 && said.err.contains("no signature"), "{}{}", said.out, said.err);
+}
+
+#[test]
 fn a_trace_that_cannot_be_read_is_not_replayed_in_part() {
     let world = World::new();
     let trace = world.trace(REQUESTS).join("trace.jsonl");
