@@ -64,6 +64,10 @@ pub trait Carrier: Send + Sync {
     fn carry(&self, sender: Sender);
 }
 
+/// The port of DNS servers, unencrypted (RFC 1035 section 4.2): what is sent there in a run with a name broker is carried
+/// to it. Ports 853 and 443 are ports like any other.
+pub const DNS_PORT: u16 = 53;
+
 /// A socket that a [`Carrier`] is to answer.
 #[derive(Debug, Clone)]
 pub struct Sender {

@@ -2,9 +2,10 @@
 //! servers: its socket is connected to the carrier, which judges what is said.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering::SeqCst;
 
 use failcore_gate::Sender;
-use failcore_model::{Action, Endpoint, Transport};
+use failcore_model::{Action, Endpoint, Event, Transport};
 use rustix::io::Errno;
 use rustix::net::{getpeername, getsockname};
 
@@ -61,6 +62,9 @@ impl Carried {
         if self.transport != Transport::Udp || (connected.is_none() && !as_asked) {
             // Unlike one that is merely bound, a connected socket hears nobody else.
             self.connect(call, socket)?;
+            if self.transport == Transport::Udp {
+                self.note(call)?;
+            }
             return Ok(Vec::new());
         }
         if !call.shared.listener.is_waiting(&call.notice) {
@@ -72,6 +76,20 @@ impl Carried {
         }
         self.make_known(call, socket, as_asked.then_some(self.asked))?;
         Ok(inet(self.instead))
+    }
+
+    /// Records, once a process, why its resolver may seem to hear nothing.
+    fn note(&self, call: &Call<'_>) -> Result<(), Errno> {
+        if call.process.noted.swap(true, SeqCst) {
+            return Ok(());
+        }
+        let text = format!(
+            "process {} asked {} from a socket that it did not connect, and is answered from {}: without CAP_NET_RAW \
+             nobody can answer in another's name, and a resolver that looks where an answer comes from takes none",
+            call.process.pid, self.asked, self.instead
+        );
+        let noted = call.shared.parent.gate.record(&Event::Notice { text });
+        noted.map_err(|denial| Errno::from_raw_os_error(denial.errno))
     }
 
     fn make_known(

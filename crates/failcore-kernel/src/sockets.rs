@@ -193,7 +193,7 @@ pub(crate) fn connect(call: &Call<'_>) -> Reply {
     if let Action::Connect(Endpoint::Inet { transport: Transport::Udp, addr }) = &peer.action
         && is_probe(call, *addr)
     {
-        return reachable(*addr);
+        return reachable(call, &socket, *addr);
     }
     if let Some(carried) = Carried::of(call, &peer.action) {
         carried.connect(call, &socket)?;
@@ -229,11 +229,19 @@ fn is_probe(call: &Call<'_>, addr: SocketAddr) -> bool {
             && (addr.port() == u16::MAX || !is_refused(call, &connect(Transport::Tcp)))
 }
 
-/// Tells whether an address has a route. The socket stays unconnected, so that nothing can be sent this way.
-fn reachable(addr: SocketAddr) -> Reply {
-    let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let probe = rustix::net::socket_with(family, SocketType::DGRAM, rustix::net::SocketFlags::CLOEXEC, None)?;
+/// Tells whether an address has a route, and from which address of ours, which the task asks its socket for next; the
+/// C library aborts where that is of another family. The socket is connected to that very address and port 0, where
+/// nobody can be, so that nothing it sends leaves this machine.
+fn reachable(call: &Call<'_>, socket: &Socket, addr: SocketAddr) -> Reply {
+    if !call.shared.listener.is_waiting(&call.notice) {
+        return Err(Errno::SRCH);
+    }
+    let probe =
+        rustix::net::socket_with(socket.domain, SocketType::DGRAM, rustix::net::SocketFlags::CLOEXEC, None)?;
     rustix::net::connect(&probe, &addr)?;
+    let mut own = SocketAddr::try_from(rustix::net::getsockname(&probe)?).map_err(|_| Errno::AFNOSUPPORT)?;
+    own.set_port(0);
+    connect_to(call, socket, &inet(own))?;
     DONE
 }
 

@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use failcore_gate::{Carrier, Gate, Sender, now};
+use failcore_gate::{Carrier, DNS_PORT, Gate, Sender, now};
 use failcore_model::{Coverage, Hold, Transport, Verb};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
@@ -24,8 +24,6 @@ use crate::askers::Askers;
 use crate::judged::{Judged, Said};
 use crate::question::{NoQuestion, Question, framed};
 
-/// The port of DNS (RFC 1035 section 4.2). What is encrypted (853, 443) is a connection like any other.
-const DNS: u16 = 53;
 /// Threads that judge and look up for datagrams.
 const MOST_WORKERS: usize = 16;
 /// Datagrams that wait for one of them; more are lost, as datagrams may be.
@@ -162,7 +160,7 @@ impl Drop for Broker {
 
 impl Carrier for Shared {
     fn instead_of(&self, transport: Transport, to: SocketAddr) -> Option<SocketAddr> {
-        if to.port() != DNS {
+        if to.port() != DNS_PORT {
             return None;
         }
         let v4 = self.doors.first()?;

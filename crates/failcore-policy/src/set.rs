@@ -169,11 +169,11 @@ impl PolicySet {
     }
 
     /// Refuses every change to these paths and to what lies below, whatever the policy says: the trace, the
-    /// policy file.
+    /// policy file, what host names are looked up by.
     #[must_use]
     pub fn protect(self, paths: &[AbsPath]) -> Self {
         use failcore_model::Rights;
-        self.always_refuse(paths, Rights::all() - Rights::READ, "the gate's own files stay as they are")
+        self.always_refuse(paths, Rights::all() - Rights::READ, "what the gate goes by stays as it is")
     }
 
     /// Refuses every use of these paths and of what lies below, reading too, whatever the policy says: the key that

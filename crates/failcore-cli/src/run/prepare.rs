@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use failcore_kernel::{HOOK_VAR, Plan, SOCKET_VAR};
 use failcore_model::{AbsPath, Action, Context, Event, FileId, Lane, Request, RuleId, Subject, Text};
+use failcore_net::Resolver;
 use failcore_policy::{Environment, Mode, PolicySet, Python};
 use failcore_trace::{Options, Redactor, SigningKey, Writer};
 use tempfile::TempDir;
@@ -88,6 +89,9 @@ impl Prepared {
             .map(PathBuf::as_path)
             .chain(file.as_deref())
             .filter(|file| !file.as_os_str().is_empty());
+        // A link may be changed where it stands, and what it leads to there.
+        let names = Resolver::FILES.map(Path::new);
+        let gates_own = gates_own.chain(names).map(real).chain(names.map(spelt));
         // The command itself, and what brings the hook into a Python, may be started and read; a deny still stands.
         let mut policy = policy;
         if lane == Lane::Kernel {
@@ -99,7 +103,7 @@ impl Prepared {
         }
         // Out of the program's reach, whatever the policy says.
         let policy = policy
-            .protect(&gates_own.map(real).collect::<Result<Vec<_>, _>>()?)
+            .protect(&gates_own.collect::<Result<Vec<_>, _>>()?)
             .hide(&[real(&key)?, real(door.path())?]);
 
         Ok(Self {
