@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use failcore_kernel::{HOOK_VAR, Plan, SOCKET_VAR};
+use failcore_kernel::{Cgroup, HOOK_VAR, Plan, SOCKET_VAR, cgroup_mounts};
 use failcore_model::{AbsPath, Event, FileId, Lane, RuleId, Text};
 use failcore_policy::{Environment, Mode, PolicySet, Python};
 use failcore_trace::{Options, Redactor, SigningKey, Writer};
@@ -82,8 +82,11 @@ impl Prepared {
 
         let own = std::env::current_exe().unwrap_or_default();
         let state = failcore_trace::state_dir().map_err(Problem::trace)?;
+        // A write there moves a process out of what holds the run.
+        let cgroups = cgroup_mounts();
         let gates_own = [&trace, &hook, &preload, &state, &own]
             .into_iter()
+            .chain(&cgroups)
             .map(PathBuf::as_path)
             .chain(file.as_deref())
             .filter(|file| !file.as_os_str().is_empty());
@@ -119,8 +122,9 @@ impl Prepared {
         })
     }
 
-    /// Begins the trace, with the policy as it will be enforced, and what the kernel will hold of it.
-    pub(super) fn open_trace(&mut self) -> Result<(Writer, Plan), Failure> {
+    /// Begins the trace, with the policy as it will be enforced, and what the kernel will hold of it; also the run's
+    /// cgroup, where there is one.
+    pub(super) fn open_trace(&mut self) -> Result<(Writer, Plan, Option<Cgroup>), Failure> {
         // The directory first, so that its identity is known to the policy that the trace keeps.
         if !self.trace.exists() {
             std::fs::DirBuilder::new()
@@ -137,7 +141,7 @@ impl Prepared {
         begun
     }
 
-    fn begin(&mut self) -> Result<(Writer, Plan), Failure> {
+    fn begin(&mut self) -> Result<(Writer, Plan, Option<Cgroup>), Failure> {
         let identities: Vec<(RuleId, FileId)> = self
             .policy
             .literal_denies()
@@ -155,14 +159,14 @@ impl Prepared {
         let mut writer =
             Writer::create_with(&self.trace, &self.session, &self.key, self.policy.resolved(), options)
                 .map_err(Problem::trace)?;
-        let (plan, coverage) = lane::lower(self.lane, &self.policy);
+        let (cgroup, plan, coverage) = lane::lower(self.lane, &self.session, &self.policy);
         let opened = Event::SessionOpened {
             policy: self.policy.digest().to_owned(),
             coverage: Box::new(coverage),
             command: self.command.clone(),
         };
         writer.append(&opened).map_err(Problem::trace)?;
-        Ok((writer, plan))
+        Ok((writer, plan, cgroup))
     }
 
     /// Takes back a trace of a program that never started.
