@@ -12,7 +12,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Problem};
 use crate::policy::{self, said};
 use crate::trace;
-use crate::ui::{Answer, BAD, FAINT, GOOD, STRONG, Styled, Ui, WARN, clause, count};
+use crate::ui::{Answer, BAD, FAINT, GOOD, STRONG, Styled, Ui, WARN, clause, count, place};
 
 /// Decides every record again; exit code 3 where a decision changed or could not be made.
 pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
@@ -83,7 +83,11 @@ fn tell(change: &Change, rule: Option<&Rule>, out: &mut dyn Write) -> io::Result
     let times = Styled(STRONG, format_args!("×{}", change.count));
     writeln!(out, "{} {times}  {why}", Styled(style, word))?;
     for example in &change.examples {
-        writeln!(out, "  {} {}", Styled(FAINT, format_args!("{:>6}", example.seq)), example.operation)?;
+        write!(out, "  {} {}", Styled(FAINT, format_args!("{:>6}", example.seq)), example.operation)?;
+        match &example.site {
+            Some(site) => writeln!(out, " {}", Styled(FAINT, format_args!("at {}", place(site))))?,
+            None => writeln!(out)?,
+        }
     }
     let more = change.count.saturating_sub(change.examples.len() as u64);
     if more > 0 {

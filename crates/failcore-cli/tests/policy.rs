@@ -126,6 +126,17 @@ fn explain_answers_as_enforcement_does() {
 }
 
 #[test]
+fn explain_knows_what_time_it_is() {
+    let world = World::new();
+    let policy = "version = 1\n[fs]\nread = [{ path = \"./old\", until = \"2020-01-01T00:00:00Z\" }, { path = \"./new\", until = \"2500-01-01T00:00:00Z\" }]\n";
+    world.write("policy.toml", policy);
+    let said = world.failcore(&["explain", "policy.toml", "fs.read", "./old"]);
+    assert_eq!(said.code, 3, "{}", said.out);
+    assert!(said.out.contains("(expired)"), "{}", said.out);
+    assert_eq!(world.failcore(&["explain", "policy.toml", "fs.read", "./new"]).code, 0);
+}
+
+#[test]
 fn explain_of_nonsense_is_a_usage_error() {
     let world = World::new();
     world.write("policy.toml", POLICY);
@@ -210,7 +221,7 @@ fn a_policy_that_does_not_load_is_not_trusted() {
 const REQUESTS: &[&str] = &[
     "fs.open read ./data/a.txt",
     "fs.open read ./data/b.txt",
-    "net.connect api.example.com:443",
+    "net.connect api.example.com:443 @ lib/agent.py:7",
     "net.connect other.example.com:443",
 ];
 
@@ -236,7 +247,7 @@ fn replay_groups_what_changes_by_rule() {
     now denied ×3  no permit covers it
            1 fs.open [dir]/data/a.txt (read)
            2 fs.open [dir]/data/b.txt (read)
-           3 net.connect 1.1.1.1:443 (api.example.com)
+           3 net.connect 1.1.1.1:443 (api.example.com) at agent.py:7
 
     now allowed ×1  permit net.connect other.example.com:443  strict.toml:10:12
            4 net.connect 1.1.1.1:443 (other.example.com)
@@ -246,6 +257,8 @@ fn replay_groups_what_changes_by_rule() {
     let said = world.failcore(&["--json", "replay", "./trace", "--policy", "strict.toml"]);
     let answer: serde_json::Value = serde_json::from_str(&said.out).unwrap();
     assert_eq!((said.code, answer["changes"].as_array().unwrap().len()), (3, 2));
+    let site = answer["changes"][0]["examples"][2]["site"].as_str().unwrap();
+    assert!(site.ends_with("/lib/agent.py:7"), "{site}");
 }
 
 #[test]

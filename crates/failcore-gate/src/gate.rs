@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
 use failcore_model::{
     Action, Answer, Claims, Context, Counters, Decision, Denial, Endpoint, Event, Fault, Lane, Obligation,
@@ -24,6 +24,7 @@ pub struct Gate {
     names: Arc<dyn Names>,
     meter: Arc<dyn Meter>,
     approver: Arc<dyn Approver>,
+    site: fn() -> Option<Text>,
     subject: Subject,
     ops: AtomicU64,
 }
@@ -91,6 +92,13 @@ impl Builder {
         self
     }
 
+    /// Asks `site` where in the program the calling thread is, for every record but those of allowed reads: programs
+    /// read all the time, and finding the place costs more than deciding. Without it no record names a call site.
+    pub fn site(mut self, site: fn() -> Option<Text>) -> Self {
+        self.gate.site = site;
+        self
+    }
+
     /// Names the agent and the caller's own label of the run.
     pub fn identity(mut self, agent: Option<Text>, run: Option<Text>) -> Self {
         self.gate.subject.agent = agent;
@@ -136,6 +144,7 @@ impl Gate {
                 names: Arc::new(NoNames),
                 meter: Arc::new(Uncounted),
                 approver: Arc::new(Nobody),
+                site: || None,
                 subject,
                 ops: AtomicU64::new(0),
             },
@@ -240,9 +249,14 @@ impl Gate {
     /// Completes a request and decides it.
     fn weigh(&self, subject: Subject, action: Action, addresses: &[IpAddr]) -> Weighed {
         let started = Instant::now();
-        let request = Box::new(self.complete(subject, action, addresses));
+        let mut request = Box::new(self.complete(subject, action, addresses));
         let decision = self.policy.decide(&request);
         let ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        // After the decision, which does not look at it.
+        let telling = !decision.is_allow() || !decision.obligations.is_empty() || !request.action.reads();
+        if telling && request.subject.claimed.site.is_none() {
+            request.subject.claimed.site = (self.site)();
+        }
         Weighed { request, decision, ns }
     }
 
@@ -371,8 +385,7 @@ fn is_certain(action: &Action, reason: Reason) -> bool {
 /// The clock of decisions and of pins. A clock before 1970 reads as 1970: every `until` is then in the future of nothing that
 /// matters, and budgets only shrink.
 pub fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+    SystemTime::now().into()
 }
 
 /// Only the counters that some limit looks at: the record holds what the decision used, no more.

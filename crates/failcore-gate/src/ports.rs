@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use failcore_model::{Action, Answer, Counters, Event, HostName, Request, Text, Timestamp, Transport};
+use failcore_model::{
+    Action, Answer, Claims, Counters, Event, HostName, Request, Text, Timestamp, Transport,
+};
 use smallvec::SmallVec;
 
 use crate::Actor;
@@ -55,9 +57,23 @@ pub trait Carrier: Send + Sync {
     /// Whether answers to `asked` can come under its own address, so that a datagram socket need not be connected.
     fn answers_as(&self, asked: SocketAddr) -> bool;
 
-    /// Says whose the socket at the local address `from` is, before anything can be sent on it. What comes from other
-    /// sockets gets no answer. Answers come from `answered_as` where that is given.
-    fn carries(&self, transport: Transport, from: SocketAddr, answered_as: Option<SocketAddr>, actor: Actor);
+    /// Makes a socket known, before anything can be sent on it. What comes from other sockets gets no answer.
+    fn carry(&self, sender: Sender);
+}
+
+/// A socket that a [`Carrier`] is to answer.
+#[derive(Debug, Clone)]
+pub struct Sender {
+    /// What it is.
+    pub transport: Transport,
+    /// Its local address, as the carrier sees it.
+    pub from: SocketAddr,
+    /// The address that answers are to come from, where that is not the carrier's own ([`Carrier::answers_as`]).
+    pub answered_as: Option<SocketAddr>,
+    /// Whose it is.
+    pub actor: Actor,
+    /// What the actor said of itself when it connected.
+    pub claims: Claims,
 }
 
 /// No names are pinned: every connection is judged by its address alone.

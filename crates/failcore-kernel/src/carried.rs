@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use failcore_gate::Sender;
 use failcore_model::{Action, Endpoint, Transport};
 use rustix::io::Errno;
 use rustix::net::{getpeername, getsockname};
@@ -84,7 +85,9 @@ impl Carried {
             from.set_ip(self.instead.ip());
         }
         if let Some(carrier) = &call.shared.parent.carrier {
-            carrier.carries(self.transport, from, answered_as, call.actor());
+            let (transport, actor) = (self.transport, call.actor());
+            let claims = call.process.claims(call.notice.tid);
+            carrier.carry(Sender { transport, from, answered_as, actor, claims });
         }
         Ok(())
     }

@@ -57,7 +57,7 @@ impl RunPage {
     }
 
     pub(crate) fn map(fd: impl AsFd) -> Result<Self, Errno> {
-        Ok(Self(Arc::new(Shared::map(fd)?)))
+        Ok(Self(Arc::new(Shared::map_alone(fd)?)))
     }
 
     fn header(&self) -> &PageHeader {

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use failcore_gate::{Approver, Meter, Sink};
-use failcore_model::{Event, Text, Timestamp};
+use failcore_model::{Event, Text};
 use failcore_trace::{TraceError, Writer};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -136,7 +136,7 @@ impl Server {
         let listener =
             open_listener(socket).map_err(|why| ServerError::Listen { socket: socket.into(), why })?;
         let policy = sealed("failcore-policy", served.policy.as_bytes()).map_err(ServerError::Memory)?;
-        let (page, page_fd) = RunPage::create(now()).map_err(ServerError::Memory)?;
+        let (page, page_fd) = RunPage::create(SystemTime::now().into()).map_err(ServerError::Memory)?;
         let (joined, joins) = mpsc::channel();
         let state = Arc::new(State {
             served,
@@ -281,11 +281,6 @@ impl State {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
 fn open_listener(socket: &Path) -> Result<OwnedFd, Errno> {

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use failcore_gate::SockAddr;
-use failcore_model::{Action, Claims, Endpoint, Family, FileRef, SocketKind, Text, Transport, UnixAddr};
+use failcore_model::{Action, Endpoint, Family, FileRef, SocketKind, Text, Transport, UnixAddr};
 use rustix::fs::{AtFlags, CWD, OFlags, fcntl_getfl, fstat, statat};
 use rustix::io::Errno;
 use rustix::net::sockopt::{socket_domain, socket_protocol, socket_type};
@@ -191,7 +191,7 @@ pub(crate) fn connect(call: &Call<'_>) -> Reply {
         return DONE;
     };
     if let Action::Connect(Endpoint::Inet { transport: Transport::Udp, addr }) = &peer.action
-        && addr.port() == 0
+        && is_probe(call, *addr)
     {
         return reachable(*addr);
     }
@@ -219,8 +219,17 @@ fn enter(call: &Call<'_>, door: &Door) -> Reply {
     Ok(Answer::Replaced { fd, number: call.int(0) })
 }
 
-/// The C library asks which addresses have a route by connecting a datagram socket to port 0. It is told, and the
-/// socket stays unconnected, so that nothing can be sent this way.
+/// Whether a datagram socket is connected only to learn whether an address has a route, as C libraries do that put the
+/// addresses of a name in order (RFC 6724): to port 0 or the service's (glibc), or to 65535 (musl). The service's is one
+/// that the program may reach by TCP alone.
+fn is_probe(call: &Call<'_>, addr: SocketAddr) -> bool {
+    let connect = |transport| Action::Connect(Endpoint::Inet { transport, addr });
+    addr.port() == 0
+        || is_refused(call, &connect(Transport::Udp))
+            && (addr.port() == u16::MAX || !is_refused(call, &connect(Transport::Tcp)))
+}
+
+/// Tells whether an address has a route. The socket stays unconnected, so that nothing can be sent this way.
 fn reachable(addr: SocketAddr) -> Reply {
     let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let probe = rustix::net::socket_with(family, SocketType::DGRAM, rustix::net::SocketFlags::CLOEXEC, None)?;
@@ -252,14 +261,18 @@ pub(crate) fn bind(call: &Call<'_>) -> Reply {
         SockAddr::Other { family, raw } => (Endpoint::Other { family: family.into(), raw }, bytes),
         _ => return Err(Errno::INVAL),
     };
-    if chooses_nothing(&endpoint)
-        && call.shared.parent.gate.foresee(Action::Bind(endpoint.clone()), Claims::default(), &[]).is_some()
-    {
+    let (chooses_nothing, action) = (chooses_nothing(&endpoint), Action::Bind(endpoint));
+    if chooses_nothing && is_refused(call, &action) {
         return DONE;
     }
-    let grant = call.judge(Action::Bind(endpoint))?;
+    let grant = call.judge(action)?;
     call.concluded(grant, bind_to(&socket, &bytes))?;
     DONE
+}
+
+/// Whether the policy refuses it, where the answer changes only how it is done: no decision is made by this.
+fn is_refused(call: &Call<'_>, action: &Action) -> bool {
+    call.shared.parent.gate.foresee(action.clone(), call.process.claims(call.notice.tid), &[]).is_some()
 }
 
 /// Resolvers bind their datagram socket to any address and any port before they send. Sending does that by itself: so

@@ -347,6 +347,36 @@ fn loopback_by_other_names() {
 }
 
 #[test]
+fn loopback_by_another_interface() {
+    // Bound to an interface, what is addressed to 127.0.0.1 goes out on the wire, to whoever listens there.
+    for user in users() {
+        let mut world = World::new(*user);
+        let receiver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        receiver.set_nonblocking(true).unwrap();
+        let port = receiver.local_addr().unwrap().port().to_string();
+        world.more = format!("[net]\nconnect = [\"udp:127.0.0.1:{port}\", \"udp:[::1]:{port}\"]");
+        let source = r#"int main(int c, char **v) { int port = htons(atoi(v[1])), index = if_nametoindex("lo"), one = htonl(index);
+            struct sockaddr_in a = {AF_INET, port, {htonl(0x7f000001)}}; struct sockaddr_in6 b = {AF_INET6, port, 0, IN6ADDR_LOOPBACK_INIT}; struct in6_pktinfo q = {IN6ADDR_ANY_INIT, index};
+            for (int connected = 0; connected < 2; connected++) {
+                int s = socket(AF_INET, SOCK_DGRAM, 0), t = socket(AF_INET6, SOCK_DGRAM, 0); if (connected) { if (connect(s, (void *)&a, sizeof a) || connect(t, (void *)&b, sizeof b)) { perror("connect"); return 1; } }
+                must_fail("device", setsockopt(s, SOL_SOCKET, SO_BINDTODEVICE, "lo", 3)); must_fail("device", syscall(SYS_setsockopt, s, 0xf00000001ul, 0xf00000000ul + SO_BINDTODEVICE, "lo", 3)); must_fail("index", setsockopt(s, SOL_SOCKET, 62, &index, 4)); must_fail("unicast", setsockopt(s, 0, 50, &one, 4));
+                must_fail("device", setsockopt(t, SOL_SOCKET, SO_BINDTODEVICE, "lo", 3)); must_fail("unicast", setsockopt(t, 41, 76, &one, 4)); must_fail("sticky", setsockopt(t, 41, IPV6_PKTINFO, &q, sizeof q));
+                for (int n = 0; n < 4; n++) { char buffer[64] = {0}; struct iovec x = {"x", 1}; struct msghdr m = {connected ? 0 : n ? (void *)&b : (void *)&a, connected ? 0 : n ? sizeof b : sizeof a, &x, 1, buffer}; struct cmsghdr *h = (void *)buffer;
+                    if (n == 0) { struct in_pktinfo p = {index}; h->cmsg_len = CMSG_LEN(sizeof p); h->cmsg_level = 0; h->cmsg_type = IP_PKTINFO; memcpy(CMSG_DATA(h), &p, sizeof p); m.msg_controllen = CMSG_SPACE(sizeof p); }
+                    else if (n < 3) { h->cmsg_len = CMSG_LEN(sizeof q); h->cmsg_level = 41; h->cmsg_type = n == 1 ? IPV6_PKTINFO : IPV6_2292PKTINFO; memcpy(CMSG_DATA(h), &q, sizeof q); m.msg_controllen = CMSG_SPACE(sizeof q); }
+                    struct mmsghdr mm = {m}; if (n < 3) { must_fail("sendmsg", sendmsg(n ? t : s, &m, 0)); must_fail("sendmmsg", sendmmsg(n ? t : s, &mm, 1, 0)); }
+                    else { struct in_pktinfo p = {0}; m.msg_name = connected ? 0 : &a; m.msg_namelen = connected ? 0 : sizeof a; h->cmsg_len = CMSG_LEN(sizeof p); h->cmsg_level = 0; h->cmsg_type = IP_PKTINFO; memcpy(CMSG_DATA(h), &p, sizeof p); m.msg_controllen = CMSG_SPACE(sizeof p); if (sendmsg(s, &m, 0) != 1) { perror("harmless"); return 1; } } } }
+            puts("held"); }"#;
+        let head = HEAD.replace("<netinet/in.h>", "<netinet/in.h>\n#include <net/if.h>");
+        let program = world.compile("interface", &format!("{head}{source}"));
+        let ran = world.run(&[program.to_str().unwrap(), &port]);
+        assert_eq!(ran.stdout(), "held\n", "{} {:#?}", ran.stderr(), tail(&ran.decisions()));
+        // Without an interface it is one like any other.
+        assert!(receiver.recv(&mut [0]).is_ok() && receiver.recv(&mut [0]).is_ok());
+    }
+}
+
+#[test]
 fn a_denied_name_that_appears_later() {
     let mut world = World::new(User::Own);
     world.more = String::new();

@@ -14,13 +14,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use failcore_gate::{Actor, Carrier, Gate, now};
+use failcore_gate::{Carrier, Gate, Sender, now};
 use failcore_model::{Coverage, Hold, Transport, Verb};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use crate::Resolver;
 use crate::as_asked::AsAsked;
-use crate::askers::{Asker, Askers};
+use crate::askers::Askers;
 use crate::judged::{Judged, Said};
 use crate::question::{NoQuestion, Question, framed};
 
@@ -100,7 +100,7 @@ struct Waiting {
 struct Datagram {
     door: usize,
     from: SocketAddr,
-    asker: Asker,
+    asker: Sender,
     question: Question,
 }
 
@@ -186,8 +186,8 @@ impl Carrier for Shared {
         self.as_asked.can(asked)
     }
 
-    fn carries(&self, transport: Transport, from: SocketAddr, answered_as: Option<SocketAddr>, actor: Actor) {
-        self.askers.add(transport, from, Asker { actor, answered_as });
+    fn carry(&self, sender: Sender) {
+        self.askers.add(sender);
     }
 }
 
@@ -283,7 +283,7 @@ impl Shared {
         }
     }
 
-    fn send(&self, door: usize, to: SocketAddr, asker: &Asker, answer: &[u8]) {
+    fn send(&self, door: usize, to: SocketAddr, asker: &Sender, answer: &[u8]) {
         // Lost, as a datagram may be.
         let _ = match asker.answered_as {
             Some(asked) => self.as_asked.send(asked, to, answer),
@@ -347,8 +347,8 @@ impl Shared {
     }
 
     /// The answer, whatever happens.
-    fn answer(&self, asker: &Asker, question: &Question) -> Said {
-        let answer = || self.judged.answer(&asker.actor, question);
+    fn answer(&self, asker: &Sender, question: &Question) -> Said {
+        let answer = || self.judged.answer(asker, question);
         catch_unwind(AssertUnwindSafe(answer)).unwrap_or(Said::Failed)
     }
 

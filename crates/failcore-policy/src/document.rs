@@ -172,8 +172,9 @@ pub(crate) struct Tool {
     pub(crate) net: Net,
     #[serde(default)]
     pub(crate) process: Process,
+    /// Environment variables are the whole program's. Not held.
     #[serde(default)]
-    pub(crate) env: Env,
+    pub(crate) env: Option<At<Later>>,
     #[serde(default)]
     pub(crate) native: Native,
 }

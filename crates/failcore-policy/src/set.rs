@@ -145,11 +145,6 @@ impl PolicySet {
         &self.index.limits
     }
 
-    /// Whether an environment variable reaches the program.
-    pub fn env_passes(&self, name: &[u8]) -> bool {
-        self.index.env_passes(name)
-    }
-
     /// Whether some `[[tool]]` entry narrows the tool of that name.
     pub fn has_scope(&self, tool: &str) -> bool {
         let mut found = false;

@@ -16,7 +16,7 @@ use pyo3::prelude::*;
 use crate::monitor::{self, Identity, Source, Stand};
 use crate::patched_net::PINS;
 use crate::policy::Policy;
-use crate::{expected, hook, hook_attach, hook_patch};
+use crate::{expected, hook, hook_attach, hook_patch, hook_site};
 
 /// A trace written by the agent's own process.
 struct OwnTrace(Mutex<Option<Writer>>);
@@ -117,6 +117,7 @@ impl Source for Own {
         *self.trace.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&trace));
         let mut gate = Gate::builder(Arc::clone(&self.policy), trace, Lane::Runtime)
             .names(Arc::clone(&PINS) as _)
+            .site(hook_site::here)
             .meter(Arc::clone(&self.counters) as _)
             .identity(self.agent.clone(), self.run.clone());
         if let Some(approver) = &self.approver {

@@ -110,9 +110,13 @@ pub(crate) fn tell_scope() {
     monitor::each_supervised(|supervised| tell(supervised, &held, &claims));
 }
 
-/// Forgets what was refused before: what is heard after the next call is about that call.
+/// Makes ready to hear of the next call alone: what was refused before is forgotten.
 pub(crate) fn listen() {
-    drop(heard());
+    if is_on() {
+        monitor::each_supervised(|supervised| {
+            with_own(supervised, |own| drop(own.slots.reply(own.slot)));
+        });
+    }
 }
 
 /// Why the calling thread's last call was refused, where the supervisor said so.

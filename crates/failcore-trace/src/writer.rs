@@ -4,7 +4,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use failcore_model::{Event, TRACE_VERSION, Timestamp};
 use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
@@ -394,9 +394,7 @@ impl Writer {
 
     /// Never earlier than the record before, whatever happens to the clock.
     fn now(&mut self) -> Timestamp {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
-        self.last = self.last.max(now);
+        self.last = self.last.max(SystemTime::now().into());
         self.last
     }
 }

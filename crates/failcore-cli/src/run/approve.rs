@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, getpgrp, kill_process_group};
 use rustix::termios::{QueueSelector, tcflush, tcgetpgrp, tcsetpgrp};
 
-use crate::ui::{FAINT, STRONG, Styled, WARN};
+use crate::ui::{FAINT, STRONG, Styled, WARN, place};
 
 /// How long a question waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -73,10 +73,11 @@ fn ask(request: &Request, question: &str, program: Option<Pid>) -> Option<Answer
     let subject = &request.subject;
     let agent = subject.agent.as_ref().map(|agent| format!("{agent}, ")).unwrap_or_default();
     let tool = subject.claimed.tool().map(|tool| format!(", tool {tool}")).unwrap_or_default();
+    let site = subject.claimed.site.as_ref().map(|site| format!(", at {}", place(site))).unwrap_or_default();
     let mut out = anstream::AutoStream::auto(tty.try_clone().ok()?);
     write!(
         out,
-        "\n{} the program asks for leave ({agent}process {}{tool})\n  {}\n{} ",
+        "\n{} the program asks for leave ({agent}process {}{tool}{site})\n  {}\n{} ",
         Styled(FAINT, "failcore:"),
         subject.pid,
         Styled(STRONG, Text::from(question)),

@@ -1,11 +1,12 @@
 //! Everything a run needs before its program starts; whatever fails here leaves nothing behind.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use failcore_kernel::{Cgroup, HOOK_VAR, Plan, SOCKET_VAR, cgroup_mounts};
-use failcore_model::{AbsPath, Event, FileId, Lane, RuleId, Text};
+use failcore_model::{AbsPath, Action, Context, Event, FileId, Lane, Request, RuleId, Subject, Text};
 use failcore_policy::{Environment, Mode, PolicySet, Python};
 use failcore_trace::{Options, Redactor, SigningKey, Writer};
 use tempfile::TempDir;
@@ -183,7 +184,7 @@ impl Prepared {
 
     /// What of this environment reaches the program, and what the lane adds.
     pub(super) fn environment(&self) -> Vec<(OsString, OsString)> {
-        let passed = |name: &OsString| self.policy.env_passes(name.as_encoded_bytes());
+        let passed = |name: &OsString| self.passes(name);
         let mut env: Vec<(OsString, OsString)> = std::env::vars_os()
             .filter(|(name, _)| {
                 passed(name) && name != "LD_PRELOAD" && !name.as_encoded_bytes().starts_with(b"FAILCORE_")
@@ -200,6 +201,19 @@ impl Prepared {
         env.push((SOCKET_VAR.into(), self.socket().into()));
         env.push((HOOK_VAR.into(), self.hook.clone().into()));
         env
+    }
+}
+
+impl Prepared {
+    /// Whether a variable reaches the program: the decision about reading it, made once for the whole run. Nothing is
+    /// attempted yet, so nothing is recorded.
+    fn passes(&self, name: &OsStr) -> bool {
+        let request = Request {
+            action: Action::EnvRead(text(name)),
+            subject: Subject::default(),
+            context: Context { time: SystemTime::now().into(), ..Context::default() },
+        };
+        self.policy.decide(&request).is_allow() || self.policy.mode() == Mode::Audit
     }
 }
 
