@@ -11,6 +11,7 @@ mod attributes;
 mod call;
 mod calls;
 mod carried;
+mod cgroup;
 mod directories;
 mod exec;
 mod features;
@@ -43,6 +44,7 @@ mod walk;
 mod wire;
 
 pub use attach::{AttachError, Attachment, Supervised};
+pub use cgroup::{Cgroup, CgroupError, is_in_version_1, mounts as cgroup_mounts};
 pub use features::Features;
 pub use launch::{Launch, Parent, StartError, Supervisor};
 pub use page::{RunPage, Sampled};

@@ -5,7 +5,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use failcore_kernel::{HOOK_VAR, Plan, SOCKET_VAR};
+use failcore_kernel::{Cgroup, HOOK_VAR, Plan, SOCKET_VAR, cgroup_mounts};
 use failcore_model::{AbsPath, Action, Context, Event, FileId, Lane, Request, RuleId, Subject, Text};
 use failcore_net::Resolver;
 use failcore_policy::{Environment, Mode, PolicySet, Python};
@@ -84,8 +84,11 @@ impl Prepared {
 
         let own = std::env::current_exe().unwrap_or_default();
         let state = failcore_trace::state_dir().map_err(Problem::trace)?;
+        // A write there moves a process out of what holds the run.
+        let cgroups = cgroup_mounts();
         let gates_own = [&trace, &hook, &preload, &state, &own]
             .into_iter()
+            .chain(&cgroups)
             .map(PathBuf::as_path)
             .chain(file.as_deref())
             .filter(|file| !file.as_os_str().is_empty());
@@ -124,8 +127,9 @@ impl Prepared {
         })
     }
 
-    /// Begins the trace, with the policy as it will be enforced, and what the kernel will hold of it.
-    pub(super) fn open_trace(&mut self) -> Result<(Writer, Plan), Failure> {
+    /// Begins the trace, with the policy as it will be enforced, and what the kernel will hold of it; also the run's
+    /// cgroup, where there is one.
+    pub(super) fn open_trace(&mut self) -> Result<(Writer, Plan, Option<Cgroup>), Failure> {
         // The directory first, so that its identity is known to the policy that the trace keeps.
         if !self.trace.exists() {
             std::fs::DirBuilder::new()
@@ -142,7 +146,7 @@ impl Prepared {
         begun
     }
 
-    fn begin(&mut self) -> Result<(Writer, Plan), Failure> {
+    fn begin(&mut self) -> Result<(Writer, Plan, Option<Cgroup>), Failure> {
         // Made on the first run, and only where nothing else stands in its way.
         let key = SigningKey::load_or_create(&self.key).map_err(Problem::trace)?;
         let identities: Vec<(RuleId, FileId)> = self
@@ -160,14 +164,14 @@ impl Prepared {
         let mut writer =
             Writer::create_with(&self.trace, &self.session, &key, self.policy.resolved(), options)
                 .map_err(Problem::trace)?;
-        let (plan, coverage) = lane::lower(self.lane, &self.policy);
+        let (cgroup, plan, coverage) = lane::lower(self.lane, &self.session, &self.policy);
         let opened = Event::SessionOpened {
             policy: self.policy.digest().to_owned(),
             coverage: Box::new(coverage),
             command: self.command.clone(),
         };
         writer.append(&opened).map_err(Problem::trace)?;
-        Ok((writer, plan))
+        Ok((writer, plan, cgroup))
     }
 
     /// Takes back a trace of a program that never started.
