@@ -13,6 +13,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use failcore_gate::{Carrier, Gate};
 use failcore_model::Denial;
@@ -225,6 +226,17 @@ impl Supervisor {
     /// The program's process id.
     pub fn agent(&self) -> u32 {
         self.agent
+    }
+
+    /// Answers no call of the program until [`Supervisor::release`], so that nothing is done for it; it may still run
+    /// until it calls. Returns whether every call that was under way has come to its end, or waits, within `patience`.
+    pub fn hold(&self, patience: Duration) -> bool {
+        self.shared.hold(patience)
+    }
+
+    /// Answers calls again.
+    pub fn release(&self) {
+        self.shared.standstill.release();
     }
 
     /// Ends the program and everything it started, at once.

@@ -79,6 +79,11 @@ impl RunPage {
         self.header().memory.store(sampled.memory, Relaxed);
     }
 
+    /// Takes `by` out of the run's time: it was paused for so long.
+    pub fn postpone(&self, by: Duration) {
+        self.header().opened.fetch_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+    }
+
     /// Rings the bell: something is in a ring.
     pub(crate) fn ring(&self) {
         let header = self.header();
