@@ -102,3 +102,22 @@ def test_what_would_ask_each_time_is_refused(world: World, entry: str) -> None:
     checked = world.ask("check", str(policy))
     assert checked.returncode == 2
     assert "is not held under `[env]`" in checked.stderr
+
+
+def test_listed_values_never_reach_the_record(world: World) -> None:
+    values = {"PLAIN_NAME": "tulip-of-the-valley", "AGENT_API_KEY": "k" * 20, "OTHER": "left-in-sight"}
+    policy = POLICY + '[trace]\nredact = ["PLAIN_*"]\n'
+    script = "".join(f"attempt({name!r}, open, WORK + '/{value}', 'w')\n" for name, value in values.items())
+    run = world.run(script, policy=policy, env=values)
+    run.worked(*values)
+    embedded = f"""
+import failcore
+with failcore.Session(failcore.Policy.from_str({policy!r}.replace("./work", WORK)), trace=TRACE):
+    """ + script.replace("\n", "\n    ")
+    for trace in (run.trace, world.plain(embedded, env=values).trace):
+        text = "".join(path.read_text() for path in trace.glob("trace*.jsonl"))
+        assert "[redacted:PLAIN_NAME:" in text
+        assert "[redacted:AGENT_API_KEY:" in text
+        assert "tulip" not in text
+        assert "kkkk" not in text
+        assert "left-in-sight" in text

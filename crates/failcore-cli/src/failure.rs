@@ -171,7 +171,10 @@ impl Problem {
             TraceError::Exists(_) => {
                 Some("a trace is never appended to; name a directory that is not there yet")
             }
-            TraceError::BadLine { .. } | TraceError::Torn { .. } | TraceError::BadCheckpoint { .. } => {
+            TraceError::BadLine { .. }
+            | TraceError::Torn { .. }
+            | TraceError::BadCheckpoint { .. }
+            | TraceError::Unverified(_) => {
                 Some("`failcore trace verify` says what of the trace is still what was signed")
             }
             TraceError::NoHome => Some("or give --trace DIR"),

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use failcore_gate::Gate;
-use failcore_kernel::{Launch, Parent, Plan, Sampled, Served, Server, Supervisor};
+use failcore_kernel::{Cgroup, Launch, Parent, Plan, Sampled, Served, Server, Supervisor};
 use failcore_model::{Event, Lane, Text};
 use failcore_net::{Broker, Hosts, Pins, Resolver};
 use failcore_policy::Limits;
@@ -31,10 +31,14 @@ use signals::Signals;
 use summary::Summary;
 use tree::Tree;
 
-/// How often the tree is measured where a limit depends on it.
+/// How often the tree is measured where a limit depends on it, and where it is near its limit on memory.
 const CLOSE_WATCH: Duration = Duration::from_millis(100);
+const CLOSEST_WATCH: Duration = Duration::from_millis(20);
 /// How often orphans are collected where none does.
 const LOOSE_WATCH: Duration = Duration::from_millis(500);
+/// How much private memory one process may ask for, in limits of the run, where memory is only measured: more than it
+/// will touch, and still no way to outrun the measuring by far.
+const ASKED: u64 = 4;
 
 /// Runs the program; its exit code passes through.
 pub(crate) fn run(args: &Run, ui: &mut Ui) -> Result<Exit, Failure> {
@@ -58,6 +62,8 @@ struct Started {
     tree: Tree,
     /// In the kernel lane.
     supervised: Option<Supervised>,
+    /// In the kernel lane, where this machine lets us have one.
+    cgroup: Option<Arc<Cgroup>>,
     /// Whose end is the run's: the program, or the guardian that ends as it does.
     root: OwnedFd,
     since: Instant,
@@ -78,7 +84,8 @@ struct Stop {
 
 impl Started {
     fn start(mut prepared: Prepared, args: &Run) -> Result<Self, Failure> {
-        let (writer, plan) = prepared.open_trace()?;
+        let (writer, plan, cgroup) = prepared.open_trace()?;
+        let cgroup = cgroup.map(Arc::new);
         let served = Served {
             session: prepared.session.clone(),
             agent: prepared.agent.clone(),
@@ -94,7 +101,7 @@ impl Started {
         let since = Instant::now();
         let begun = match prepared.lane {
             Lane::Runtime => spawn(&prepared, args).map(|pid| (pid, None)),
-            _ => supervise(&prepared, args, &plan, &server).map(|supervised| {
+            _ => supervise(&prepared, args, &plan, &server, cgroup.clone()).map(|supervised| {
                 (Pid::from_raw(supervised.supervisor.root().cast_signed()), Some(supervised))
             }),
         };
@@ -115,7 +122,7 @@ impl Started {
         // Not reaped before we do it: the number is still its own.
         let root = pidfd_open(pid, PidfdFlags::empty()).map_err(Problem::system("watch the program"))?;
         signals.forward_to(&root)?;
-        Ok(Self { prepared, server, signals, tree, supervised, root, since })
+        Ok(Self { prepared, server, signals, tree, supervised, cgroup, root, since })
     }
 
     /// Stays with the program until it and all it started have ended.
@@ -123,21 +130,33 @@ impl Started {
         let limits = *self.prepared.policy.limits();
         let measured = [limits.memory, limits.processes, limits.write_bytes].iter().any(Option::is_some);
         let (mut stopped, mut broken) = (None, false);
+        let mut watch = if measured { CLOSE_WATCH } else { LOOSE_WATCH };
         while self.tree.ended().is_none() {
-            self.wait(if measured { CLOSE_WATCH } else { LOOSE_WATCH }, limits.wall_time);
-            self.tree.spare(self.helper());
-            let sampled = self.tree.sample(limits.memory);
+            self.wait(watch, limits.wall_time);
+            let sampled = self.sample(&limits);
+            if limits.memory.is_some_and(|most| sampled.memory > most / 2) {
+                watch = CLOSEST_WATCH;
+            }
             self.server.sample(sampled);
-            if let Some(stop) = over(&limits, &sampled, self.since.elapsed()) {
+            if let Some(stop) = self.over(&limits, &sampled) {
                 ui.note(format_args!("stopped: {}", stop.text));
                 self.server.record(Event::Notice { text: format!("stopped: {}", stop.text) });
-                self.tree.stop(false);
+                self.end_all();
                 stopped = Some(stop.limit);
             }
             if !broken && let Some(why) = self.server.broken() {
                 ui.note(format_args!("{why}; everything is refused from now on"));
                 broken = true;
             }
+        }
+        let sampled = Sampled::default();
+        if stopped.is_none()
+            && let Some(stop) = self.over(&Limits { wall_time: None, ..limits }, &sampled)
+        {
+            // The kernel was quicker than we.
+            ui.note(format_args!("stopped: {}", stop.text));
+            self.server.record(Event::Notice { text: format!("stopped: {}", stop.text) });
+            stopped = Some(stop.limit);
         }
         self.tree.spare(self.helper());
         let left = self.tree.stop(true);
@@ -164,6 +183,41 @@ impl Started {
     /// A process that belongs to the supervisor and not to the program.
     fn helper(&self) -> Option<u32> {
         self.supervised.as_ref()?.supervisor.helper()
+    }
+
+    /// What the run uses now.
+    fn sample(&mut self, limits: &Limits) -> Sampled {
+        self.tree.spare(self.helper());
+        match self.cgroup.as_ref().filter(|cgroup| cgroup.holds_memory()) {
+            // What the kernel counts, since that is what it holds.
+            Some(cgroup) => {
+                let memory = cgroup.memory().unwrap_or_default();
+                Sampled { memory, ..self.tree.sample(None) }
+            }
+            None => self.tree.sample(limits.memory),
+        }
+    }
+
+    /// The first limit that is passed.
+    fn over(&self, limits: &Limits, sampled: &Sampled) -> Option<Stop> {
+        let held = self.cgroup.as_ref().filter(|cgroup| cgroup.holds_memory());
+        if let (Some(cgroup), Some(most)) = (held, limits.memory) {
+            if cgroup.out_of_memory() > 0 {
+                let text = format!("`limits.memory` is {most}, and the program asked for more");
+                return Some(Stop { limit: "memory", text });
+            }
+            return over(&Limits { memory: None, ..*limits }, sampled, self.since.elapsed());
+        }
+        over(limits, sampled, self.since.elapsed())
+    }
+
+    /// Ends every process of the run at once.
+    fn end_all(&mut self) {
+        if let Some(cgroup) = &self.cgroup {
+            // Where the kernel is too old for this, the tree is walked.
+            let _ = cgroup.kill();
+        }
+        self.tree.stop(false);
     }
 
     /// Until the program ends, or it is time to look again.
@@ -195,7 +249,13 @@ fn spawn(prepared: &Prepared, args: &Run) -> Result<Option<Pid>, Problem> {
 
 /// Starts the program in the kernel lane, under a supervisor that decides by the run's policy and records in its
 /// trace.
-fn supervise(prepared: &Prepared, args: &Run, plan: &Plan, server: &Server) -> Result<Supervised, Problem> {
+fn supervise(
+    prepared: &Prepared,
+    args: &Run,
+    plan: &Plan,
+    server: &Server,
+    cgroup: Option<Arc<Cgroup>>,
+) -> Result<Supervised, Problem> {
     let pins = Arc::new(Pins::new().with_hosts(Hosts::system()));
     let gate = Gate::builder(Arc::new(prepared.policy.clone()), server.sink(), Lane::Kernel)
         .names(Arc::clone(&pins) as _)
@@ -212,6 +272,11 @@ fn supervise(prepared: &Prepared, args: &Run, plan: &Plan, server: &Server) -> R
         env: prepared.environment(),
         cwd: args.cwd.clone(),
         stdin_null: args.stdin == Stdin::Null,
+        private_memory: match &cgroup {
+            Some(cgroup) if cgroup.holds_memory() => None,
+            _ => prepared.policy.limits().memory.map(|most| most.saturating_mul(ASKED)),
+        },
+        cgroup,
     };
     let parent = Parent { gate, door: Some(server.door()), carrier: Some(broker.carrier()) };
     let supervisor = Supervisor::start(&launch, plan, parent).map_err(Problem::supervisor)?;

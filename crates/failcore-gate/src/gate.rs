@@ -198,6 +198,7 @@ impl Gate {
         let subject = Subject { tid, claimed: claims, ..self.subject.clone() };
         let foreseen = catch_unwind(AssertUnwindSafe(|| {
             let weighed = self.weigh(subject, action.clone(), addresses);
+            self.release(&action);
             let Weighed { request, decision, .. } = &weighed;
             if decision.is_allow()
                 || !self.enforces(decision)
@@ -232,21 +233,33 @@ impl Gate {
         let enforced = self.enforces(&weighed.decision);
         let refused = !weighed.decision.is_allow() && enforced;
         let Kept { op, request, decision, written } = self.keep(weighed, enforced);
-        if refused {
-            return Err(self.policy.denial(&request, &decision));
-        }
-        if !written {
-            return Err(self.unwritable(&request));
-        }
-        if decision.obligations.contains(&Obligation::Approve) {
-            self.approve(op, &request)?;
-        }
+        let refusal = if refused {
+            Some(self.policy.denial(&request, &decision))
+        } else if !written {
+            Some(self.unwritable(&request))
+        } else if decision.obligations.contains(&Obligation::Approve) {
+            self.approve(op, &request).err()
+        } else {
+            None
+        };
         let Request { action, subject, .. } = *request;
-        self.meter.count(&action);
-        Ok(Grant { action, op, pid: subject.pid })
+        match refusal {
+            None => Ok(Grant { action, op, pid: subject.pid }),
+            Some(denial) => {
+                self.release(&action);
+                Err(denial)
+            }
+        }
     }
 
-    /// Completes a request and decides it.
+    /// Takes back what was counted for an operation that does not happen, or that somebody else counts.
+    fn release(&self, action: &Action) {
+        if !self.policy.limits().is_empty() {
+            self.meter.release(action);
+        }
+    }
+
+    /// Completes a request and decides it; it counts from here on.
     fn weigh(&self, subject: Subject, action: Action, addresses: &[IpAddr]) -> Weighed {
         let started = Instant::now();
         let mut request = Box::new(self.complete(subject, action, addresses));
@@ -274,7 +287,11 @@ impl Gate {
     /// person's approval where that is asked for. Nothing is recorded, hence nothing granted.
     pub fn foresee(&self, action: Action, claims: Claims, addresses: &[IpAddr]) -> Option<Reason> {
         let subject = Subject { claimed: claims, ..self.subject.clone() };
-        let weighed = catch_unwind(AssertUnwindSafe(|| self.weigh(subject, action, addresses).decision));
+        let weighed = catch_unwind(AssertUnwindSafe(|| {
+            let weighed = self.weigh(subject, action, addresses);
+            self.release(&weighed.request.action);
+            weighed.decision
+        }));
         let decision = weighed.unwrap_or_else(|_| Decision::fault(Fault::Panic));
         (!decision.is_allow() && self.enforces(&decision)).then_some(decision.reason)
     }
@@ -289,8 +306,11 @@ impl Gate {
             _ => SmallVec::new(),
         };
         let limits = self.policy.limits();
-        let counters =
-            if limits.is_empty() { Counters::default() } else { relevant(self.meter.counters(time), limits) };
+        let counters = if limits.is_empty() {
+            Counters::default()
+        } else {
+            relevant(self.meter.reserve(&action, time), limits)
+        };
         Request {
             action,
             subject,

@@ -32,11 +32,14 @@ pub trait Names: Send + Sync {
 
 /// What the session has used so far.
 pub trait Meter: Send + Sync {
-    /// The counters before the next operation, as of `now`.
-    fn counters(&self, now: Timestamp) -> Counters;
+    /// Counts an operation, and returns what was used before it, as of `now`.
+    ///
+    /// Asked before the decision: of many operations at once no two see the same, so that together they get no more
+    /// than is left. One that is then refused may have kept another from the last that was left.
+    fn reserve(&self, action: &Action, now: Timestamp) -> Counters;
 
-    /// Counts an allowed operation.
-    fn count(&self, action: &Action);
+    /// Takes back what was counted for an operation that does not happen.
+    fn release(&self, action: &Action);
 }
 
 /// Somebody who can say yes.
@@ -103,11 +106,11 @@ impl Names for NoNames {
 pub struct Uncounted;
 
 impl Meter for Uncounted {
-    fn counters(&self, _: Timestamp) -> Counters {
+    fn reserve(&self, _: &Action, _: Timestamp) -> Counters {
         Counters::default()
     }
 
-    fn count(&self, _: &Action) {}
+    fn release(&self, _: &Action) {}
 }
 
 /// Nobody is there to ask, which is a no.

@@ -1,5 +1,6 @@
 //! One system call of an agent's task, while it waits: its arguments, its view of the file system, its verdict.
 
+use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use smallvec::SmallVec;
 
 use crate::memory;
 use crate::notify::Notice;
+use crate::standstill::Leave;
 use crate::supervisor::Shared;
 use crate::tasks::Process;
 use crate::walk::{Entry, Object, Start, View};
@@ -147,12 +149,25 @@ impl Call<'_> {
             return Err(Errno::SRCH);
         }
         let claims = self.process.claims(self.notice.tid);
-        self.shared.parent.gate.check_for(self.actor(), action, claims, &[]).map_err(|denial| {
+        // Deciding is no act: a person may take long to answer, and may answer while the run is paused.
+        let check = || self.shared.parent.gate.check_for(self.actor(), action, claims, &[]);
+        let (checked, leave) = self.shared.standstill.rest(check);
+        let grant = checked.map_err(|denial| {
             let errno = Errno::from_raw_os_error(denial.errno);
             self.process.refuse(self.notice.tid, &denial);
             self.shared.refused(denial);
             errno
-        })
+        })?;
+        let goes_on = match leave {
+            Leave::Given => true,
+            Leave::GivenLater => self.shared.listener.is_waiting(&self.notice),
+            Leave::Never => false,
+        };
+        if goes_on {
+            Ok(grant)
+        } else {
+            self.concluded(grant, Err(Errno::SRCH)).map(|never: Infallible| match never {})
+        }
     }
 
     /// Who calls.

@@ -23,6 +23,7 @@ use crate::island::Island;
 use crate::launch::Parent;
 use crate::notify::{Listener, Notice};
 use crate::patience::{self, Patience};
+use crate::standstill::Standstill;
 use crate::tasks::{Process, Tasks, Verified, descends};
 use crate::{attributes, exec, ipc, messages, names, open, processes, sockets};
 
@@ -46,6 +47,8 @@ pub(crate) struct Shared {
     /// System V objects of the run.
     pub(crate) objects: Objects,
     pub(crate) patience: Patience,
+    /// Keeps workers from acting while the run is paused.
+    pub(crate) standstill: Standstill,
     /// Whether rules go by identity, so that requests need it.
     pub(crate) by_identity: bool,
     /// Our own table of descriptors, through which an object is opened again.
@@ -84,6 +87,7 @@ impl Shared {
             tasks: Tasks::default(),
             objects: Objects::default(),
             patience: Patience::default(),
+            standstill: Standstill::default(),
             names: RwLock::new(()),
             root,
             probing: AtomicBool::new(true),
@@ -140,9 +144,15 @@ impl Shared {
         self.probing.store(false, SeqCst);
     }
 
+    /// Answers no call from now on; whether none is under way any more within `patience`.
+    pub(crate) fn hold(&self, patience: Duration) -> bool {
+        self.standstill.hold(patience, || self.patience.nudge())
+    }
+
     /// Ends all workers.
     pub(crate) fn end(&self) {
         self.over.store(true, SeqCst);
+        self.standstill.close();
         self.patience.end();
         loop {
             let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -254,11 +264,15 @@ fn work(shared: &Arc<Shared>) {
             Err(Errno::NOENT | Errno::INTR) => continue,
             Err(_) => break,
         };
+        // While the run is paused a call gets no answer.
+        let Some(acting) = shared.standstill.act() else { break };
         if shared.idle.fetch_sub(1, SeqCst) == 1 && count(shared) < MOST_WORKERS {
             // Where none can be started the call in hand still gets its answer, and the next waits for it.
             let _ = start_worker(shared);
         }
-        if !handle(shared, notice) {
+        let needed = handle(shared, notice);
+        drop(acting);
+        if !needed {
             // The others may have taken calls since: the last one that is idle stays.
             if shared.idle.fetch_sub(1, SeqCst) > 1 {
                 return retire(shared, own);

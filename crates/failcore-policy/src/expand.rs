@@ -25,6 +25,7 @@ pub(crate) struct Draft {
     rules: Vec<Rule>,
     tools: Vec<resolved::Tool>,
     singles: Singles,
+    redact: Vec<Glob>,
 }
 
 /// What the keys that hold one value instead of a list grant the session; `None` is a value that grants nothing.
@@ -41,6 +42,7 @@ impl Draft {
     /// Takes in another draft's rules beside these; returns those ids that were taken already.
     pub(crate) fn add(&mut self, other: Self) -> Vec<RuleId> {
         self.add_singles(other.singles);
+        self.redact.extend(other.redact);
         let offset = self.tools.len() as u16;
         let mut taken = Vec::new();
         for mut rule in other.rules {
@@ -76,6 +78,7 @@ impl Draft {
             name: document.name.clone(),
             mode: document.mode,
             reads: document.trace.reads,
+            redact: self.redact,
             run: resolved::Run::of(env),
             tools: self.tools,
             rules: self.rules.into_iter().chain(self.singles.into_values().flatten()).collect(),
@@ -163,6 +166,12 @@ impl<'a> Expansion<'a> {
         }
         let unmapped = document.unmapped.permit.as_deref();
         self.list(Key::Unmapped, unmapped, |e| &e.0, |_, entry| name_object(entry, Object::Unmapped));
+        for name in &document.trace.redact {
+            match Glob::parse(name.get().as_bytes()) {
+                Ok(name) => self.draft.redact.push(name),
+                Err(error) => self.wrongs.push((name.span(), wrong_pattern(error))),
+            }
+        }
         for (n, tool) in document.tool.iter().enumerate() {
             self.scope(n, tool);
         }

@@ -140,6 +140,22 @@ impl PolicySet {
         self.resolved.reads
     }
 
+    /// The patterns of those variables' names whose values are kept out of the record.
+    pub fn redacted(&self) -> impl Iterator<Item = String> {
+        self.resolved.redact.iter().map(|name| String::from_utf8_lossy(name.text()).into_owned())
+    }
+
+    /// Each `[[tool]]` entry: the pattern of its name, and the lists it has of its own, the empty ones too.
+    pub fn tools(&self) -> impl Iterator<Item = (String, &[Key])> {
+        let tools = self.resolved.tools.iter();
+        tools.map(|tool| (String::from_utf8_lossy(tool.name.text()).into_owned(), tool.keys.as_slice()))
+    }
+
+    /// Whether the value of this environment variable is kept out of the record.
+    pub fn redacts(&self, variable: &[u8]) -> bool {
+        self.resolved.redact.iter().any(|name| name.matches(variable))
+    }
+
     /// The budgets.
     pub fn limits(&self) -> &Limits {
         &self.index.limits

@@ -5,7 +5,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use failcore_kernel::{HOOK_VAR, Plan, SOCKET_VAR};
+use failcore_kernel::{Cgroup, HOOK_VAR, Plan, SOCKET_VAR, cgroup_mounts};
 use failcore_model::{AbsPath, Action, Context, Event, FileId, Lane, Request, RuleId, Subject, Text};
 use failcore_net::Resolver;
 use failcore_policy::{Environment, Mode, PolicySet, Python};
@@ -32,7 +32,8 @@ pub(super) struct Prepared {
     pub(super) hook: PathBuf,
     preload: PathBuf,
     command: Vec<Text>,
-    key: SigningKey,
+    /// Where the key lies that signs the trace.
+    key: PathBuf,
     trace: PathBuf,
     /// Whether the trace's directory was made here.
     made: bool,
@@ -61,8 +62,7 @@ impl Prepared {
             Some(dir) => std::path::absolute(dir).map_err(io_problem("resolve", dir))?,
             None => failcore_trace::runs_dir().map_err(Problem::trace)?.join(&session),
         };
-        let key_path = failcore_trace::key_path().map_err(Problem::trace)?;
-        let key = SigningKey::load_or_create(&key_path).map_err(Problem::trace)?;
+        let key = failcore_trace::key_path().map_err(Problem::trace)?;
 
         let private = |purpose: &str| {
             let dir = std::env::temp_dir();
@@ -84,8 +84,11 @@ impl Prepared {
 
         let own = std::env::current_exe().unwrap_or_default();
         let state = failcore_trace::state_dir().map_err(Problem::trace)?;
+        // A write there moves a process out of what holds the run.
+        let cgroups = cgroup_mounts();
         let gates_own = [&trace, &hook, &preload, &state, &own]
             .into_iter()
+            .chain(&cgroups)
             .map(PathBuf::as_path)
             .chain(file.as_deref())
             .filter(|file| !file.as_os_str().is_empty());
@@ -104,7 +107,7 @@ impl Prepared {
         // Out of the program's reach, whatever the policy says.
         let policy = policy
             .protect(&gates_own.collect::<Result<Vec<_>, _>>()?)
-            .hide(&[real(&key_path)?, real(door.path())?]);
+            .hide(&[real(&key)?, real(door.path())?]);
 
         Ok(Self {
             lane,
@@ -124,8 +127,9 @@ impl Prepared {
         })
     }
 
-    /// Begins the trace, with the policy as it will be enforced, and what the kernel will hold of it.
-    pub(super) fn open_trace(&mut self) -> Result<(Writer, Plan), Failure> {
+    /// Begins the trace, with the policy as it will be enforced, and what the kernel will hold of it; also the run's
+    /// cgroup, where there is one.
+    pub(super) fn open_trace(&mut self) -> Result<(Writer, Plan, Option<Cgroup>), Failure> {
         // The directory first, so that its identity is known to the policy that the trace keeps.
         if !self.trace.exists() {
             std::fs::DirBuilder::new()
@@ -142,7 +146,9 @@ impl Prepared {
         begun
     }
 
-    fn begin(&mut self) -> Result<(Writer, Plan), Failure> {
+    fn begin(&mut self) -> Result<(Writer, Plan, Option<Cgroup>), Failure> {
+        // Made on the first run, and only where nothing else stands in its way.
+        let key = SigningKey::load_or_create(&self.key).map_err(Problem::trace)?;
         let identities: Vec<(RuleId, FileId)> = self
             .policy
             .literal_denies()
@@ -153,21 +159,19 @@ impl Prepared {
             })
             .collect();
         self.policy = self.policy.clone().with_identities(&identities);
-        let options = Options {
-            redactor: Some(Redactor::default().with_secrets_of(std::env::vars_os())),
-            ..Options::default()
-        };
+        let redactor = Redactor::of_environment(std::env::vars_os(), |name| self.policy.redacts(name));
+        let options = Options { redactor: Some(redactor), ..Options::default() };
         let mut writer =
-            Writer::create_with(&self.trace, &self.session, &self.key, self.policy.resolved(), options)
+            Writer::create_with(&self.trace, &self.session, &key, self.policy.resolved(), options)
                 .map_err(Problem::trace)?;
-        let (plan, coverage) = lane::lower(self.lane, &self.policy);
+        let (cgroup, plan, coverage) = lane::lower(self.lane, &self.session, &self.policy);
         let opened = Event::SessionOpened {
             policy: self.policy.digest().to_owned(),
             coverage: Box::new(coverage),
             command: self.command.clone(),
         };
         writer.append(&opened).map_err(Problem::trace)?;
-        Ok((writer, plan))
+        Ok((writer, plan, cgroup))
     }
 
     /// Takes back a trace of a program that never started.
