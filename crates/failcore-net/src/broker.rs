@@ -311,12 +311,17 @@ impl Shared {
                 waiting.idle -= 1;
             };
             drop(waiting);
-            let Datagram { door, from, asker, question } = datagram;
-            let said = self.answer(&asker, &question);
-            // Before it is answered: whoever has the answer may ask the same again.
-            lock(&self.waiting).known.remove(&(from, question.id()));
-            self.send(&door, from, &asker, &question.datagram(said.reply(now())));
+            // One that broke something gets no answer, and the next one does.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.finish(&datagram)));
         }
+    }
+
+    fn finish(&self, datagram: &Datagram) {
+        let Datagram { door, from, asker, question } = datagram;
+        let said = self.answer(asker, question);
+        // Before it is answered: whoever has the answer may ask the same again.
+        lock(&self.waiting).known.remove(&(*from, question.id()));
+        self.send(door, *from, asker, &question.datagram(said.reply(now())));
     }
 
     fn send(&self, door: &Door, to: SocketAddr, asker: &Sender, answer: &[u8]) {
@@ -339,7 +344,7 @@ impl Shared {
         let of = Arc::clone(self);
         let started = Builder::new().name("failcore-name".into()).spawn(move || {
             // Whatever ends it, an asker comes again or gives up.
-            let _ = of.serve_stream(stream, from);
+            let _ = catch_unwind(AssertUnwindSafe(|| of.serve_stream(stream, from)));
             of.leave(from);
         });
         if started.is_err() {
