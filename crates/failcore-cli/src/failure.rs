@@ -153,6 +153,21 @@ impl Problem {
     pub(crate) fn supervisor(error: StartError) -> Self {
         let help = match &error {
             StartError::Refused(denial) => denial.hint.clone(),
+            StartError::Exec { why, .. } => Some(
+                match why.kind() {
+                    io::ErrorKind::NotFound => {
+                        "the interpreter that it names, in its first line or inside, is not there"
+                    }
+                    io::ErrorKind::PermissionDenied => {
+                        "you may not execute it; `chmod +x`, or a mount with noexec"
+                    }
+                    _ => "it is nothing that this machine can execute",
+                }
+                .into(),
+            ),
+            StartError::NotFound(_) => Some("name it as you would in a shell".into()),
+            StartError::Nul(_) => Some("no program can be given such a string".into()),
+            StartError::Directory(_) => Some("name another with --cwd".into()),
             StartError::Kernel { .. } | StartError::Leaks(_) => Some(
                 "`failcore doctor` says what this machine holds; `--lane runtime` holds Python code alone"
                     .into(),
