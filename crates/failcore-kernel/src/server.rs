@@ -21,6 +21,7 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::alive::{self, Holding};
 use crate::own::{self, Own, OwnSink};
 use crate::page::{RunPage, Sampled};
 use crate::ring::{CAPACITY, Consumer};
@@ -59,6 +60,8 @@ pub struct Server {
     socket: PathBuf,
     acceptor: JoinHandle<()>,
     drainer: JoinHandle<Writer>,
+    /// Tells the agent's processes that there is somebody to write what they record.
+    _holding: Holding,
 }
 
 /// Why the parent's side could not start.
@@ -125,6 +128,7 @@ impl Server {
             open_listener(socket).map_err(|why| ServerError::Listen { socket: socket.into(), why })?;
         let policy = sealed("failcore-policy", served.policy.as_bytes()).map_err(ServerError::Memory)?;
         let (page, page_fd) = RunPage::create(SystemTime::now().into()).map_err(ServerError::Memory)?;
+        let holding = alive::hold(&page).map_err(ServerError::Thread)?;
         let (joined, joins) = mpsc::channel();
         let state = Arc::new(State {
             served,
@@ -156,7 +160,7 @@ impl Server {
                 .spawn(move || accept_loop(&state))
                 .map_err(ServerError::Thread)?
         };
-        Ok(Self { state, socket: socket.into(), acceptor, drainer })
+        Ok(Self { state, socket: socket.into(), acceptor, drainer, _holding: holding })
     }
 
     /// The run's counters.
