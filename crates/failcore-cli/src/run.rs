@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use failcore_kernel::{HOOK_VAR, SOCKET_VAR, Sampled, Served, Server};
 use failcore_model::{Event, Text};
 use failcore_policy::Limits;
+use failcore_trace::Writer;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -70,7 +71,24 @@ struct Stop {
 
 impl Started {
     fn start(mut prepared: Prepared) -> Result<Self, Failure> {
+        // Before anything is written: a file size limit is a signal otherwise.
+        let mut signals = Signals::catch()?;
         let writer = prepared.open_trace()?;
+        match Self::begin(&prepared, writer, &mut signals) {
+            Ok((server, tree, root, since)) => Ok(Self { prepared, server, signals, tree, root, since }),
+            Err(failure) => {
+                prepared.discard_trace();
+                Err(failure)
+            }
+        }
+    }
+
+    /// Sets the gate up and starts the program; where one of them fails, nothing has run.
+    fn begin(
+        prepared: &Prepared,
+        writer: Writer,
+        signals: &mut Signals,
+    ) -> Result<(Server, Tree, OwnedFd, Instant), Failure> {
         let served = Served {
             session: prepared.session.clone(),
             agent: prepared.agent.clone(),
@@ -78,9 +96,8 @@ impl Started {
             policy: prepared.policy.resolved().to_owned(),
         };
         let server = Server::start(&prepared.socket(), served, writer, Arc::new(approve::Terminal::new()))
-            .map_err(|error| Problem::Start { source: error.into() })?;
+            .map_err(Problem::start)?;
         let mut tree = Tree::adopt()?;
-        let mut signals = Signals::catch()?;
         let mut command = Command::new(&prepared.program.interpreter);
         command.args(&prepared.program.args).env_clear().envs(prepared.environment());
         command.env(SOCKET_VAR, prepared.socket()).env(HOOK_VAR, &prepared.hook);
@@ -92,16 +109,22 @@ impl Started {
             Ok(child) => child,
             Err(problem) => {
                 drop(server.finish().close(None));
-                prepared.discard_trace();
                 return Err(problem.into());
             }
         };
         let pid = Pid::from_child(&child);
         tree.watch(pid);
         // Not reaped before we do it: the number is still its own.
-        let root = pidfd_open(pid, PidfdFlags::empty()).map_err(Problem::system("watch the program"))?;
-        signals.forward_to(&root)?;
-        Ok(Self { prepared, server, signals, tree, root, since })
+        let watched = pidfd_open(pid, PidfdFlags::empty())
+            .map_err(Problem::system("watch the program"))
+            .and_then(|root| signals.forward_to(&root).map(|()| root));
+        match watched {
+            Ok(root) => Ok((server, tree, root, since)),
+            Err(problem) => {
+                tree.stop(false);
+                Err(problem.into())
+            }
+        }
     }
 
     /// Stays with the program until it and all it started have ended.

@@ -443,6 +443,9 @@ impl Drain<'_> {
     }
 
     fn grant(&mut self) {
+        if lock(&self.state.broken).is_some() {
+            return;
+        }
         let rings = self.members.iter().filter(|member| !member.shunned).count() as u64;
         let room = EXPANSION * (rings * CAPACITY as u64 + own::CAPACITY);
         let assured = self.write(|writer| writer.reserve(room));
@@ -453,20 +456,18 @@ impl Drain<'_> {
         }
     }
 
-    /// Writes, and remembers when the trace cannot be written any more: no credit is granted from then on.
+    /// Writes, and remembers when the trace cannot be written any more: no credit is granted from then on. What still
+    /// arrives was allowed on credit given before, for which there is space: it is written all the same.
     ///
-    /// Returns false where it was not written, also because it was no event at all.
+    /// Returns false where it was no event at all.
     fn write<T>(&mut self, write: impl FnOnce(&mut Writer) -> Result<T, TraceError>) -> bool {
-        if lock(&self.state.broken).is_some() {
-            return true; // what was granted before is all that can still arrive; nothing new is allowed
-        }
         match write(&mut self.writer) {
             Ok(_) => true,
             // One process's record, not the trace: that process gets no more credit.
             Err(TraceError::NotAnEvent(_) | TraceError::Unredactable(_)) => false,
             Err(error) => {
                 self.state.own.close(&error.to_string());
-                *lock(&self.state.broken) = Some(error.to_string());
+                lock(&self.state.broken).get_or_insert_with(|| error.to_string());
                 true
             }
         }

@@ -35,6 +35,8 @@ pub(super) struct Prepared {
     trace: PathBuf,
     /// Whether the trace's directory was made here.
     made: bool,
+    /// Whether the trace in it was.
+    begun: bool,
     /// Where the program attaches; closed to it otherwise.
     door: TempDir,
     /// The program's private directory for temporary files.
@@ -98,6 +100,7 @@ impl Prepared {
             key,
             trace,
             made: false,
+            begun: false,
             door,
             tmp,
         })
@@ -139,6 +142,7 @@ impl Prepared {
         let mut writer =
             Writer::create_with(&self.trace, &self.session, &key, self.policy.resolved(), options)
                 .map_err(Problem::trace)?;
+        self.begun = true;
         let opened = Event::SessionOpened {
             policy: self.policy.digest().to_owned(),
             coverage: Box::new(coverage::runtime(Hold::Binding)),
@@ -152,6 +156,8 @@ impl Prepared {
     pub(super) fn discard_trace(&self) {
         if self.made {
             drop(std::fs::remove_dir_all(&self.trace));
+        } else if self.begun {
+            failcore_trace::discard(&self.trace);
         }
     }
 
