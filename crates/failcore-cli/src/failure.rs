@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use failcore_kernel::StartError;
+use failcore_kernel::{ServerError, StartError};
 use failcore_policy::PolicyError;
 use failcore_trace::TraceError;
 use miette::Diagnostic;
@@ -97,6 +97,9 @@ pub(crate) enum Problem {
     },
     /// The parent's side could not be set up.
     #[error("cannot set the gate up")]
+    #[diagnostic(help(
+        "the system refused what every run needs; `ulimit -a` shows the limits here, `failcore doctor` the rest"
+    ))]
     Start {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
@@ -175,6 +178,14 @@ impl Problem {
             _ => None,
         };
         Self::Supervisor { error, help }
+    }
+
+    /// What keeps the parent's side from starting.
+    pub(crate) fn start(error: ServerError) -> Self {
+        match error {
+            ServerError::Trace(error) => Self::trace(error),
+            other => Self::Start { source: other.into() },
+        }
     }
 
     /// Something about a trace.
