@@ -132,6 +132,7 @@ impl Started {
             self.server.record(Event::Notice { text: format!("stopped: {}", stop.text) });
             stopped = Some(stop.limit);
         }
+        self.tree.spare(self.helper());
         let left = self.tree.stop(true);
         if left > 0 {
             let text = format!("{} left behind by the program, stopped", count(left, "process"));
@@ -153,8 +154,14 @@ impl Started {
         Ok((Exit::Child(code), Summary::of(&self.prepared.session, dir, code, stopped)?))
     }
 
+    /// A process that belongs to the supervisor and not to the program.
+    fn helper(&self) -> Option<u32> {
+        self.supervised.as_ref()?.supervisor.helper()
+    }
+
     /// What the run uses now.
     fn sample(&mut self, limits: &Limits) -> Sampled {
+        self.tree.spare(self.helper());
         match self.cgroup.as_ref().filter(|cgroup| cgroup.holds_memory()) {
             // What the kernel counts, since that is what it holds.
             Some(cgroup) => {

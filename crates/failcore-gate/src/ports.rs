@@ -1,6 +1,7 @@
 //! What a gate needs from the outside, as traits that the faces wire up.
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 
 use failcore_model::{
     Action, Answer, Claims, Counters, Event, HostName, Request, Text, Timestamp, Transport,
@@ -60,6 +61,13 @@ pub trait Carrier: Send + Sync {
     /// Whether answers to `asked` can come under its own address, so that a datagram socket need not be connected.
     fn answers_as(&self, asked: SocketAddr) -> bool;
 
+    /// Serves one more datagram socket, which is bound to an address that programs ask; it is in a network that only the
+    /// run's own sockets are in.
+    ///
+    /// # Errors
+    /// Where it cannot be served.
+    fn serve(&self, socket: OwnedFd) -> std::io::Result<()>;
+
     /// Makes a socket known, before anything can be sent on it. What comes from other sockets gets no answer.
     fn carry(&self, sender: Sender);
 }
@@ -73,7 +81,7 @@ pub const DNS_PORT: u16 = 53;
 pub struct Sender {
     /// What it is.
     pub transport: Transport,
-    /// Its local address, as the carrier sees it.
+    /// Its local address, as the carrier sees it; without an IP address in the run's own network.
     pub from: SocketAddr,
     /// The address that answers are to come from, where that is not the carrier's own ([`Carrier::answers_as`]).
     pub answered_as: Option<SocketAddr>,

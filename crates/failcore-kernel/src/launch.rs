@@ -26,6 +26,7 @@ use rustix::process::{
 use crate::cgroup::Cgroup;
 use crate::filter::assemble;
 use crate::guardian::{Message, Prepared, Raw, Step, start};
+use crate::island::Island;
 use crate::landlock::{Domains, domains};
 use crate::notify::Listener;
 use crate::plan::Plan;
@@ -226,6 +227,11 @@ impl Supervisor {
     /// The program's process id.
     pub fn agent(&self) -> u32 {
         self.agent
+    }
+
+    /// A process of the supervisor's own, where it has one by now: not the program's, and gone when the supervision is.
+    pub fn helper(&self) -> Option<u32> {
+        self.shared.island_made().map(Island::pid)
     }
 
     /// Answers no call of the program until [`Supervisor::release`], so that nothing is done for it; it may still run

@@ -19,6 +19,7 @@ mod features;
 mod filter;
 mod guardian;
 mod ipc;
+mod island;
 mod landlock;
 mod launch;
 mod lineage;

@@ -31,6 +31,8 @@ pub(crate) struct Socket {
     pub(crate) domain: AddressFamily,
     pub(crate) kind: SocketType,
     protocol: u32,
+    /// Whether `fd` is another one than the task's, which it is to get in place of its own.
+    pub(crate) replaced: bool,
 }
 
 impl Socket {
@@ -45,7 +47,18 @@ impl Socket {
             kind: socket_type(&fd)?,
             protocol: socket_protocol(&fd)?.map_or(0, |protocol| protocol.as_raw().get()),
             fd,
+            replaced: false,
         })
+    }
+
+    /// Success with this value, for a call on the task's descriptor `number`.
+    pub(crate) fn answer(self, call: &Call<'_>, number: i32, value: i64) -> Answer {
+        match self.replaced {
+            true => {
+                Answer::Replaced { fd: self.fd, number, close_on_exec: call.closes_on_exec(number), value }
+            }
+            false => Answer::Value(value),
+        }
     }
 
     pub(crate) fn transport(&self) -> Transport {
@@ -216,7 +229,7 @@ fn enter(call: &Call<'_>, door: &Door) -> Reply {
     }
     let (fd, slots) = door.admit(call.process.pid, &call.process.born_in)?;
     call.process.attached(slots);
-    Ok(Answer::Replaced { fd, number: call.int(0) })
+    Ok(Answer::Replaced { fd, number: call.int(0), close_on_exec: true, value: 0 })
 }
 
 /// Whether a datagram socket is connected only to learn whether an address has a route, as C libraries do that put the
