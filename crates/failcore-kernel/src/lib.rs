@@ -6,6 +6,7 @@
 //! the record. The parent drains the rings into the trace and grants each ring credit only for space that is
 //! assured on disk: no credit, no operation.
 
+mod alive;
 mod attach;
 mod attributes;
 mod call;

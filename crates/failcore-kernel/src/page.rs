@@ -22,6 +22,9 @@ pub(crate) struct PageHeader {
     wake: AtomicU32,
     /// 1 while the parent sleeps, so that a wake-up costs a system call only then.
     sleeping: AtomicU32,
+    /// Held by the parent; see [`alive`](crate::alive).
+    alive: AtomicU32,
+    _apart: AtomicU32,
     opened: AtomicU64,
     operations: AtomicU64,
     connections: AtomicU64,
@@ -70,6 +73,11 @@ impl RunPage {
 
     fn header(&self) -> &PageHeader {
         self.0.header()
+    }
+
+    /// The word that says whether the parent lives.
+    pub(crate) fn alive(&self) -> &AtomicU32 {
+        &self.header().alive
     }
 
     /// Publishes what the parent measured.

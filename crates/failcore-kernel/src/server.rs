@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::alive::{self, Holding};
 use crate::own::{self, Own, OwnSink};
 use crate::page::{RunPage, Sampled};
 use crate::peer::Peer;
@@ -75,6 +76,8 @@ pub struct Server {
     socket: PathBuf,
     acceptor: JoinHandle<()>,
     drainer: JoinHandle<Writer>,
+    /// Tells the agent's processes that there is somebody to write what they record.
+    _holding: Holding,
 }
 
 /// Why the parent's side could not start.
@@ -168,6 +171,7 @@ impl Server {
             .map_err(|why| ServerError::Listen { socket: socket.into(), why })?;
         let policy = sealed("failcore-policy", served.policy.as_bytes()).map_err(ServerError::Memory)?;
         let (page, page_fd) = RunPage::create(SystemTime::now().into()).map_err(ServerError::Memory)?;
+        let holding = alive::hold(&page).map_err(ServerError::Thread)?;
         let (joined, joins) = mpsc::channel();
         let state = Arc::new(State {
             served,
@@ -204,7 +208,7 @@ impl Server {
                 })
                 .map_err(ServerError::Thread)?
         };
-        Ok(Self { state, socket: socket.into(), acceptor, drainer })
+        Ok(Self { state, socket: socket.into(), acceptor, drainer, _holding: holding })
     }
 
     /// The run's counters.
@@ -520,6 +524,9 @@ impl Drain<'_> {
     }
 
     fn grant(&mut self) {
+        if lock(&self.state.broken).is_some() {
+            return;
+        }
         let rings = self.members.iter().filter(|member| !member.shunned).count() as u64;
         let room = EXPANSION * (rings * CAPACITY as u64 + own::CAPACITY);
         let assured = self.write(|writer| writer.reserve(room));
@@ -530,20 +537,18 @@ impl Drain<'_> {
         }
     }
 
-    /// Writes, and remembers when the trace cannot be written any more: no credit is granted from then on.
+    /// Writes, and remembers when the trace cannot be written any more: no credit is granted from then on. What still
+    /// arrives was allowed on credit given before, for which there is space: it is written all the same.
     ///
-    /// Returns false where it was not written, also because it was no event at all.
+    /// Returns false where it was no event at all.
     fn write<T>(&mut self, write: impl FnOnce(&mut Writer) -> Result<T, TraceError>) -> bool {
-        if lock(&self.state.broken).is_some() {
-            return true; // what was granted before is all that can still arrive; nothing new is allowed
-        }
         match write(&mut self.writer) {
             Ok(_) => true,
             // One process's record, not the trace: that process gets no more credit.
             Err(TraceError::NotAnEvent(_) | TraceError::Unredactable(_)) => false,
             Err(error) => {
                 self.state.own.close(&error.to_string());
-                *lock(&self.state.broken) = Some(error.to_string());
+                lock(&self.state.broken).get_or_insert_with(|| error.to_string());
                 true
             }
         }

@@ -37,6 +37,8 @@ pub(super) struct Prepared {
     trace: PathBuf,
     /// Whether the trace's directory was made here.
     made: bool,
+    /// Whether the trace in it was.
+    begun: bool,
     /// Where the program attaches; closed to it otherwise.
     door: TempDir,
     /// The program's private directory for temporary files.
@@ -122,6 +124,7 @@ impl Prepared {
             key,
             trace,
             made: false,
+            begun: false,
             door,
             tmp,
         })
@@ -164,6 +167,7 @@ impl Prepared {
         let mut writer =
             Writer::create_with(&self.trace, &self.session, &key, self.policy.resolved(), options)
                 .map_err(Problem::trace)?;
+        self.begun = true;
         let (cgroup, plan, coverage) = lane::lower(self.lane, &self.session, &self.policy);
         let opened = Event::SessionOpened {
             policy: self.policy.digest().to_owned(),
@@ -178,6 +182,8 @@ impl Prepared {
     pub(super) fn discard_trace(&self) {
         if self.made {
             drop(std::fs::remove_dir_all(&self.trace));
+        } else if self.begun {
+            failcore_trace::discard(&self.trace);
         }
     }
 
