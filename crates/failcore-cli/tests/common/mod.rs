@@ -167,9 +167,9 @@ pub(crate) fn python() -> &'static str {
     FOUND.get_or_init(|| {
         let said = World::new().failcore(&["--json", "doctor"]);
         let answer: serde_json::Value = serde_json::from_str(&said.out).unwrap();
-        let findings = answer["groups"][0]["findings"].as_array().unwrap();
-        let python =
-            findings.iter().find(|finding| finding["what"] == "Python" && finding["state"] == "good");
+        let groups = answer["groups"].as_array().unwrap();
+        let mut findings = groups.iter().flat_map(|group| group["findings"].as_array().unwrap());
+        let python = findings.find(|finding| finding["what"] == "Python" && finding["state"] == "good");
         let detail =
             python.expect("these tests need CPython 3.10 or later on PATH")["detail"].as_str().unwrap();
         detail.split_once("  ").unwrap().1.to_owned()
