@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 
 use failcore_model::{Decision, Event, Record, Request};
 use failcore_trace::Reader;
@@ -99,6 +100,7 @@ signal = "children"
 
     /// A command that runs a program under supervision, as this world's user.
     pub fn command<S: AsRef<OsStr>>(&self, program: &[S]) -> Command {
+        build();
         let supervise =
             std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("examples/supervise");
         // Where an ordinary user can get at it.
@@ -140,6 +142,20 @@ signal = "children"
             .map(|reader| reader.map_while(Result::ok).collect())
             .unwrap_or_default()
     }
+}
+
+/// Builds the program that supervises, which is an example of the command's crate: it wires what crates of this row may
+/// not know of each other.
+fn build() {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "-q", "-p", "failcore-cli", "--example", "supervise"]);
+        if !cfg!(debug_assertions) {
+            cargo.arg("--release");
+        }
+        assert!(cargo.status().unwrap().success(), "the example does not build");
+    });
 }
 
 /// Lets every user at everything: what is refused is refused by the gate.
