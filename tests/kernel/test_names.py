@@ -151,6 +151,23 @@ def test_a_resolver_that_looks_where_the_answer_comes_from(world: World, way: st
         assert len(notices) == 1 and f"asked {SERVER}:53" in notices[0], run.explain()
 
 
+def test_where_nobody_may_answer_in_the_name_of_another(world: World) -> None:
+    if world.uid != 0:
+        pytest.skip("only root can take away what an ordinary user may do")
+    resolver = program(world, "resolver.c")
+    nothing = "echo 0 >/proc/sys/user/max_user_namespaces; exec setpriv --bounding-set=-all --inh-caps=-all -- $0 $*"
+    before = [*lan(world), "unshare", "--user", "--map-root-user", "--", "sh", "-c", nothing]
+    for way in ("checked sendto", "sendto"):
+        # One that does not look takes the answer all the same.
+        word = "not from the server" if way.startswith("checked") else "code 0, 1 answers"
+        script = world.work / "ask.sh"
+        script.write_text(f"exec {resolver} '{way}' {SERVER} good.example\n")
+        run = world.run("", argv=["/bin/sh", str(script)], policy=POLICY, before=before)
+        assert lines(run) == {"good.example": word}, run.explain()
+        notices = [record["text"] for record in run.records if record["type"] == "notice"]
+        assert [f"asked {SERVER}:53" in notice for notice in notices] == [True], run.explain()
+
+
 @pytest.mark.parametrize("stream", [[], ["t"]])
 def test_c_ares(world: World, stream: list[str]) -> None:
     ares = program(world, "ares.c", "-lcares")
