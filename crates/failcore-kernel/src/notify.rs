@@ -4,6 +4,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 /// A system call that waits for an answer.
@@ -59,6 +60,13 @@ impl Listener {
         // SAFETY: the request writes one `seccomp_notif` to a live one.
         check(unsafe { libc::ioctl(self.raw(), RECV, &raw mut raw) })?;
         Ok(Notice { id: raw.id, tid: raw.pid, nr: raw.data.nr.into(), args: raw.data.args })
+    }
+
+    /// Whether no task is left under the filter.
+    pub(crate) fn is_deserted(&self) -> bool {
+        let mut fds = [PollFd::new(&self.0, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
     }
 
     /// Whether the task still waits, hence whether its number still means it.

@@ -260,6 +260,8 @@ fn work(shared: &Arc<Shared>) {
     while !shared.over.load(SeqCst) {
         let notice = match shared.listener.receive() {
             Ok(notice) => notice,
+            // Nobody is left under the filter, and never will be again.
+            Err(Errno::NOENT) if shared.listener.is_deserted() => break,
             // The task was gone by the time, or a signal told us to look up.
             Err(Errno::NOENT | Errno::INTR) => continue,
             Err(_) => break,

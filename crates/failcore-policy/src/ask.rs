@@ -9,7 +9,7 @@ use failcore_model::{
 use smallvec::SmallVec;
 
 use crate::command;
-use crate::environment::{Environment, absolute, is_directory, real, real_as_far};
+use crate::environment::{Environment, Reals, absolute, is_directory, real};
 use crate::error::Wrong;
 use crate::host;
 use crate::rule::Object;
@@ -163,7 +163,7 @@ impl Words<'_> {
 
     /// A file as it would be found: symbolic links followed as far as the path exists.
     fn file(&self, text: &str) -> Result<FileRef, Wrong> {
-        Ok(FileRef { asked: text.into(), ..FileRef::at(real_as_far(&self.path(text)?)) })
+        Ok(FileRef { asked: text.into(), ..FileRef::at(Reals::default().as_far(&self.path(text)?)) })
     }
 
     /// A name itself, as what removes or moves it finds it: a link in the last place is not followed.
@@ -172,7 +172,10 @@ impl Words<'_> {
         let (Some(dir), Some(name), false) = (path.parent(), path.file_name(), text.ends_with('/')) else {
             return self.file(text);
         };
-        let real = real_as_far(&dir).join(name).map_err(|error| Wrong::new(format!("`{text}`: {error}")))?;
+        let real = Reals::default()
+            .as_far(&dir)
+            .join(name)
+            .map_err(|error| Wrong::new(format!("`{text}`: {error}")))?;
         Ok(FileRef { asked: text.into(), ..FileRef::at(real) })
     }
 

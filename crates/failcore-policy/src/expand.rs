@@ -7,7 +7,7 @@ use failcore_model::{AbsPath, Rights, RuleId, SignalTarget};
 
 use crate::command;
 use crate::document::{Amount, At, Budgets, Document, Entry, Env, Fs, Native, Net, Process, Signal, Tool};
-use crate::environment::{Environment, absolute, real_as_far};
+use crate::environment::{Environment, Reals, absolute};
 use crate::error::{Wrong, position};
 use crate::host;
 use crate::limits::{duration, size};
@@ -103,6 +103,8 @@ pub(crate) struct Expansion<'a> {
     /// Whether it ships with the program, and so may hold cautions and name what the run fills in.
     shipped: bool,
     env: &'a Environment,
+    /// Where the paths lead.
+    reals: Reals,
     /// The `[[tool]]` entry being read.
     tool: Option<u16>,
     draft: Draft,
@@ -117,7 +119,17 @@ impl<'a> Expansion<'a> {
         shipped: bool,
         env: &'a Environment,
     ) -> Self {
-        Self { source, text, dir, shipped, env, tool: None, draft: Draft::default(), wrongs: Vec::new() }
+        Self {
+            source,
+            text,
+            dir,
+            shipped,
+            env,
+            reals: Reals::default(),
+            tool: None,
+            draft: Draft::default(),
+            wrongs: Vec::new(),
+        }
     }
 
     /// The rules, and what is wrong.
@@ -302,7 +314,7 @@ impl<'a> Expansion<'a> {
                 "ctypes" => Ok(vec![Object::Ffi]),
                 "site-packages" => {
                     let dirs = this.env.python.iter().flat_map(|python| &python.site_packages);
-                    let both = dirs.flat_map(|dir| with_real(Pattern::of(dir)));
+                    let both = dirs.flat_map(|dir| this.with_real(Pattern::of(dir)));
                     Ok(both.map(Object::Library).collect())
                 }
                 path => Ok(this.paths(path)?.into_iter().map(Object::Library).collect()),
@@ -435,7 +447,7 @@ impl<'a> Expansion<'a> {
                 .into_iter()
                 .flat_map(|pattern| match pattern.literal() {
                     Some(path) => command::program(&path, &args),
-                    None => with_real(pattern).flat_map(|p| command::programs(&p, &args)).collect(),
+                    None => self.with_real(pattern).flat_map(|p| command::programs(&p, &args)).collect(),
                 })
                 .collect());
         }
@@ -459,10 +471,39 @@ impl<'a> Expansion<'a> {
         Ok(self.paths(text)?.into_iter().map(|path| Object::UnixPath { path, way }).collect())
     }
 
+    /// The pattern, and the same with the symbolic links of its literal part followed, where that differs.
+    fn with_real(&self, pattern: Pattern) -> impl Iterator<Item = Pattern> + use<> {
+        let literal = pattern.parts().iter().take_while(|part| matches!(part, Part::Literal(_))).count();
+        let prefix = pattern.parts()[..literal].iter().fold(Vec::new(), |mut path, part| {
+            if let Part::Literal(name) = part {
+                path.push(b'/');
+                path.extend_from_slice(name);
+            }
+            path
+        });
+        let real = absolute(&prefix).and_then(|prefix| {
+            let real = self.reals.as_far(&prefix);
+            if real == prefix {
+                return None;
+            }
+            let rest = pattern.parts()[literal..].iter().fold(escape(real.as_bytes()), |mut text, part| {
+                text.push(b'/');
+                match part {
+                    Part::Literal(name) => text.extend(escape(name)),
+                    Part::Glob(glob) => text.extend_from_slice(glob.text()),
+                    Part::Deep => text.extend_from_slice(b"**"),
+                }
+                text
+            });
+            Pattern::parse(&rest).ok()
+        });
+        std::iter::once(pattern).chain(real)
+    }
+
     /// What a path entry stands for: as written, and with the symbolic links of its literal part followed.
     fn paths(&self, text: &str) -> Result<Vec<Pattern>, Wrong> {
         let mut patterns: Vec<Pattern> = Vec::new();
-        for pattern in self.written(text)?.into_iter().flat_map(with_real) {
+        for pattern in self.written(text)?.into_iter().flat_map(|written| self.with_real(written)) {
             if !patterns.contains(&pattern) {
                 patterns.push(pattern);
             }
@@ -536,35 +577,6 @@ impl<'a> Expansion<'a> {
         push(&mut texts, rest.as_bytes());
         Ok(texts)
     }
-}
-
-/// The pattern, and the same with the symbolic links of its literal part followed, where that differs.
-fn with_real(pattern: Pattern) -> impl Iterator<Item = Pattern> {
-    let literal = pattern.parts().iter().take_while(|part| matches!(part, Part::Literal(_))).count();
-    let prefix = pattern.parts()[..literal].iter().fold(Vec::new(), |mut path, part| {
-        if let Part::Literal(name) = part {
-            path.push(b'/');
-            path.extend_from_slice(name);
-        }
-        path
-    });
-    let real = absolute(&prefix).and_then(|prefix| {
-        let real = real_as_far(&prefix);
-        if real == prefix {
-            return None;
-        }
-        let rest = pattern.parts()[literal..].iter().fold(escape(real.as_bytes()), |mut text, part| {
-            text.push(b'/');
-            match part {
-                Part::Literal(name) => text.extend(escape(name)),
-                Part::Glob(glob) => text.extend_from_slice(glob.text()),
-                Part::Deep => text.extend_from_slice(b"**"),
-            }
-            text
-        });
-        Pattern::parse(&rest).ok()
-    });
-    std::iter::once(pattern).chain(real)
 }
 
 fn name_object(entry: &Entry, object: impl Fn(Glob) -> Object) -> Result<Vec<Object>, Wrong> {

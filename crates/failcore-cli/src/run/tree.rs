@@ -76,6 +76,28 @@ impl Tree {
     }
 
     fn members(&self) -> Vec<Member> {
+        let mut found = Vec::new();
+        let mut parents = vec![self.own.as_raw_nonzero().get()];
+        while let Some(parent) = parents.pop() {
+            let Some(children) = children(parent) else { return self.members_among_all() };
+            for pid in children {
+                if self.helper.is_some_and(|helper| pid.cast_unsigned() == helper) {
+                    continue;
+                }
+                // Whoever ended meanwhile is no member.
+                let member =
+                    Process::new(pid).and_then(|process| Ok(Member { stat: process.stat()?, process }));
+                if let Ok(member) = member {
+                    parents.push(pid);
+                    found.push(member);
+                }
+            }
+        }
+        found
+    }
+
+    /// The members, found among every process there is: for kernels that list no children.
+    fn members_among_all(&self) -> Vec<Member> {
         let Ok(processes) = all_processes() else { return Vec::new() };
         let mut by_parent: HashMap<i32, Vec<Member>> = HashMap::new();
         for process in processes.flatten() {
@@ -179,6 +201,22 @@ impl Tree {
             _ => false,
         }
     }
+}
+
+/// The children of a process (proc_tid_children(5)); nothing where the kernel lists none.
+fn children(pid: i32) -> Option<Vec<i32>> {
+    let own = std::process::id().cast_signed() == pid;
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Some(Vec::new()) };
+    let mut found = Vec::new();
+    for thread in threads.flatten() {
+        match std::fs::read_to_string(thread.path().join("children")) {
+            Ok(list) => found.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok())),
+            // Of our own main thread it is there, or nowhere.
+            Err(_) if own && thread.file_name().to_str() == Some(&pid.to_string()) => return None,
+            Err(_) => {}
+        }
+    }
+    Some(found)
 }
 
 impl Member {
