@@ -149,8 +149,8 @@ def _matches(pattern: str, verb: str) -> bool:
 class World:
     """One test's directory: `work` (the workspace), `outside` (must stay as it is), policy, traces and keys."""
 
-    def __init__(self, base: Path, prefix: Path, as_user: Sequence[str], uid: int) -> None:
-        self.base, self.prefix, self.as_user, self.uid = base, prefix, list(as_user), uid
+    def __init__(self, base: Path, prefix: Path, as_user: Sequence[str], uid: int, lane: str) -> None:
+        self.base, self.prefix, self.as_user, self.uid, self.lane = base, prefix, list(as_user), uid, lane
         self.work, self.outside, self.home = base / "work", base / "outside", base / "home"
         self.secret = "secret-" + secrets.token_hex(16)
         self.runs = 0
@@ -215,7 +215,7 @@ class World:
             self.failcore,
             "run",
             "--lane",
-            "runtime",
+            self.lane,
             "--trace",
             str(trace),
         ]
@@ -404,15 +404,26 @@ def ordinary_prefix() -> Iterator[Path]:
     shutil.rmtree(base)
 
 
+@pytest.fixture(params=["runtime", "kernel"])
+def lane(request: pytest.FixtureRequest) -> str:
+    """Each lane there is; a test of one lane alone says `@only("kernel")`."""
+    return str(request.param)
+
+
+def only(lane: str) -> pytest.MarkDecorator:
+    """For a test of what one lane alone holds."""
+    return pytest.mark.parametrize("lane", [lane], indirect=True)
+
+
 @pytest.fixture(params=["root", "ordinary"] if os.getuid() == 0 else ["ordinary"])
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
+def world(request: pytest.FixtureRequest, lane: str) -> Iterator[World]:
     """A world, for root and for an ordinary user; as an ordinary user, for that one alone."""
     prefix, as_user, uid = Path(sys.prefix), [], os.getuid()
     if request.param == "ordinary" and uid == 0:
         prefix, as_user, uid = request.getfixturevalue("ordinary_prefix"), AS_NOBODY, NOBODY
     base = Path(tempfile.mkdtemp(prefix="failcore-test-")).resolve()
     base.chmod(0o755)
-    yield World(base, prefix, as_user, uid)
+    yield World(base, prefix, as_user, uid, lane)
     shutil.rmtree(base, ignore_errors=True)
 
 

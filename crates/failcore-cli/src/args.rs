@@ -73,14 +73,15 @@ pub(crate) enum Command {
 }
 
 /// The policy a program runs under is the file given with -p; else the nearest failcore.toml from the working
-/// directory upwards, if you trusted its present contents (`failcore trust`); else what Python itself needs,
-/// and the script.
+/// directory upwards, if you trusted its present contents (`failcore trust`); else what Python, or an ordinary
+/// program, itself needs, and the script. The command that you name may start, unless the policy denies it.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 #[command(after_help = "\
 Examples:
   failcore run -- python agent.py
-  failcore run -p agent.toml --agent researcher -- .venv/bin/python -m my_agent")]
+  failcore run -p agent.toml --agent researcher -- .venv/bin/python -m my_agent
+  failcore run -p build.toml -- make test")]
 pub(crate) struct Run {
     /// The policy
     #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -91,6 +92,12 @@ pub(crate) struct Run {
     /// What enforces the policy
     #[arg(long, value_name = "LANE", default_value = "auto")]
     pub(crate) lane: LaneChoice,
+    /// Where the program starts; here where not given
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) cwd: Option<PathBuf>,
+    /// What the program reads as its standard input
+    #[arg(long, value_name = "WHAT", default_value = "inherit")]
+    pub(crate) stdin: Stdin,
     /// The agent's name, for the trace
     #[arg(long, value_name = "NAME")]
     pub(crate) agent: Option<String>,
@@ -106,10 +113,21 @@ pub(crate) struct Run {
 /// What enforces the policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LaneChoice {
-    /// The strongest lane there is; today that is `runtime`, and the run says so
+    /// The kernel lane; where this machine cannot hold it the run does not start, and says why
     Auto,
+    /// A supervisor with seccomp and Landlock: binds the whole process tree, programs of any kind
+    Kernel,
     /// The audit hook in the Python interpreter; native code in the same process can go round it
     Runtime,
+}
+
+/// The standard input of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Stdin {
+    /// Yours
+    Inherit,
+    /// Nothing
+    Null,
 }
 
 #[derive(Debug, Args)]

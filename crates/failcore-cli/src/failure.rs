@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use failcore_kernel::ServerError;
+use failcore_kernel::{ServerError, StartError};
 use failcore_policy::PolicyError;
 use failcore_trace::TraceError;
 use miette::Diagnostic;
@@ -68,6 +68,19 @@ pub(crate) enum Problem {
     #[error("`{program}` is not run: {why}")]
     #[diagnostic(help("{help}"))]
     NotHeld { program: String, why: String, help: String },
+    /// This machine does not hold the lane.
+    #[error("the kernel lane does not hold here: {missing}")]
+    #[diagnostic(help(
+        "`failcore doctor` says more; `--lane runtime` holds Python code alone, and native code can go round it"
+    ))]
+    LaneMissing { missing: &'static str },
+    /// The supervisor did not start the program; nothing of it ran.
+    #[error("{error}")]
+    Supervisor {
+        error: StartError,
+        #[help]
+        help: Option<String>,
+    },
     /// A part of FailCore itself is not installed.
     #[error("a part of FailCore is missing: {what}")]
     #[diagnostic(help(
@@ -139,6 +152,34 @@ impl Problem {
         move |errno| Self::System { what, source: errno.into() }
     }
 
+    /// A program that the supervisor did not start.
+    pub(crate) fn supervisor(error: StartError) -> Self {
+        let help = match &error {
+            StartError::Refused(denial) => denial.hint.clone(),
+            StartError::Exec { why, .. } => Some(
+                match why.kind() {
+                    io::ErrorKind::NotFound => {
+                        "the interpreter that it names, in its first line or inside, is not there"
+                    }
+                    io::ErrorKind::PermissionDenied => {
+                        "you may not execute it; `chmod +x`, or a mount with noexec"
+                    }
+                    _ => "it is nothing that this machine can execute",
+                }
+                .into(),
+            ),
+            StartError::NotFound(_) => Some("name it as you would in a shell".into()),
+            StartError::Nul(_) => Some("no program can be given such a string".into()),
+            StartError::Directory(_) => Some("name another with --cwd".into()),
+            StartError::Kernel { .. } | StartError::Leaks(_) => Some(
+                "`failcore doctor` says what this machine holds; `--lane runtime` holds Python code alone"
+                    .into(),
+            ),
+            _ => None,
+        };
+        Self::Supervisor { error, help }
+    }
+
     /// What keeps the parent's side from starting.
     pub(crate) fn start(error: ServerError) -> Self {
         match error {
@@ -191,6 +232,8 @@ impl Problem {
             Self::Missing { .. } | Self::Exists { .. } | Self::Nonsense { .. } => Exit::Usage,
             Self::NoProgram { .. }
             | Self::NotHeld { .. }
+            | Self::LaneMissing { .. }
+            | Self::Supervisor { .. }
             | Self::NotInstalled { .. }
             | Self::Spawn { .. }
             | Self::Start { .. } => Exit::NotStarted,

@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 
 use failcore_model::{
     Action, Answer, Claims, Context, Counters, Decision, Denial, Endpoint, Event, Fault, Lane, Obligation,
-    Outcome, Reason, Request, Rights, Subject, Text, Timestamp,
+    Outcome, Reason, Request, Subject, Text, Timestamp,
 };
 use failcore_policy::{Limits, Mode, PolicySet};
 use smallvec::SmallVec;
@@ -112,6 +112,23 @@ impl Builder {
     }
 }
 
+/// A request with its decision, not recorded yet.
+struct Weighed {
+    request: Box<Request>,
+    decision: Decision,
+    /// How long deciding took.
+    ns: u64,
+}
+
+/// A decision on its way through the trace.
+struct Kept {
+    op: u64,
+    request: Box<Request>,
+    decision: Decision,
+    /// Whether it is recorded.
+    written: bool,
+}
+
 impl Gate {
     /// Starts a gate for the calling process; one made before a fork is not for the child.
     pub fn builder(policy: Arc<PolicySet>, sink: Arc<dyn Sink>, lane: Lane) -> Builder {
@@ -169,6 +186,40 @@ impl Gate {
         self.check_subject(Subject { pid, tid, exe, agent, run, claimed: claims }, action, addresses)
     }
 
+    /// Decides an operation that a supervisor will see, decide and record when it happens.
+    ///
+    /// Only a refusal that is certain already is made here, and recorded: what depends on counters, on names that
+    /// somebody else resolved, or on a person, is left to the supervisor.
+    ///
+    /// # Errors
+    /// A [`Denial`], as [`Gate::check`].
+    pub fn check_ahead(&self, action: Action, claims: Claims, addresses: &[IpAddr]) -> Result<(), Denial> {
+        let tid = thread_id(self.subject.pid);
+        let subject = Subject { tid, claimed: claims, ..self.subject.clone() };
+        let foreseen = catch_unwind(AssertUnwindSafe(|| {
+            let weighed = self.weigh(subject, action.clone(), addresses);
+            self.release(&action);
+            let Weighed { request, decision, .. } = &weighed;
+            if decision.is_allow()
+                || !self.enforces(decision)
+                || !is_certain(&request.action, decision.reason)
+            {
+                return Ok(());
+            }
+            // Refused whether or not it can be written.
+            let kept = self.keep(weighed, true);
+            Err(self.policy.denial(&kept.request, &kept.decision))
+        }));
+        foreseen.unwrap_or_else(|_| Err(self.broken(&action)))
+    }
+
+    /// Whether a decision takes effect, rather than being recorded only.
+    fn enforces(&self, decision: &Decision) -> bool {
+        decision.is_allow()
+            || self.policy.mode() == Mode::Enforce
+            || matches!(decision.reason, Reason::Always | Reason::Fault)
+    }
+
     fn check_subject(&self, subject: Subject, action: Action, addresses: &[IpAddr]) -> Result<Grant, Denial> {
         // The ports may be foreign code; whatever panics in them or in `decide`, the answer is a denial.
         match catch_unwind(AssertUnwindSafe(|| self.judge(subject, action.clone(), addresses))) {
@@ -178,27 +229,13 @@ impl Gate {
     }
 
     fn judge(&self, subject: Subject, action: Action, addresses: &[IpAddr]) -> Result<Grant, Denial> {
-        let started = Instant::now();
-        let mut request = Box::new(self.complete(subject, action, addresses));
-        let decision = self.policy.decide(&request);
-        let ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        // After the decision, which does not look at it.
-        if !decision.is_allow() || !decision.obligations.is_empty() || !reads(&request.action) {
-            request.subject.claimed.site = (self.site)();
-        }
-
-        let enforced = decision.is_allow()
-            || self.policy.mode() == Mode::Enforce
-            || matches!(decision.reason, Reason::Always | Reason::Fault);
-        let refused = !decision.is_allow() && enforced;
-        let op = self.ops.fetch_add(1, Ordering::Relaxed);
-        let event = Event::Decided { op, request, decision, enforced, ns };
-        let written = self.sink.append(&event);
-        let Event::Decided { request, decision, .. } = event else { unreachable!("it was made above") };
-
+        let weighed = self.weigh(subject, action, addresses);
+        let enforced = self.enforces(&weighed.decision);
+        let refused = !weighed.decision.is_allow() && enforced;
+        let Kept { op, request, decision, written } = self.keep(weighed, enforced);
         let refusal = if refused {
             Some(self.policy.denial(&request, &decision))
-        } else if written.is_err() {
+        } else if !written {
             Some(self.unwritable(&request))
         } else if decision.obligations.contains(&Obligation::Approve) {
             self.approve(op, &request).err()
@@ -209,12 +246,54 @@ impl Gate {
         match refusal {
             None => Ok(Grant { action, op, pid: subject.pid }),
             Some(denial) => {
-                if !self.policy.limits().is_empty() {
-                    self.meter.release(&action);
-                }
+                self.release(&action);
                 Err(denial)
             }
         }
+    }
+
+    /// Takes back what was counted for an operation that does not happen, or that somebody else counts.
+    fn release(&self, action: &Action) {
+        if !self.policy.limits().is_empty() {
+            self.meter.release(action);
+        }
+    }
+
+    /// Completes a request and decides it; it counts from here on.
+    fn weigh(&self, subject: Subject, action: Action, addresses: &[IpAddr]) -> Weighed {
+        let started = Instant::now();
+        let mut request = Box::new(self.complete(subject, action, addresses));
+        let decision = self.policy.decide(&request);
+        let ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        // After the decision, which does not look at it.
+        let telling = !decision.is_allow() || !decision.obligations.is_empty() || !request.action.reads();
+        if telling && request.subject.claimed.site.is_none() {
+            request.subject.claimed.site = (self.site)();
+        }
+        Weighed { request, decision, ns }
+    }
+
+    /// Records a decision.
+    fn keep(&self, weighed: Weighed, enforced: bool) -> Kept {
+        let Weighed { request, decision, ns } = weighed;
+        let op = self.ops.fetch_add(1, Ordering::Relaxed);
+        let event = Event::Decided { op, request, decision, enforced, ns };
+        let written = self.sink.append(&event).is_ok();
+        let Event::Decided { request, decision, .. } = event else { unreachable!("it was made above") };
+        Kept { op, request, decision, written }
+    }
+
+    /// Why an operation of this process would be refused, were it attempted; nothing where it would go ahead, with a
+    /// person's approval where that is asked for. Nothing is recorded, hence nothing granted.
+    pub fn foresee(&self, action: Action, claims: Claims, addresses: &[IpAddr]) -> Option<Reason> {
+        let subject = Subject { claimed: claims, ..self.subject.clone() };
+        let weighed = catch_unwind(AssertUnwindSafe(|| {
+            let weighed = self.weigh(subject, action, addresses);
+            self.release(&weighed.request.action);
+            weighed.decision
+        }));
+        let decision = weighed.unwrap_or_else(|_| Decision::fault(Fault::Panic));
+        (!decision.is_allow() && self.enforces(&decision)).then_some(decision.reason)
     }
 
     /// Fills in every fact that the decision may look at.
@@ -311,18 +390,21 @@ impl Gate {
     }
 }
 
-/// Whether the action only reads a file.
-fn reads(action: &Action) -> bool {
-    match action {
-        Action::Open { rights, .. } => Rights::READ.contains(*rights),
-        Action::Read(_) => true,
-        _ => false,
+/// Whether a refusal would be the same for somebody who knows more than the deciding process does.
+fn is_certain(action: &Action, reason: Reason) -> bool {
+    match reason {
+        Reason::OverBudget => false,
+        // A name that somebody else resolved may lead there.
+        Reason::NotGranted | Reason::Unpinned => {
+            !matches!(action, Action::Connect(Endpoint::Inet { .. }) | Action::Send(Endpoint::Inet { .. }))
+        }
+        _ => true,
     }
 }
 
-/// The clock of decisions. A clock before 1970 reads as 1970: every `until` is then in the future of nothing that
+/// The clock of decisions and of pins. A clock before 1970 reads as 1970: every `until` is then in the future of nothing that
 /// matters, and budgets only shrink.
-fn now() -> Timestamp {
+pub fn now() -> Timestamp {
     SystemTime::now().into()
 }
 

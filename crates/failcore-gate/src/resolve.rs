@@ -71,6 +71,33 @@ pub fn file(
     follow: Follow,
     ids: bool,
 ) -> Result<FileRef, ResolveError> {
+    found(at, asked, follow, ids, straight)
+}
+
+/// As [`file`], by calls that a supervisor of system calls lets pass unseen: openat(2) with `O_PATH`, and no openat2(2),
+/// whose flags it cannot see.
+///
+/// # Errors
+/// As [`file`].
+pub fn file_unmediated(
+    at: Option<BorrowedFd<'_>>,
+    asked: &[u8],
+    follow: Follow,
+    ids: bool,
+) -> Result<FileRef, ResolveError> {
+    found(at, asked, follow, ids, held)
+}
+
+/// One way of finding an object that exists.
+type Find = fn(Option<BorrowedFd<'_>>, &[u8], Follow) -> Result<(OwnedFd, AbsPath), Errno>;
+
+fn found(
+    at: Option<BorrowedFd<'_>>,
+    asked: &[u8],
+    follow: Follow,
+    ids: bool,
+    find: Find,
+) -> Result<FileRef, ResolveError> {
     if asked.contains(&0) {
         return Err(PathError::Nul.into());
     }
@@ -79,7 +106,7 @@ pub fn file(
     }
     // A final slash asks for a directory and makes the kernel follow a last link.
     let follow = if asked.ends_with(b"/") { Follow::Final } else { follow };
-    let (path, exists, id) = match straight(at, asked, follow) {
+    let (path, exists, id) = match find(at, asked, follow) {
         Ok((fd, path)) => (path, true, ids.then(|| identity(&fd)).flatten()),
         Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::BADF) if asked.is_empty() => {
             return Err(ResolveError::Os(Errno::NOENT));
@@ -130,6 +157,17 @@ fn straight(at: Option<BorrowedFd<'_>>, asked: &[u8], follow: Follow) -> Result<
     } else {
         below(&working_directory()?, asked).map_err(|_| Errno::NAMETOOLONG)?
     };
+    Ok((fd, path))
+}
+
+/// The way that a supervisor lets pass: the kernel follows the links, and says where they led.
+fn held(at: Option<BorrowedFd<'_>>, asked: &[u8], follow: Follow) -> Result<(OwnedFd, AbsPath), Errno> {
+    let mut flags = OFlags::PATH | OFlags::CLOEXEC;
+    if follow == Follow::NoFinal {
+        flags |= OFlags::NOFOLLOW;
+    }
+    let fd = openat(at.unwrap_or(CWD), asked, flags, Mode::empty())?;
+    let path = real_path(fd.as_fd())?;
     Ok((fd, path))
 }
 
@@ -386,6 +424,26 @@ mod tests {
         assert_eq!(found.path.as_path(), real);
         let own = file(None, b"/proc/self/maps", Follow::Final, false).unwrap();
         assert_eq!(own.path.as_bytes(), b"/proc/self/maps");
+    }
+
+    #[test]
+    fn both_ways_find_the_same() {
+        let dir = Dir::new();
+        fs::create_dir(dir.path("real")).unwrap();
+        fs::write(dir.path("real/file"), "x").unwrap();
+        symlink("real", dir.path("link")).unwrap();
+        symlink("nowhere", dir.path("dangling")).unwrap();
+        let held = fs::File::open(dir.path("real/file")).unwrap();
+        let fd = format!("/dev/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&held));
+        let asked = ["real/file", "link/file", "link", "link/../x", "dangling", "missing/below", "real/"];
+        let absolute = asked.iter().map(|name| dir.path(name)).map(|path| path.into_os_string());
+        for asked in absolute.chain(["/proc/self/maps".into(), fd.into(), "relative".into()]) {
+            for follow in [Follow::Final, Follow::NoFinal] {
+                let asked = asked.as_encoded_bytes();
+                let found = file(None, asked, follow, true).unwrap();
+                assert_eq!(file_unmediated(None, asked, follow, true).unwrap(), found);
+            }
+        }
     }
 
     #[test]

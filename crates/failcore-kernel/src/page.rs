@@ -68,7 +68,7 @@ impl RunPage {
     }
 
     pub(crate) fn map(fd: impl AsFd) -> Result<Self, Errno> {
-        Ok(Self(Arc::new(Shared::map(fd)?)))
+        Ok(Self(Arc::new(Shared::map_alone(fd)?)))
     }
 
     fn header(&self) -> &PageHeader {
@@ -85,6 +85,11 @@ impl RunPage {
         self.header().processes.store(sampled.processes, Relaxed);
         self.header().write_bytes.store(sampled.write_bytes, Relaxed);
         self.header().memory.store(sampled.memory, Relaxed);
+    }
+
+    /// Takes `by` out of the run's time: it was paused for so long.
+    pub fn postpone(&self, by: Duration) {
+        self.header().opened.fetch_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX), Relaxed);
     }
 
     /// Rings the bell: something is in a ring.

@@ -11,6 +11,7 @@ use failcore_model::{AbsPath, Coverage, Hold, Lane, Rights, Verb, VerbCoverage};
 use failcore_policy::{Effect, Mode, Object, Over, Part, Pattern, PolicySet, Rule, Way};
 
 use crate::features::Features;
+use crate::open::MULTIPLEXER;
 
 /// Ports that a plan lists one by one; with more, Landlock does not hold them.
 const MOST_PORTS: u32 = 512;
@@ -65,9 +66,15 @@ pub fn lower(policy: &PolicySet, features: &Features) -> (Plan, Coverage) {
 fn files<'a>(permits: impl Iterator<Item = &'a Rule>) -> BTreeMap<AbsPath, Rights> {
     let mut found: BTreeMap<AbsPath, Rights> = BTreeMap::new();
     for object in permits.flat_map(|rule| &rule.objects) {
-        if let Object::File { path, rights } = object {
-            *found.entry(prefix(path)).or_default() |= *rights;
+        let Object::File { path, rights } = object else { continue };
+        let tree = prefix(path);
+        // Who may make terminals opens their other ends, which the supervisor tells from those of others.
+        if tree.as_bytes() == MULTIPLEXER
+            && let Ok(ends) = AbsPath::new(b"/dev/pts")
+        {
+            *found.entry(ends).or_default() |= *rights;
         }
+        *found.entry(tree).or_default() |= *rights;
     }
     found
 }
@@ -163,7 +170,9 @@ fn coverage(policy: &PolicySet, features: &Features, plan: &Plan) -> Coverage {
             | Verb::ProcessLimit
             | Verb::KernelCall
             | Verb::Unmapped => (Hold::Binding, SUPERVISOR),
-            Verb::NetResolve | Verb::NetHttp | Verb::NativeLoad | Verb::EnvRead => (Hold::None, "nothing"),
+            // What is not passed is not there, and what other processes have is closed to the run.
+            Verb::EnvRead => (Hold::Binding, "environment chosen when the program starts"),
+            Verb::NetResolve | Verb::NetHttp | Verb::NativeLoad => (Hold::None, "nothing"),
         };
         VerbCoverage { verb: *verb, hold, by: by.into() }
     });

@@ -70,7 +70,7 @@ pub(crate) struct Producer {
 
 impl Producer {
     pub(crate) fn map(fd: impl AsFd, page: RunPage) -> Result<Self, Errno> {
-        let shared = Shared::map(fd)?;
+        let shared = Shared::map_alone(fd)?;
         if shared.len() != HEADER + CAPACITY {
             return Err(Errno::INVAL);
         }

@@ -4,27 +4,30 @@ use std::fs::File;
 use std::io::{Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64, AtomicUsize,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use failcore_gate::{Approver, Meter, Sink};
-use failcore_model::{Event, Text};
+use failcore_model::{Event, Reason, Text};
 use failcore_trace::{TraceError, Writer};
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
-use rustix::net::sockopt::socket_peercred;
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, shutdown, socket_with,
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::alive::{self, Holding};
 use crate::own::{self, Own, OwnSink};
 use crate::page::{RunPage, Sampled};
+use crate::peer::Peer;
+use crate::reception::Reception;
 use crate::ring::{CAPACITY, Consumer};
+use crate::slots::Slots;
+use crate::tasks::{ended, parent_of};
 use crate::wire::{Ask, Verdict, Welcome, receive, send};
 
 /// Bytes the trace may take for each byte in a ring: the line's own head, and JSON that grows when it is written
@@ -52,6 +55,19 @@ pub struct Served {
     pub run: Option<Text>,
     /// The resolved policy text.
     pub policy: String,
+    /// Whether a supervisor decides and records what the processes do: it alone lets them in then.
+    pub supervised: bool,
+}
+
+/// How many decisions a trace holds so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tally {
+    /// Allowed.
+    pub allowed: u64,
+    /// Refused, those of files that are not there apart.
+    pub refused: u64,
+    /// Refusals of files that are not there.
+    pub absent: u64,
 }
 
 /// The parent's side of a run: holds the trace while the run lasts.
@@ -93,14 +109,34 @@ struct State {
     page: RunPage,
     page_fd: OwnedFd,
     approver: Arc<dyn Approver>,
-    listener: OwnedFd,
+    reception: Arc<Reception>,
     joined: mpsc::Sender<Joined>,
     stopping: AtomicBool,
     processes: AtomicUsize,
-    connections: AtomicUsize,
     own: Arc<Own>,
+    tally: Counts,
     /// Why the trace can no longer be written, once it cannot.
     broken: Mutex<Option<String>>,
+}
+
+#[derive(Default)]
+struct Counts {
+    allowed: AtomicU64,
+    refused: AtomicU64,
+    absent: AtomicU64,
+}
+
+impl Counts {
+    fn add(&self, event: &Event) {
+        if let Event::Decided { decision, .. } = event {
+            let count = match decision.reason {
+                _ if decision.is_allow() => &self.allowed,
+                Reason::Absent => &self.absent,
+                _ => &self.refused,
+            };
+            count.fetch_add(1, Relaxed);
+        }
+    }
 }
 
 /// A process that was let in.
@@ -108,8 +144,15 @@ struct Joined {
     pid: u32,
     pidfd: OwnedFd,
     ring: Consumer,
-    parent: u32,
-    exe: Text,
+    /// Whom to announce; nobody where the supervisor does that.
+    announced: Option<(u32, Text)>,
+}
+
+/// The way into a run for processes under supervision: the supervisor lets them in, since it knows who they are.
+#[derive(Clone)]
+pub struct Door {
+    state: Arc<State>,
+    path: Arc<Path>,
 }
 
 impl Server {
@@ -124,8 +167,8 @@ impl Server {
         approver: Arc<dyn Approver>,
     ) -> Result<Self, ServerError> {
         writer.reserve(EXPANSION * (CAPACITY as u64 + own::CAPACITY))?;
-        let listener =
-            open_listener(socket).map_err(|why| ServerError::Listen { socket: socket.into(), why })?;
+        let reception = Reception::open(socket, MAX_CONNECTIONS)
+            .map_err(|why| ServerError::Listen { socket: socket.into(), why })?;
         let policy = sealed("failcore-policy", served.policy.as_bytes()).map_err(ServerError::Memory)?;
         let (page, page_fd) = RunPage::create(SystemTime::now().into()).map_err(ServerError::Memory)?;
         let holding = alive::hold(&page).map_err(ServerError::Thread)?;
@@ -136,12 +179,12 @@ impl Server {
             page,
             page_fd,
             approver,
-            listener,
+            reception,
             joined,
             stopping: AtomicBool::new(false),
             processes: AtomicUsize::new(0),
-            connections: AtomicUsize::new(0),
             own: Arc::default(),
+            tally: Counts::default(),
             broken: Mutex::default(),
         });
         let drainer = {
@@ -157,7 +200,12 @@ impl Server {
             let state = Arc::clone(&state);
             std::thread::Builder::new()
                 .name("failcore-accept".into())
-                .spawn(move || accept_loop(&state))
+                .spawn(move || {
+                    state.reception.accept(|connection| {
+                        // Whoever finds no place sees the connection close, which is a no.
+                        let _ = state.attend(move |state| serve(state, &connection));
+                    });
+                })
                 .map_err(ServerError::Thread)?
         };
         Ok(Self { state, socket: socket.into(), acceptor, drainer, _holding: holding })
@@ -171,6 +219,11 @@ impl Server {
     /// Publishes what was measured of the run from outside.
     pub fn sample(&self, sampled: Sampled) {
         self.state.page.sample(sampled);
+    }
+
+    /// The trace, for those who state facts of the parent's own or want to know what it holds.
+    pub fn ledger(&self) -> Ledger {
+        Ledger { state: Arc::clone(&self.state) }
     }
 
     /// Where the parent's own gates record: the supervisor of the kernel lane, the broker.
@@ -188,10 +241,14 @@ impl Server {
         Arc::clone(&self.state.approver)
     }
 
+    /// The way in for a supervisor's processes.
+    pub fn door(&self) -> Door {
+        Door { state: Arc::clone(&self.state), path: self.socket.as_path().into() }
+    }
+
     /// Records a fact of the parent's own.
     pub fn record(&self, event: Event) {
-        self.state.own.push(event);
-        self.state.page.ring();
+        self.state.record(event);
     }
 
     /// How many processes have attached and not ended.
@@ -207,7 +264,7 @@ impl Server {
     /// Stops serving, keeps everything that was recorded, and gives the trace back to be closed.
     pub fn finish(self) -> Writer {
         self.state.stopping.store(true, SeqCst);
-        let _ = shutdown(&self.state.listener, rustix::net::Shutdown::Both);
+        self.state.reception.close();
         self.state.page.ring();
         drop(self.acceptor.join());
         drop(std::fs::remove_file(&self.socket));
@@ -218,15 +275,69 @@ impl Server {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// The trace of a run under way.
+#[derive(Clone)]
+pub struct Ledger {
+    state: Arc<State>,
 }
 
-fn open_listener(socket: &Path) -> Result<OwnedFd, Errno> {
-    let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    bind(&listener, &SocketAddrUnix::new(socket)?)?;
-    listen(&listener, 128)?;
-    Ok(listener)
+impl Ledger {
+    /// As [`Server::record`].
+    pub fn record(&self, event: Event) {
+        self.state.record(event);
+    }
+
+    /// How many decisions were recorded so far.
+    pub fn tally(&self) -> Tally {
+        let Counts { allowed, refused, absent } = &self.state.tally;
+        Tally { allowed: allowed.load(Relaxed), refused: refused.load(Relaxed), absent: absent.load(Relaxed) }
+    }
+}
+
+impl Door {
+    /// Whether a path that a process wants to connect to is this door.
+    pub(crate) fn is_at(&self, path: &[u8]) -> bool {
+        self.path.as_os_str().as_encoded_bytes() == path
+    }
+
+    /// Serves the process `pid`: its end of a connection, and the slots of its threads.
+    ///
+    /// # Errors
+    /// `EAGAIN` where too many are being served, and the kernel's.
+    pub(crate) fn admit(&self, pid: u32, scope: &[Text]) -> Result<(OwnedFd, Arc<Slots>), Errno> {
+        let raw = Pid::from_raw(pid.cast_signed()).ok_or(Errno::SRCH)?;
+        let (theirs, ours) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let (slots, slots_fd) = Slots::create()?;
+        let slots = Arc::new(slots);
+        let scope = scope.to_vec();
+        self.state.attend(move |state| answer(state, &ours, raw, Some(&Supervised { slots_fd, scope })))?;
+        Ok((theirs, slots))
+    }
+}
+
+/// What a process under supervision gets beside the rest.
+struct Supervised {
+    slots_fd: OwnedFd,
+    /// The tool scope it was started in, which it cannot leave.
+    scope: Vec<Text>,
+}
+
+impl State {
+    /// Runs a conversation on a thread of its own.
+    fn attend(self: &Arc<Self>, talk: impl FnOnce(&Self) + Send + 'static) -> Result<(), Errno> {
+        let state = Arc::clone(self);
+        self.reception.attend(move || talk(&state))
+    }
+
+    fn record(&self, event: Event) {
+        self.own.push(event);
+        self.page.ring();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd, Errno> {
@@ -240,71 +351,56 @@ fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd, Errno> {
 
 // ---- letting processes in -----------------------------------------------------------------------------------
 
-fn accept_loop(state: &Arc<State>) {
-    while !state.stopping.load(SeqCst) {
-        let connection = match accept_with(&state.listener, SocketFlags::CLOEXEC) {
-            Ok(connection) => connection,
-            Err(Errno::INTR | Errno::CONNABORTED) => continue,
-            Err(_) if state.stopping.load(SeqCst) => return,
-            Err(_) => {
-                // Out of descriptors or memory: who waits is refused by time-out, nobody is let in unseen.
-                std::thread::sleep(NAP);
-                continue;
-            }
-        };
-        if state.connections.fetch_add(1, SeqCst) >= MAX_CONNECTIONS {
-            state.connections.fetch_sub(1, SeqCst);
-            continue;
-        }
-        let shared = Arc::clone(state);
-        let spawned = std::thread::Builder::new().name("failcore-attach".into()).spawn(move || {
-            serve(&shared, connection);
-            shared.connections.fetch_sub(1, SeqCst);
-        });
-        if spawned.is_err() {
-            state.connections.fetch_sub(1, SeqCst);
-        }
+/// Answers whoever connects by himself.
+fn serve(state: &State, connection: &OwnedFd) {
+    let Ok(peer) = Peer::of(connection) else { return };
+    let ours = peer.uid == rustix::process::getuid().as_raw() && peer.descends(std::process::id());
+    if ours
+        && !state.served.supervised
+        && let Some(pid) = Pid::from_raw(peer.pid.cast_signed())
+    {
+        answer(state, connection, pid, None);
     }
 }
 
 /// Answers one question. Whatever goes wrong, the connection just closes, which the other side takes as a no.
-fn serve(state: &State, connection: OwnedFd) {
-    let Ok(peer) = socket_peercred(&connection) else { return };
-    if peer.uid != rustix::process::getuid() || !descends_from_us(peer.pid) {
-        return;
-    }
-    match receive::<Ask>(&connection) {
-        Ok((Ask::Attach {}, _)) => let_in(state, &connection, peer.pid),
+fn answer(state: &State, connection: &OwnedFd, pid: Pid, supervised: Option<&Supervised>) {
+    match receive::<Ask>(connection) {
+        Ok((Ask::Attach {}, _)) => let_in(state, connection, pid, supervised),
         Ok((Ask::Approve { request, question }, _)) => {
             let (answer, who) = state.approver.ask(&request, &question);
-            drop(send(&connection, &Verdict { answer, who }, &[]));
+            drop(send(connection, &Verdict { answer, who }, &[]));
         }
         Err(_) => {}
     }
 }
 
-fn let_in(state: &State, connection: &OwnedFd, pid: Pid) {
+fn let_in(state: &State, connection: &OwnedFd, pid: Pid, supervised: Option<&Supervised>) {
     if lock(&state.broken).is_some() || state.processes.load(SeqCst) >= MAX_PROCESSES {
         return;
     }
     let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return };
     let Ok((ring, ring_fd)) = Consumer::create() else { return };
-    let number = pid.as_raw_nonzero().get().unsigned_abs();
-    let exe = std::fs::read_link(format!("/proc/{number}/exe"))
-        .map(|exe| Text::from(exe.as_os_str().as_encoded_bytes()))
-        .unwrap_or_default();
-    let parent = parent_of(number).unwrap_or_default();
+    let number = number(pid);
+    let announced = supervised.is_none().then(|| {
+        let exe = std::fs::read_link(format!("/proc/{number}/exe"))
+            .map(|exe| Text::from(exe.as_os_str().as_encoded_bytes()))
+            .unwrap_or_default();
+        (parent_of(number).unwrap_or_default(), exe)
+    });
     state.processes.fetch_add(1, SeqCst);
     // Known to the writer before the process can record anything.
-    if state.joined.send(Joined { pid: number, pidfd, ring, parent, exe }).is_err() {
+    if state.joined.send(Joined { pid: number, pidfd, ring, announced }).is_err() {
         return;
     }
     state.page.ring();
     let Served { session, agent, run, .. } = state.served.clone();
     // Each receiver reads the policy from its start, hence through an open file description of its own.
     let Ok(policy) = reopened(&state.policy) else { return };
-    let fds = [policy.as_fd(), state.page_fd.as_fd(), ring_fd.as_fd()];
-    drop(send(connection, &Welcome { session, agent, run }, &fds));
+    let scope = supervised.map(|supervised| supervised.scope.clone());
+    let mut fds = vec![policy.as_fd(), state.page_fd.as_fd(), ring_fd.as_fd()];
+    fds.extend(supervised.map(|supervised| supervised.slots_fd.as_fd()));
+    drop(send(connection, &Welcome { session, agent, run, supervised: scope }, &fds));
 }
 
 fn reopened(memfd: &OwnedFd) -> Result<OwnedFd, std::io::Error> {
@@ -312,27 +408,8 @@ fn reopened(memfd: &OwnedFd) -> Result<OwnedFd, std::io::Error> {
     File::open(format!("/proc/self/fd/{}", memfd.as_raw_fd())).map(Into::into)
 }
 
-fn descends_from_us(pid: Pid) -> bool {
-    let us = std::process::id();
-    let mut pid = pid.as_raw_nonzero().get().unsigned_abs();
-    // Bounded: a pid that is reused while we walk must not make this a loop.
-    for _ in 0..64 {
-        if pid == us {
-            return true;
-        }
-        match parent_of(pid) {
-            Some(parent) if parent > 1 => pid = parent,
-            _ => return false,
-        }
-    }
-    false
-}
-
-/// The parent's id, from proc_pid_stat(5); the name before it may itself hold spaces and parentheses.
-fn parent_of(pid: u32) -> Option<u32> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let after = stat.iter().rposition(|b| *b == b')')? + 2;
-    std::str::from_utf8(&stat[after..]).ok()?.split(' ').nth(1)?.parse().ok()
+fn number(pid: Pid) -> u32 {
+    pid.as_raw_nonzero().get().unsigned_abs()
 }
 
 // ---- keeping what they record -------------------------------------------------------------------------------
@@ -381,9 +458,11 @@ impl Drain<'_> {
 
     fn welcome(&mut self) -> bool {
         let mut any = false;
-        while let Ok(Joined { pid, pidfd, ring, parent, exe }) = self.joins.try_recv() {
+        while let Ok(Joined { pid, pidfd, ring, announced }) = self.joins.try_recv() {
             any = true;
-            self.write(|writer| writer.append(&Event::ProcessJoined { pid, parent, exe }));
+            if let Some((parent, exe)) = announced {
+                self.write(|writer| writer.append(&Event::ProcessJoined { pid, parent, exe }));
+            }
             self.members.push(Member { pid, pidfd, ring, shunned: false });
         }
         if any {
@@ -399,7 +478,8 @@ impl Drain<'_> {
         }
         // One write for all that waited; what one of them cannot be is no reason to lose the others.
         for event in &events {
-            self.write(|writer| writer.stage(event));
+            let tally = &self.state.tally;
+            self.write(|writer| writer.stage(event).map(|()| tally.add(event)));
         }
         self.write(Writer::flush);
         self.grant();
@@ -417,7 +497,8 @@ impl Drain<'_> {
                     Ok(Some(())) => {
                         any = true;
                         let record = std::mem::take(&mut self.record);
-                        if !self.write(|writer| writer.stage_body(&record)) {
+                        let tally = &self.state.tally;
+                        if !self.write(|writer| writer.stage_body(&record).map(|event| tally.add(&event))) {
                             self.shun(at);
                         }
                         self.record = record;
@@ -478,19 +559,15 @@ impl Drain<'_> {
         let mut at = 0;
         while at < self.members.len() {
             let member = &self.members[at];
-            let ended = has_ended(&member.pidfd);
-            if !ended || !(member.shunned || member.ring.is_empty()) {
+            if !ended(&member.pidfd) || !(member.shunned || member.ring.is_empty()) {
                 at += 1;
                 continue;
             }
             let pid = self.members.swap_remove(at).pid;
             self.state.processes.fetch_sub(1, SeqCst);
-            self.write(|writer| writer.append(&Event::ProcessLeft { pid }));
+            if !self.state.served.supervised {
+                self.write(|writer| writer.append(&Event::ProcessLeft { pid }));
+            }
         }
     }
-}
-
-fn has_ended(pidfd: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
-    matches!(poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(n) if n > 0)
 }

@@ -6,10 +6,9 @@
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use failcore_gate::Gate;
 use failcore_model::{Action, Denial, Event, Outcome, Text};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -19,10 +18,14 @@ use crate::call::{Answer, Call, Reply};
 use crate::calls::{Row, Rule, row};
 use crate::directories::Directories;
 use crate::filter::ruling;
+use crate::ipc::Objects;
+use crate::island::Island;
+use crate::launch::Parent;
 use crate::notify::{Listener, Notice};
 use crate::patience::{self, Patience};
+use crate::standstill::Standstill;
 use crate::tasks::{Process, Tasks, Verified, descends};
-use crate::{attributes, exec, messages, names, open, processes, sockets};
+use crate::{attributes, exec, ipc, messages, names, open, processes, sockets};
 
 /// Workers that may wait at once; more calls queue in the kernel.
 const MOST_WORKERS: usize = 1024;
@@ -37,9 +40,15 @@ pub(crate) const PROBED: i32 = libc::EKEYREJECTED;
 /// What all workers share.
 pub(crate) struct Shared {
     pub(crate) listener: Arc<Listener>,
-    pub(crate) gate: Gate,
+    pub(crate) parent: Parent,
+    /// Where resolvers ask that take answers from none but whom they asked; made when the first one does.
+    island: OnceLock<Option<Island>>,
     pub(crate) tasks: Tasks,
+    /// System V objects of the run.
+    pub(crate) objects: Objects,
     pub(crate) patience: Patience,
+    /// Keeps workers from acting while the run is paused.
+    pub(crate) standstill: Standstill,
     /// Whether rules go by identity, so that requests need it.
     pub(crate) by_identity: bool,
     /// Our own table of descriptors, through which an object is opened again.
@@ -63,19 +72,22 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(listener: Listener, gate: Gate, root: u32) -> Result<Arc<Self>, Errno> {
+    pub(crate) fn new(listener: Listener, parent: Parent, root: u32) -> Result<Arc<Self>, Errno> {
         // Before Linux 6.6 the kernel cannot; wake-ups then cross processors and cost more.
         let _ = listener.wake_in_place();
         let own = openat(CWD, "/proc/self/fd", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Arc::new(Self {
             own,
             directories: Directories::default(),
-            by_identity: gate.policy().has_identities(),
-            processes: gate.policy().limits().processes,
+            by_identity: parent.gate.policy().has_identities(),
+            processes: parent.gate.policy().limits().processes,
             listener: Arc::new(listener),
-            gate,
+            parent,
+            island: OnceLock::new(),
             tasks: Tasks::default(),
+            objects: Objects::default(),
             patience: Patience::default(),
+            standstill: Standstill::default(),
             names: RwLock::new(()),
             root,
             probing: AtomicBool::new(true),
@@ -91,6 +103,16 @@ impl Shared {
     /// Whether a process belongs to the run; the guardian and the supervisor do not.
     pub(crate) fn in_run(&self, pid: u32) -> bool {
         pid != self.root && descends(pid, self.root)
+    }
+
+    /// The island, made where it is not there yet; nothing where it cannot be made.
+    pub(crate) fn island(&self) -> Option<&Island> {
+        self.island.get_or_init(|| Island::make().ok()).as_ref()
+    }
+
+    /// The island, where it was made.
+    pub(crate) fn island_made(&self) -> Option<&Island> {
+        self.island.get()?.as_ref()
     }
 
     /// While held, names may change: every change of names that the agent makes holds it.
@@ -122,9 +144,15 @@ impl Shared {
         self.probing.store(false, SeqCst);
     }
 
+    /// Answers no call from now on; whether none is under way any more within `patience`.
+    pub(crate) fn hold(&self, patience: Duration) -> bool {
+        self.standstill.hold(patience, || self.patience.nudge())
+    }
+
     /// Ends all workers.
     pub(crate) fn end(&self) {
         self.over.store(true, SeqCst);
+        self.standstill.close();
         self.patience.end();
         loop {
             let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -149,7 +177,7 @@ impl Shared {
     fn sweep(&self) {
         for pid in self.tasks.sweep() {
             // A failure shows with the next decision; nothing depends on this record.
-            let _ = self.gate.record(&Event::ProcessLeft { pid });
+            let _ = self.parent.gate.record(&Event::ProcessLeft { pid });
         }
     }
 
@@ -176,7 +204,7 @@ impl Shared {
             }
             Verified::Failed(op) => {
                 self.changing.fetch_sub(1, SeqCst);
-                self.gate.conclude_op(op, process.pid, Outcome::Failed(libc::ENOEXEC));
+                self.parent.gate.conclude_op(op, process.pid, Outcome::Failed(libc::ENOEXEC));
                 true
             }
             Verified::Other(image) => {
@@ -185,7 +213,7 @@ impl Shared {
                     "process {} runs {} instead of what its exec was granted for; it was ended",
                     process.pid, image.path
                 );
-                let _ = self.gate.record(&Event::Notice { text });
+                let _ = self.parent.gate.record(&Event::Notice { text });
                 false
             }
         }
@@ -236,11 +264,15 @@ fn work(shared: &Arc<Shared>) {
             Err(Errno::NOENT | Errno::INTR) => continue,
             Err(_) => break,
         };
+        // While the run is paused a call gets no answer.
+        let Some(acting) = shared.standstill.act() else { break };
         if shared.idle.fetch_sub(1, SeqCst) == 1 && count(shared) < MOST_WORKERS {
             // Where none can be started the call in hand still gets its answer, and the next waits for it.
             let _ = start_worker(shared);
         }
-        if !handle(shared, notice) {
+        let needed = handle(shared, notice);
+        drop(acting);
+        if !needed {
             // The others may have taken calls since: the last one that is idle stays.
             if shared.idle.fetch_sub(1, SeqCst) > 1 {
                 return retire(shared, own);
@@ -277,6 +309,13 @@ fn handle(shared: &Shared, notice: Notice) -> bool {
     let sent = match reply {
         Ok(Answer::Value(value)) => shared.listener.succeed(&notice, value),
         Ok(Answer::Proceed) => shared.listener.proceed(&notice),
+        Ok(Answer::Replaced { fd, number, close_on_exec, value }) => {
+            let (fd, number) = (std::os::fd::AsFd::as_fd(&fd), number.unsigned_abs());
+            match shared.listener.replace(&notice, fd, number, close_on_exec) {
+                Ok(()) => shared.listener.succeed(&notice, value),
+                Err(errno) => shared.listener.fail(&notice, errno.raw_os_error()),
+            }
+        }
         Ok(Answer::Descriptor { fd, close_on_exec }) => {
             match shared.listener.inject(&notice, std::os::fd::AsFd::as_fd(&fd), close_on_exec) {
                 Err(Errno::NOENT | Errno::INPROGRESS) => Ok(()),
@@ -304,7 +343,7 @@ fn answer(shared: &Shared, notice: Notice) -> Reply {
         }
         let exe = process.image().path.clone();
         let event = Event::ProcessJoined { pid: process.pid, parent: process.parent, exe };
-        shared.gate.record(&event).map_err(|denial| Errno::from_raw_os_error(denial.errno))?;
+        shared.parent.gate.record(&event).map_err(|denial| Errno::from_raw_os_error(denial.errno))?;
     }
     if process.is_changing() && !shared.verify(&process, Some(notice.tid)) {
         return Err(Errno::ACCESS);
@@ -327,7 +366,12 @@ fn unmapped(call: &Call<'_>, name: &str) -> Reply {
 }
 
 fn fork(call: &Call<'_>) -> Reply {
-    if call.shared.may_fork() { Ok(Answer::Proceed) } else { Err(Errno::AGAIN) }
+    if !call.shared.may_fork() {
+        return Err(Errno::AGAIN);
+    }
+    let tid = call.notice.tid;
+    call.shared.tasks.forks(&call.process, tid, call.process.claims(tid).scope);
+    Ok(Answer::Proceed)
 }
 
 /// Every call of the table that asks, and who handles it.
@@ -396,6 +440,17 @@ fn handler(nr: i64) -> Option<fn(&Call<'_>) -> Reply> {
         libc::SYS_sendto => messages::sendto,
         libc::SYS_sendmsg => messages::sendmsg,
         libc::SYS_sendmmsg => messages::sendmmsg,
+        libc::SYS_shmget => ipc::shmget,
+        libc::SYS_semget => ipc::semget,
+        libc::SYS_msgget => ipc::msgget,
+        libc::SYS_shmat
+        | libc::SYS_shmctl
+        | libc::SYS_semop
+        | libc::SYS_semctl
+        | libc::SYS_semtimedop
+        | libc::SYS_msgsnd
+        | libc::SYS_msgrcv
+        | libc::SYS_msgctl => ipc::on_object,
         libc::SYS_kill => processes::kill,
         libc::SYS_tkill => processes::tkill,
         libc::SYS_tgkill => processes::tgkill,

@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use failcore_model::AbsPath;
+use failcore_model::{AbsPath, FileId};
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, Stat, fstat, fstatfs, openat,
     openat2, readlinkat, statat,
@@ -80,6 +80,11 @@ pub(crate) enum Found {
 }
 
 impl Object {
+    /// Its identity.
+    pub(crate) fn id(&self) -> FileId {
+        FileId { dev: self.stat.st_dev, ino: self.stat.st_ino }
+    }
+
     /// Whether it is of this kind.
     pub(crate) fn is(&self, kind: FileType) -> bool {
         FileType::from_raw_mode(self.stat.st_mode) == kind

@@ -28,7 +28,13 @@ impl Run {
         let dir = tempfile::tempdir().unwrap();
         let key = SigningKey::load_or_create(&dir.path().join("key")).unwrap();
         let writer = Writer::create(&dir.path().join("trace"), "s1", &key, "version = 1\n").unwrap();
-        let served = Served { session: "s1".into(), agent: None, run: None, policy: "version = 1\n".into() };
+        let served = Served {
+            session: "s1".into(),
+            agent: None,
+            run: None,
+            policy: "version = 1\n".into(),
+            supervised: false,
+        };
         let server = Server::start(&dir.path().join("socket"), served, writer, Arc::new(Nobody)).unwrap();
         Self { dir, server }
     }

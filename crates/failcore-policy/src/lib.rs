@@ -5,6 +5,7 @@
 //! self-contained text ([`PolicySet::resolved`]) from which the same decisions follow anywhere.
 
 mod ask;
+mod candidates;
 pub mod check;
 mod command;
 mod decide;

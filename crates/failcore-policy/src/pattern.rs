@@ -259,6 +259,12 @@ enum Token {
     Class { not: bool, ranges: Vec<(u32, u32)> },
 }
 
+impl Token {
+    fn byte(&self) -> Option<u8> {
+        if let Self::Byte(byte) = self { Some(*byte) } else { None }
+    }
+}
+
 impl Glob {
     /// Reads `*`, `?`, `[..]`, `[!..]` and `\x`.
     ///
@@ -307,14 +313,25 @@ impl Glob {
 
     /// The one name it matches, where it has no wildcard.
     pub fn literal(&self) -> Option<Vec<u8>> {
-        self.tokens.iter().map(|t| if let Token::Byte(b) = t { Some(*b) } else { None }).collect()
+        self.tokens.iter().map(Token::byte).collect()
+    }
+
+    /// The bytes that every match begins with.
+    pub(crate) fn head(&self) -> Vec<u8> {
+        self.tokens.iter().map_while(Token::byte).collect()
+    }
+
+    /// The bytes that every match ends in.
+    pub(crate) fn tail(&self) -> Vec<u8> {
+        let mut tail: Vec<u8> = self.tokens.iter().rev().map_while(Token::byte).collect();
+        tail.reverse();
+        tail
     }
 
     /// The longest run of bytes that every match contains.
-    pub fn needle(&self) -> Vec<u8> {
-        let runs = self.tokens.split(|t| !matches!(t, Token::Byte(_)));
-        let longest = runs.max_by_key(|run| run.len()).unwrap_or_default();
-        longest.iter().map(|t| if let Token::Byte(b) = t { *b } else { 0 }).collect()
+    pub(crate) fn needle(&self) -> Vec<u8> {
+        let runs = self.tokens.split(|token| token.byte().is_none());
+        runs.max_by_key(|run| run.len()).unwrap_or_default().iter().filter_map(Token::byte).collect()
     }
 
     /// Whether the whole of `name` is matched; characters are UTF-8, or single bytes where it is not.

@@ -3,17 +3,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use failcore_model::{AbsPath, FileId, RuleId};
+use failcore_model::{AbsPath, FileId, RuleId, Text};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
+use crate::command;
 use crate::environment::Environment;
 use crate::error::PolicyError;
 use crate::index::Index;
 use crate::limits::Limits;
 use crate::pattern::Pattern;
 use crate::resolved::{self, Resolved};
-use crate::rule::{Effect, Key, Object, Rule};
+use crate::rule::{Args, Effect, Key, Object, Rule};
 use crate::source;
 
 /// A policy, checked and compiled. Immutable; share it in an `Arc`.
@@ -168,11 +169,11 @@ impl PolicySet {
     }
 
     /// Refuses every change to these paths and to what lies below, whatever the policy says: the trace, the
-    /// policy file.
+    /// policy file, what host names are looked up by.
     #[must_use]
     pub fn protect(self, paths: &[AbsPath]) -> Self {
         use failcore_model::Rights;
-        self.always_refuse(paths, Rights::all() - Rights::READ, "the gate's own files stay as they are")
+        self.always_refuse(paths, Rights::all() - Rights::READ, "what the gate goes by stays as it is")
     }
 
     /// Refuses every use of these paths and of what lies below, reading too, whatever the policy says: the key that
@@ -201,6 +202,13 @@ impl PolicySet {
         use failcore_model::Rights;
         let object = Object::File { path: Pattern::of(path), rights: Rights::READ };
         self.with_rules([Rule::new(RuleId::from(""), Key::FsRead, Effect::Permit, vec![object])])
+    }
+
+    /// Permits starting one program with exactly these arguments: the command that the user named.
+    #[must_use]
+    pub fn permit_exec(self, path: &AbsPath, args: &[Text]) -> Self {
+        let objects = command::program(path, &Args::Exactly(args.to_vec()));
+        self.with_rules([Rule::new(RuleId::from(""), Key::Exec, Effect::Permit, objects)])
     }
 
     /// The denies that name one path, and that path: what the kernel can tell the identity of when a run begins.
@@ -239,6 +247,7 @@ impl PolicySet {
             rule.id = RuleId::from(&format!("{}#{}[{same}]", rule.source, rule.key));
             rule.text = rule.objects.first().map_or_else(String::new, |object| match object {
                 Object::File { path, .. } => path.to_string(),
+                Object::Exec { image, .. } => image.to_string(),
                 _ => String::new(),
             });
             self.resolved.rules.push(rule);

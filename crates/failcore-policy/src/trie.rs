@@ -1,19 +1,15 @@
 //! One tree over components for paths, host labels and names, in which literals, globs and `**` stand side by side.
 //!
 //! Walking it costs what the path costs, not what the rules cost: literals are one hash look-up each, globs are
-//! tried only where they stand, and where many stand together one pass over the component finds the few that can
-//! match. Patterns are few steps apart from each other only where they share their beginning.
+//! tried only where they stand, and of those that stand together only the few that the ends of the component allow.
+//! Patterns are few steps apart from each other only where they share their beginning.
 
-use std::sync::Arc;
-
-use aho_corasick::AhoCorasick;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
+use crate::candidates::Candidates;
 use crate::pattern::{Glob, Part};
 
-/// From how many globs in one place a search for candidates is quicker than trying each.
-const MANY: usize = 12;
 /// Positions followed at once without allocation; policies with more `**` than this still decide, more slowly.
 const USUAL: usize = 24;
 
@@ -27,23 +23,14 @@ pub(crate) struct Trie<T> {
 struct Node<T> {
     literals: FxHashMap<Box<[u8]>, u32>,
     globs: Vec<(Glob, u32)>,
-    candidates: Option<Arc<Candidates>>,
+    /// Which of them can match, where there are too many to try each.
+    candidates: Option<Candidates>,
     /// The position after `**`, entered without consuming a component.
     deep: Option<u32>,
     /// Whether it is such a position: every component leaves one there.
     stays: bool,
     /// Values of the patterns that end here.
     here: Vec<T>,
-}
-
-/// Which globs of a place can match a component at all.
-#[derive(Debug)]
-struct Candidates {
-    search: AhoCorasick,
-    /// Globs by the needle they contain.
-    holders: Vec<Vec<u32>>,
-    /// Globs without any literal byte.
-    rest: Vec<u32>,
 }
 
 /// A component, and another name it goes by (`/proc/1234` is `/proc/self` to that process).
@@ -108,26 +95,8 @@ impl<T> Trie<T> {
 
     /// Prepares places with many globs; call once after the last insertion.
     pub(crate) fn finish(&mut self) {
-        for node in self.nodes.iter_mut().filter(|node| node.globs.len() >= MANY) {
-            let (mut needles, mut holders, mut rest) =
-                (Vec::<Vec<u8>>::new(), Vec::<Vec<u32>>::new(), Vec::new());
-            let mut known = FxHashMap::default();
-            for (n, (glob, _)) in node.globs.iter().enumerate() {
-                let needle = glob.needle();
-                if needle.is_empty() {
-                    rest.push(n as u32);
-                    continue;
-                }
-                let slot = *known.entry(needle.clone()).or_insert_with(|| {
-                    needles.push(needle);
-                    holders.push(Vec::new());
-                    holders.len() - 1
-                });
-                holders[slot].push(n as u32);
-            }
-            // Too large an automaton cannot be built; each glob is tried then.
-            node.candidates =
-                AhoCorasick::new(needles).ok().map(|search| Arc::new(Candidates { search, holders, rest }));
+        for node in &mut self.nodes {
+            node.candidates = Candidates::among(node.globs.iter().map(|(glob, _)| glob));
         }
     }
 
@@ -212,12 +181,7 @@ impl<T> Trie<T> {
         };
         match &node.candidates {
             None => (0..node.globs.len()).for_each(attempt),
-            Some(candidates) => {
-                candidates.rest.iter().for_each(|n| attempt(*n as usize));
-                for found in candidates.search.find_overlapping_iter(name) {
-                    candidates.holders[found.pattern().as_usize()].iter().for_each(|n| attempt(*n as usize));
-                }
-            }
+            Some(candidates) => candidates.of(name, |n| attempt(n as usize)),
         }
     }
 }

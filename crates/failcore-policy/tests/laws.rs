@@ -89,7 +89,7 @@ fn some_path() -> impl Strategy<Value = String> {
 fn pattern() -> impl Strategy<Value = String> {
     let part = prop_oneof![
         6 => component().prop_map(str::to_owned),
-        1 => select(vec!["*", "a*", "?", "*.pem", "[ab]", "{a,b}", "{a/b,.env}", "[!a]*"]).prop_map(str::to_owned),
+        1 => select(vec!["*", "a*", "?", "*.pem", "*m", "*e*", "[ab]", "{a,b}", "{a/b,.env}", "[!a]*"]).prop_map(str::to_owned),
         1 => Just("**".to_owned()),
     ];
     let start = select(vec!["/w/", "./", "**/", "/", "~/"]);

@@ -15,11 +15,10 @@ use crate::{expected, hook_sqlite, monitor};
 pub(crate) fn unresolved(error: ResolveError, about: Option<Object<'_>>) -> Box<Refusal> {
     // NUL bytes and lengths beyond the kernel's make the operation fail by itself; so do loops and a lack of
     // descriptors. The exception is then the one the program knows.
-    let errno = match error {
-        ResolveError::Malformed(PathError::Nul) => libc::EINVAL,
-        other => other.errno(),
-    };
-    Box::new(Refusal::os(errno).about(about, None))
+    match error {
+        ResolveError::Malformed(PathError::Nul) => Refusal::value("embedded null byte").into(),
+        other => Refusal::os(other.errno()).about(about, None).into(),
+    }
 }
 
 /// Judges an action on one file and names that file in a refusal.

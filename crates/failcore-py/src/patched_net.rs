@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
-use std::time::SystemTime;
 
+use failcore_gate::now;
 use failcore_gate::resolve::Follow;
 use failcore_model::{Action, Endpoint, HostName, Text, Transport, UnixAddr};
 use failcore_net::{Pins, ResolveError, Resolver};
@@ -38,7 +38,7 @@ fn granted(addr: IpAddr, port: u16) -> bool {
 
 /// Admits the addresses that a judged name resolved to, and returns those to be kept.
 fn admit(name: &HostName, found: &[IpAddr], port: u16) -> Result<Vec<IpAddr>, Box<Refusal>> {
-    match RESOLVER.admit(name, found, SystemTime::now().into(), |addr| granted(addr, port)) {
+    match RESOLVER.admit(name, found, now(), |addr| granted(addr, port)) {
         Ok(answer) => Ok(answer.addrs),
         Err(error) => Err(refused(name, &error)),
     }
@@ -132,17 +132,22 @@ pub(crate) fn getnameinfo(call: &mut Call) -> Judged {
 /// is judged by the hook, from the event.
 fn resolved(call: &mut Call, index: usize, event: &str) -> Judged {
     let Some(slf) = call.receiver() else { return Ok(()) };
-    let Some(address) = call.get(index, "address").filter(|address| address.is_tuple()) else {
+    let Some(address) = call.get(index, "address") else { return Ok(()) };
+    if make::has_buffer(address) {
+        // The name of a unix socket, whose content could change after it was judged.
+        let copy = make::copy(address)?;
+        return call.replace(index, "address", copy).map_err(|()| lost());
+    }
+    if !address.is_tuple() {
         return Ok(());
-    };
+    }
     let Ok(socket) = socket(event, Some(slf)) else { return Ok(()) };
     if !matches!(socket.family, AddressFamily::INET | AddressFamily::INET6) {
         return Ok(());
     }
-    let port = address.item(1).filter(|port| port.int().is_none());
-    let port = port.and_then(make::index);
-    if let (Some(port), Some(host)) = (port, address.item(0)) {
+    if let (Some(host), Some(port)) = (address.item(0), address.item(1).filter(|port| port.int().is_none())) {
         // A number of another kind is asked once, and its answer is what is judged and used.
+        let port = make::index(port)?;
         let mut parts = vec![make::again(host), port];
         parts.extend((2..4).map_while(|i| address.item(i)).map(make::again));
         call.replace(index, "address", make::tuple(&parts)).map_err(|()| lost())?;
@@ -154,8 +159,7 @@ fn resolved(call: &mut Call, index: usize, event: &str) -> Judged {
     let grant = monitor::grant(Action::Resolve(name.clone()), &[])
         .map_err(|denial| Box::new(Refusal::name(denial)))?;
     let Some(grant) = grant else { return Ok(()) };
-    let found =
-        make::unlocked(|| RESOLVER.resolve(&grant, SystemTime::now().into(), |addr| granted(addr, port)));
+    let found = make::unlocked(|| RESOLVER.resolve(&grant, now(), |addr| granted(addr, port)));
     let addr = match found {
         Ok(found) => found.addrs.into_iter().find(|addr| fits(&socket, addr)),
         Err(error) => return Err(refused(&name, &error)),

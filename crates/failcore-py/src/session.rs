@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use failcore_gate::{Approver, Gate, Sink, SinkError};
-use failcore_kernel::RunPage;
+use failcore_kernel::{RunPage, descends};
 use failcore_model::{AbsPath, Answer, Event, Hold, Lane, Request, Text};
 use failcore_policy::PolicySet;
 use failcore_trace::{Options, Redactor, SigningKey, Writer, key_path, new_session_id, runs_dir};
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 
-use crate::monitor::{self, Identity, Source};
+use crate::monitor::{self, Identity, Source, Stand};
 use crate::patched_net::PINS;
 use crate::policy::Policy;
 use crate::{expected, hook, hook_attach, hook_patch, hook_site};
@@ -89,7 +89,7 @@ impl Own {
 }
 
 impl Source for Own {
-    fn gate(&self) -> Result<Arc<Gate>, String> {
+    fn stand(&self) -> Result<Stand, String> {
         let trace = self.create()?;
         *self.trace.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&trace));
         let mut gate = Gate::builder(Arc::clone(&self.policy), trace, Lane::Runtime)
@@ -100,11 +100,15 @@ impl Source for Own {
         if let Some(approver) = &self.approver {
             gate = gate.approver(Arc::clone(approver) as _);
         }
-        Ok(Arc::new(gate.build()))
+        Ok(Stand { gate: Arc::new(gate.build()), supervised: None })
     }
 
     fn identity(&self) -> Identity {
         Identity { session: self.id.clone(), agent: self.agent.clone(), run: self.run.clone() }
+    }
+
+    fn includes(&self, pid: u32) -> bool {
+        descends(pid, self.opener)
     }
 }
 

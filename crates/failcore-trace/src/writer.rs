@@ -196,13 +196,14 @@ impl Writer {
         staged
     }
 
-    /// As [`Writer::stage`], for an agent's JSON as in [`Writer::append_body`].
+    /// As [`Writer::stage`], for an agent's JSON as in [`Writer::append_body`]; the event that it was.
     ///
     /// # Errors
     /// [`TraceError::NotAnEvent`]; the batch is as before.
-    pub fn stage_body(&mut self, json: &[u8]) -> Result<(), TraceError> {
+    pub fn stage_body(&mut self, json: &[u8]) -> Result<Event, TraceError> {
         let event = agent_event(json)?;
-        self.stage(&event)
+        self.stage(&event)?;
+        Ok(event)
     }
 
     fn encode(&mut self, event: &Event) -> Result<(), TraceError> {
@@ -395,7 +396,12 @@ fn agent_event(json: &[u8]) -> Result<Event, TraceError> {
     let text = std::str::from_utf8(json).map_err(|e| TraceError::NotAnEvent(e.to_string()))?;
     let event: Event = serde_json::from_str(text).map_err(|e| TraceError::NotAnEvent(e.to_string()))?;
     match event {
-        Event::SessionOpened { .. } | Event::SessionClosed { .. } | Event::SegmentOpened { .. } => {
+        Event::SessionOpened { .. }
+        | Event::SessionClosed { .. }
+        | Event::SegmentOpened { .. }
+        | Event::RunPaused { .. }
+        | Event::RunResumed { .. }
+        | Event::RunStopped { .. } => {
             Err(TraceError::NotAnEvent(format!("`{}` is not for an agent to say", event.kind())))
         }
         event => Ok(event),

@@ -77,6 +77,7 @@ fn an_agent_speaks_only_for_itself() {
         body.replacen('{', r#"{"v":9,"seq":0,"#, 1),
         body.replacen('{', r#"{"op":1,"#, 1),
         r#"{"type":"session.closed","exit":0}"#.into(),
+        r#"{"type":"run.resumed","who":"the owner"}"#.into(),
         serde_json::to_string(&opened()).unwrap(),
         "{\"type\":\"notice\",\"text\":\"\u{0}\"}".into(),
     ] {

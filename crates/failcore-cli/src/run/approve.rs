@@ -2,14 +2,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use failcore_gate::Approver;
 use failcore_model::{Answer, Request, Text};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::getpgrp;
-use rustix::termios::{QueueSelector, tcflush, tcgetpgrp};
+use rustix::process::{Pid, getpgrp, kill_process_group};
+use rustix::termios::{QueueSelector, tcflush, tcgetpgrp, tcsetpgrp};
 
 use crate::ui::{FAINT, STRONG, Styled, WARN, place};
 
@@ -27,6 +29,8 @@ pub(crate) struct Terminal {
     /// One question at a time.
     asking: Mutex<()>,
     person: Text,
+    /// The process group of the program, where that is another than ours; 0 before it is known.
+    program: AtomicI32,
 }
 
 impl Terminal {
@@ -37,14 +41,19 @@ impl Terminal {
             Some(name) if !name.is_empty() => format!("{name} (uid {})", rustix::process::getuid().as_raw()),
             _ => format!("uid {}", rustix::process::getuid().as_raw()),
         };
-        Self { asking: Mutex::new(()), person: person.into() }
+        Self { asking: Mutex::new(()), person: person.into(), program: AtomicI32::new(0) }
+    }
+
+    /// The program runs in a process group of its own, to which the terminal may belong while it runs.
+    pub(crate) fn shared_with(&self, group: Pid) {
+        self.program.store(group.as_raw_nonzero().get(), Ordering::SeqCst);
     }
 }
 
 impl Approver for Terminal {
     fn ask(&self, request: &Request, question: &str) -> (Answer, Text) {
         let _turn = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
-        match ask(request, question) {
+        match ask(request, question, Pid::from_raw(self.program.load(Ordering::SeqCst))) {
             Some(answer) => (answer, self.person.clone()),
             None => (Answer::Denied, Text::default()),
         }
@@ -52,12 +61,15 @@ impl Approver for Terminal {
 }
 
 /// Asks and waits; nothing where there is nobody, or nobody answers in time.
-fn ask(request: &Request, question: &str) -> Option<Answer> {
+fn ask(request: &Request, question: &str, program: Option<Pid>) -> Option<Answer> {
     let mut tty = OpenOptions::new().read(true).write(true).open("/dev/tty").ok()?;
-    // In the background, reading would stop this process and with it the whole run.
-    if tcgetpgrp(&tty).ok()? != getpgrp() {
-        return None;
-    }
+    let foreground = tcgetpgrp(&tty).ok()?;
+    let _taken = match foreground == getpgrp() {
+        true => None,
+        false if Some(foreground) == program => Some(Taken::from(tty.try_clone().ok()?, foreground)?),
+        // In the background, reading would stop this process and with it the whole run.
+        false => return None,
+    };
     let subject = &request.subject;
     let agent = subject.agent.as_ref().map(|agent| format!("{agent}, ")).unwrap_or_default();
     let tool = subject.claimed.tool().map(|tool| format!(", tool {tool}")).unwrap_or_default();
@@ -84,6 +96,33 @@ fn ask(request: &Request, question: &str) -> Option<Answer> {
     };
     drop(writeln!(out, "{} {said}", Styled(FAINT, "failcore:")));
     answer
+}
+
+/// The terminal, taken from the program while a person is asked.
+struct Taken {
+    tty: File,
+    program: Pid,
+    signals: SigSet,
+}
+
+impl Taken {
+    fn from(tty: File, program: Pid) -> Option<Self> {
+        // Whoever takes a terminal from the background is told to stop.
+        let mut stop = SigSet::empty();
+        stop.add(Signal::SIGTTOU);
+        let signals = stop.thread_swap_mask(SigmaskHow::SIG_BLOCK).ok()?;
+        tcsetpgrp(&tty, getpgrp()).ok()?;
+        Some(Self { tty, program, signals })
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let _ = tcsetpgrp(&self.tty, self.program);
+        let _ = self.signals.thread_set_mask();
+        // Had it wanted to read meanwhile, it would have been stopped.
+        let _ = kill_process_group(self.program, rustix::process::Signal::CONT);
+    }
 }
 
 /// One line, typed within [`PATIENCE`].

@@ -5,13 +5,14 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use failcore_gate::coverage;
-use failcore_model::{AbsPath, Action, Context, Event, FileId, Hold, Request, RuleId, Subject, Text};
+use failcore_kernel::{Cgroup, HOOK_VAR, Plan, SOCKET_VAR, cgroup_mounts};
+use failcore_model::{AbsPath, Action, Context, Event, FileId, Lane, Request, RuleId, Subject, Text};
+use failcore_net::Resolver;
 use failcore_policy::{Environment, Mode, PolicySet, Python};
 use failcore_trace::{Options, Redactor, SigningKey, Writer};
 use tempfile::TempDir;
 
-use super::{io_problem, text};
+use super::{io_problem, lane, text};
 use crate::args::Run;
 use crate::failure::{Failure, Problem};
 use crate::install::Installation;
@@ -22,6 +23,7 @@ use crate::ui::Ui;
 
 /// A run that can start.
 pub(super) struct Prepared {
+    pub(super) lane: Lane,
     pub(super) session: String,
     pub(super) agent: Option<Text>,
     pub(super) label: Option<Text>,
@@ -46,7 +48,11 @@ pub(super) struct Prepared {
 impl Prepared {
     /// Chooses and completes all of it.
     pub(super) fn new(args: &Run, ui: &Ui) -> Result<Self, Failure> {
-        let program = Program::find(&args.command)?;
+        let lane = lane::choose(args.lane)?;
+        let program = match lane {
+            Lane::Runtime => Program::python(&args.command)?,
+            _ => Program::any(&args.command)?,
+        };
         let part = |found: Result<PathBuf, PathBuf>| {
             found.map_err(|sought| Problem::NotInstalled { what: sought.display().to_string() })
         };
@@ -68,8 +74,10 @@ impl Prepared {
                 .map_err(io_problem("write in", &dir))
         };
         let (door, tmp) = (private("run")?, private("tmp")?);
-        let mut env = Environment::current();
-        env.python = Python::find(program.interpreter.as_os_str(), &env.path);
+        let mut env = policy::environment();
+        if program.is_python {
+            env.python = Python::find(program.file.as_os_str(), &env.path);
+        }
         env.tmp = Some(real(tmp.path())?);
         let (policy, file) = choose(args, &program, &env, ui)?;
         if policy.mode() == Mode::Audit {
@@ -78,17 +86,33 @@ impl Prepared {
 
         let own = std::env::current_exe().unwrap_or_default();
         let state = failcore_trace::state_dir().map_err(Problem::trace)?;
+        // A write there moves a process out of what holds the run.
+        let cgroups = cgroup_mounts();
         let gates_own = [&trace, &hook, &preload, &state, &own]
             .into_iter()
+            .chain(&cgroups)
             .map(PathBuf::as_path)
             .chain(file.as_deref())
             .filter(|file| !file.as_os_str().is_empty());
+        // A link may be changed where it stands, and what it leads to there.
+        let names = Resolver::FILES.map(Path::new);
+        let gates_own = gates_own.chain(names).map(real).chain(names.map(spelt));
+        // The command itself, and what brings the hook into a Python, may be started and read; a deny still stands.
+        let mut policy = policy;
+        if lane == Lane::Kernel {
+            let args: Vec<Text> = program.args.iter().map(|arg| text(arg)).collect();
+            policy = policy.permit_exec(&spelt(&program.file)?, &args);
+            for part in [&hook, &preload] {
+                policy = policy.permit_read(&real(part)?);
+            }
+        }
         // Out of the program's reach, whatever the policy says.
         let policy = policy
-            .protect(&gates_own.map(real).collect::<Result<Vec<_>, _>>()?)
+            .protect(&gates_own.collect::<Result<Vec<_>, _>>()?)
             .hide(&[real(&key)?, real(door.path())?]);
 
         Ok(Self {
+            lane,
             session,
             agent: args.agent.as_deref().map(Text::from),
             label: args.label.as_deref().map(Text::from),
@@ -106,8 +130,9 @@ impl Prepared {
         })
     }
 
-    /// Begins the trace, with the policy as it will be enforced.
-    pub(super) fn open_trace(&mut self) -> Result<Writer, Failure> {
+    /// Begins the trace, with the policy as it will be enforced, and what the kernel will hold of it; also the run's
+    /// cgroup, where there is one.
+    pub(super) fn open_trace(&mut self) -> Result<(Writer, Plan, Option<Cgroup>), Failure> {
         // The directory first, so that its identity is known to the policy that the trace keeps.
         if !self.trace.exists() {
             std::fs::DirBuilder::new()
@@ -124,7 +149,7 @@ impl Prepared {
         begun
     }
 
-    fn begin(&mut self) -> Result<Writer, Failure> {
+    fn begin(&mut self) -> Result<(Writer, Plan, Option<Cgroup>), Failure> {
         // Made on the first run, and only where nothing else stands in its way.
         let key = SigningKey::load_or_create(&self.key).map_err(Problem::trace)?;
         let identities: Vec<(RuleId, FileId)> = self
@@ -143,13 +168,14 @@ impl Prepared {
             Writer::create_with(&self.trace, &self.session, &key, self.policy.resolved(), options)
                 .map_err(Problem::trace)?;
         self.begun = true;
+        let (cgroup, plan, coverage) = lane::lower(self.lane, &self.session, &self.policy);
         let opened = Event::SessionOpened {
             policy: self.policy.digest().to_owned(),
-            coverage: Box::new(coverage::runtime(Hold::Binding)),
+            coverage: Box::new(coverage),
             command: self.command.clone(),
         };
         writer.append(&opened).map_err(Problem::trace)?;
-        Ok(writer)
+        Ok((writer, plan, cgroup))
     }
 
     /// Takes back a trace of a program that never started.
@@ -182,6 +208,8 @@ impl Prepared {
         env.push(("LD_PRELOAD".into(), preload));
         env.push(("PYTHONDONTWRITEBYTECODE".into(), "1".into()));
         env.push(("TMPDIR".into(), self.tmp.path().into()));
+        env.push((SOCKET_VAR.into(), self.socket().into()));
+        env.push((HOOK_VAR.into(), self.hook.clone().into()));
         env
     }
 }
@@ -224,6 +252,12 @@ fn choose(
             found.display()
         ));
     }
+    if !program.is_python {
+        ui.note(
+            "no policy: the program may use what ordinary programs need; `failcore init` writes a policy",
+        );
+        return Ok((policy::preset("preset:native", env)?, None));
+    }
     let mut set = policy::preset("preset:python", env)?;
     if let Some(script) = &program.script {
         set = set.permit_read(&real(script)?);
@@ -247,8 +281,12 @@ fn real(path: &Path) -> Result<AbsPath, Failure> {
             (Err(error), ..) => return Err(Problem::io("resolve", path, error).into()),
         }
     };
-    let whole = rest.iter().rev().fold(found, |path, name| path.join(name));
-    Ok(AbsPath::lexical(whole.as_os_str().as_encoded_bytes()).map_err(|error| Problem::Nonsense {
+    spelt(&rest.iter().rev().fold(found, |path, name| path.join(name)))
+}
+
+/// An absolute path as policies speak of it.
+fn spelt(path: &Path) -> Result<AbsPath, Failure> {
+    Ok(AbsPath::lexical(path.as_os_str().as_encoded_bytes()).map_err(|error| Problem::Nonsense {
         what: format!("`{}`: {error}", path.display()),
         help: "name another path".into(),
     })?)
