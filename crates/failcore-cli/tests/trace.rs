@@ -226,6 +226,29 @@ fn tail_ends_with_the_session() {
 }
 
 #[test]
+fn tail_shows_records_as_they_are_written() {
+    let world = World::new();
+    let key = failcore_trace::SigningKey::load_or_create(&world.path().join("key")).unwrap();
+    let mut writer = failcore_trace::Writer::create(&world.path().join("live"), SESSION, &key, "").unwrap();
+    let notice = |text: &str| failcore_model::Event::Notice { text: text.into() };
+    writer.append(&notice("before")).unwrap();
+    let mut tail = std::process::Command::new(assert_cmd::cargo::cargo_bin!("failcore"))
+        .args(["trace", "tail", "./live"])
+        .current_dir(world.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(tail.stdout.take().unwrap()));
+    let mut next = || lines.next().unwrap().unwrap();
+    assert!(next().contains("before"));
+    writer.append(&notice("while it follows")).unwrap();
+    assert!(next().contains("while it follows"));
+    writer.close(Some(0)).unwrap();
+    assert!(next().contains("closed"));
+    assert!(tail.wait().unwrap().success());
+}
+
+#[test]
 fn runs_are_found_by_id_and_listed() {
     let world = World::new();
     let none = world.failcore(&["trace", "list"]);

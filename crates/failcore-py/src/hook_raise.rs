@@ -19,7 +19,7 @@ use crate::supervised;
 /// Why an operation does not happen, and how the agent's code expects to hear of it.
 pub(crate) struct Refusal {
     what: What,
-    /// The objects that stand as `filename` and `filename2`, borrowed from the event.
+    /// The objects that stand as `filename` and `filename2`, or as an import's `name`, borrowed from the event.
     files: [*mut ffi::PyObject; 2],
 }
 
@@ -93,6 +93,11 @@ impl Refusal {
     /// A failure that the operation itself would meet.
     pub(crate) fn os(errno: i32) -> Self {
         Self { what: What::Os(errno), files: [ptr::null_mut(); 2] }
+    }
+
+    /// With the name of the module that does not load, where one does not.
+    pub(crate) fn of_module(self, name: Option<Object<'_>>) -> Self {
+        if matches!(self.what, What::Import(_)) { self.about(name, None) } else { self }
     }
 
     /// With the objects that Python users expect as `filename` and `filename2`.
@@ -229,15 +234,18 @@ fn build(py: Python<'_>, classes: &Bound<'_, PyModule>, refusal: &Refusal, denia
         unsafe { Bound::from_borrowed_ptr_or_opt(py, object) }
     };
     let message = denial.to_string();
-    let exception = match refusal.files.map(file) {
+    let import = matches!(refusal.what, What::Import(_));
+    let files = if import { [None, None] } else { refusal.files.map(file) };
+    let exception = match files {
         [None, _] => class.call1((errno, &message))?,
         [first, None] => class.call1((errno, &message, first))?,
         [first, second] => class.call1((errno, &message, first, py.None(), second))?,
     };
     describe(&exception, denial)?;
-    let raised = if matches!(refusal.what, What::Import(_)) {
+    let raised = if import {
         let import = classes.getattr("DeniedImport")?.call1((&message,))?;
         describe(&import, denial)?;
+        import.setattr("name", file(refusal.files[0]))?;
         import.setattr("__cause__", exception)?;
         import
     } else {

@@ -125,6 +125,11 @@ fn look(frame: &Frame, known: Option<Whose>) -> Option<(Whose, Text)> {
     }
 }
 
+/// Whether a path is neither of the standard library nor of installed packages.
+pub(crate) fn is_programs_own(path: &[u8]) -> bool {
+    whose(path) == Whose::Program
+}
+
 /// Whose code a file holds, by where it lies: below `lib/python3.N` is the standard library, below a directory for
 /// packages there or elsewhere what was installed.
 fn whose(file: &[u8]) -> Whose {
