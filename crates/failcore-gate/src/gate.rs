@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use failcore_model::{
@@ -27,6 +27,9 @@ pub struct Gate {
     site: fn() -> Option<Text>,
     subject: Subject,
     ops: AtomicU64,
+    /// Where limits are on what is counted here, one operation is decided at a time: none that is decided beside another
+    /// can miss that one.
+    turn: Option<Mutex<()>>,
 }
 
 /// Proof that an operation was decided, recorded and allowed, carrying the very action that was judged.
@@ -136,6 +139,8 @@ impl Gate {
             .map(|exe| Text::from(exe.as_os_str().as_encoded_bytes()))
             .unwrap_or_default();
         let subject = Subject { pid: std::process::id(), exe, ..Subject::default() };
+        let Limits { operations, connections, .. } = policy.limits();
+        let turn = operations.or(*connections).map(|_| Mutex::default());
         Builder {
             gate: Gate {
                 policy,
@@ -147,6 +152,7 @@ impl Gate {
                 site: || None,
                 subject,
                 ops: AtomicU64::new(0),
+                turn,
             },
         }
     }
@@ -228,9 +234,14 @@ impl Gate {
     }
 
     fn judge(&self, subject: Subject, action: Action, addresses: &[IpAddr]) -> Result<Grant, Denial> {
+        let turn = self.turn.as_ref().map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));
         let weighed = self.weigh(subject, action, addresses);
         let enforced = self.enforces(&weighed.decision);
         let refused = !weighed.decision.is_allow() && enforced;
+        if !refused {
+            self.meter.count(&weighed.request.action);
+        }
+        drop(turn);
         let Kept { op, request, decision, written } = self.keep(weighed, enforced);
         if refused {
             return Err(self.policy.denial(&request, &decision));
@@ -242,7 +253,6 @@ impl Gate {
             self.approve(op, &request)?;
         }
         let Request { action, subject, .. } = *request;
-        self.meter.count(&action);
         Ok(Grant { action, op, pid: subject.pid })
     }
 

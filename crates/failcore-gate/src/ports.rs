@@ -34,7 +34,7 @@ pub trait Meter: Send + Sync {
     /// The counters before the next operation, as of `now`.
     fn counters(&self, now: Timestamp) -> Counters;
 
-    /// Counts an allowed operation.
+    /// Counts an operation that goes ahead, unless a person refuses it or it cannot be recorded.
     fn count(&self, action: &Action);
 }
 

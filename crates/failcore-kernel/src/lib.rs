@@ -8,6 +8,7 @@
 
 mod attach;
 mod attributes;
+mod births;
 mod call;
 mod calls;
 mod carried;
@@ -33,6 +34,7 @@ pub mod probe;
 mod processes;
 mod receiver;
 mod ring;
+mod said;
 mod server;
 mod shared;
 mod slots;
@@ -49,6 +51,7 @@ pub use launch::{Launch, Parent, StartError, Supervisor};
 pub use page::{RunPage, Sampled};
 pub use plan::{Images, Plan, lower};
 pub use receiver::receiver;
+pub use said::is_seen;
 pub use server::{Door, Served, Server, ServerError};
 pub use slots::{Slot, Slots};
 pub use tasks::descends;

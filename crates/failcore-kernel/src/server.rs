@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use failcore_gate::{Approver, Meter, Sink};
-use failcore_model::{Event, Text};
+use failcore_model::{Answer, Event, Text};
 use failcore_trace::{TraceError, Writer};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -25,6 +25,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use crate::own::{self, Own, OwnSink};
 use crate::page::{RunPage, Sampled};
 use crate::ring::{CAPACITY, Consumer};
+use crate::said::may_say;
 use crate::slots::Slots;
 use crate::tasks::{descends, parent_of};
 use crate::wire::{Ask, Verdict, Welcome, receive, send};
@@ -92,8 +93,11 @@ pub enum ServerError {
 struct State {
     served: Served,
     policy: OwnedFd,
+    /// The bell; every process of the run maps it.
     page: RunPage,
     page_fd: OwnedFd,
+    /// Where it is counted: on a page of our own under a supervisor, else on the one that all share.
+    meter: RunPage,
     approver: Arc<dyn Approver>,
     listener: OwnedFd,
     joined: mpsc::Sender<Joined>,
@@ -101,6 +105,8 @@ struct State {
     processes: AtomicUsize,
     connections: AtomicUsize,
     own: Arc<Own>,
+    /// What persons answered to processes that have not recorded it yet.
+    answered: Mutex<Vec<(u32, Answer, Text)>>,
     /// Why the trace can no longer be written, once it cannot.
     broken: Mutex<Option<String>>,
 }
@@ -136,13 +142,18 @@ impl Server {
         let listener =
             open_listener(socket).map_err(|why| ServerError::Listen { socket: socket.into(), why })?;
         let policy = sealed("failcore-policy", served.policy.as_bytes()).map_err(ServerError::Memory)?;
-        let (page, page_fd) = RunPage::create(SystemTime::now().into()).map_err(ServerError::Memory)?;
+        let page = || RunPage::create(SystemTime::now().into()).map_err(ServerError::Memory);
+        let (page, page_fd, meter) = match (page()?, served.supervised) {
+            ((bell, fd), true) => (bell, fd, page()?.0),
+            ((all, fd), false) => (all.clone(), fd, all),
+        };
         let (joined, joins) = mpsc::channel();
         let state = Arc::new(State {
             served,
             policy,
             page,
             page_fd,
+            meter,
             approver,
             listener,
             joined,
@@ -150,6 +161,7 @@ impl Server {
             processes: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             own: Arc::default(),
+            answered: Mutex::default(),
             broken: Mutex::default(),
         });
         let drainer = {
@@ -171,14 +183,9 @@ impl Server {
         Ok(Self { state, socket: socket.into(), acceptor, drainer })
     }
 
-    /// The run's counters.
-    pub fn page(&self) -> &RunPage {
-        &self.state.page
-    }
-
     /// Publishes what was measured of the run from outside.
     pub fn sample(&self, sampled: Sampled) {
-        self.state.page.sample(sampled);
+        self.state.meter.sample(sampled);
     }
 
     /// Where the parent's own gates record: the supervisor of the kernel lane, the broker.
@@ -186,9 +193,9 @@ impl Server {
         Arc::new(OwnSink { own: Arc::clone(&self.state.own), page: self.state.page.clone() })
     }
 
-    /// The run's shared counters, for the parent's own gates.
+    /// The run's counters, for the parent's own gates.
     pub fn meter(&self) -> Arc<dyn Meter> {
-        Arc::new(self.state.page.clone())
+        Arc::new(self.state.meter.clone())
     }
 
     /// Who is asked for approvals.
@@ -333,6 +340,7 @@ fn answer(state: &State, connection: &OwnedFd, pid: Pid, supervised: Option<&Sup
         Ok((Ask::Attach {}, _)) => let_in(state, connection, pid, supervised),
         Ok((Ask::Approve { request, question }, _)) => {
             let (answer, who) = state.approver.ask(&request, &question);
+            lock(&state.answered).push((number(pid), answer, who.clone()));
             drop(send(connection, &Verdict { answer, who }, &[]));
         }
         Err(_) => {}
@@ -460,7 +468,8 @@ impl Drain<'_> {
                     Ok(Some(())) => {
                         any = true;
                         let record = std::mem::take(&mut self.record);
-                        if !self.write(|writer| writer.stage_body(&record)) {
+                        let said = serde_json::from_slice(&record).ok();
+                        if !said.is_some_and(|event| self.hear(at, &event)) {
                             self.shun(at);
                         }
                         self.record = record;
@@ -477,11 +486,39 @@ impl Drain<'_> {
         any
     }
 
+    /// Keeps what a process says, where it may say it.
+    fn hear(&mut self, at: usize, event: &Event) -> bool {
+        let (pid, supervised) = (self.members[at].pid, self.state.served.supervised);
+        if !may_say(event, pid, supervised) || !self.was_answered(event) {
+            return false;
+        }
+        // Counted where it was decided, but under a supervisor.
+        if supervised && matches!(event, Event::Decided { decision, .. } if decision.is_allow()) {
+            self.state.meter.count_operation();
+        }
+        self.write(|writer| writer.stage(event))
+    }
+
+    /// Whether an answer that a process records is one it was given; that nobody answered anyone may say.
+    fn was_answered(&self, event: &Event) -> bool {
+        let Event::Approval { pid, answer, who, .. } = event else { return true };
+        let mut answered = lock(&self.state.answered);
+        let given = (*pid, *answer, who.clone());
+        match answered.iter().position(|one| *one == given) {
+            Some(at) => {
+                answered.swap_remove(at);
+                true
+            }
+            None => *answer == Answer::Denied && who.is_empty(),
+        }
+    }
+
     fn shun(&mut self, at: usize) {
         self.members[at].shunned = true;
         let pid = self.members[at].pid;
-        let text =
-            format!("process {pid} wrote records that make no sense; it is granted nothing from here on");
+        let text = format!(
+            "process {pid} wrote records that it cannot have made; it is granted nothing from here on"
+        );
         self.write(|writer| writer.append(&Event::Notice { text }));
     }
 
@@ -526,6 +563,7 @@ impl Drain<'_> {
                 continue;
             }
             let pid = self.members.swap_remove(at).pid;
+            lock(&self.state.answered).retain(|(of, ..)| *of != pid);
             self.state.processes.fetch_sub(1, SeqCst);
             if !self.state.served.supervised {
                 self.write(|writer| writer.append(&Event::ProcessLeft { pid }));

@@ -163,11 +163,6 @@ impl Tasks {
     pub(crate) fn all(&self) -> Vec<Arc<Process>> {
         read(&self.processes).values().cloned().collect()
     }
-
-    /// How many processes are known to live.
-    pub(crate) fn len(&self) -> usize {
-        read(&self.processes).len()
-    }
 }
 
 impl Process {
@@ -297,6 +292,19 @@ pub(crate) fn stat_field(pid: u32, field: usize) -> Option<u32> {
     let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     let after = stat.iter().rposition(|byte| *byte == b')')? + 2;
     std::str::from_utf8(&stat[after..]).ok()?.split(' ').nth(field)?.parse().ok()
+}
+
+/// The children that a thread forked and that were not waited for (proc_tid_children(5)); nothing where the kernel does
+/// not say.
+pub(crate) fn children(pid: u32, tid: u32) -> Option<Vec<u32>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/children")).ok()?;
+    text.split_ascii_whitespace().map(|number| number.parse().ok()).collect()
+}
+
+/// The threads of a process.
+pub(crate) fn threads(pid: u32) -> Vec<u32> {
+    let listed = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    listed.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// Whether `pid` descends from `ancestor`, or is it.

@@ -88,7 +88,7 @@ impl Post {
         let Stand { gate, supervised } = &stand.1;
         if let Some(supervised) = supervised {
             let mut claims = claims.clone();
-            if supervised::sees(&action) {
+            if failcore_kernel::is_seen(&action) {
                 // The supervisor records it, and cannot look for itself.
                 if !action.reads() {
                     claims.site = hook_site::here();

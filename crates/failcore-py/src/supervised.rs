@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use failcore_kernel::{Slot, Slots, Supervised};
-use failcore_model::{Action, Claims, Denial, Text};
+use failcore_model::{Claims, Denial, Text};
 
 use crate::monitor;
 use crate::scope::{self, Held};
@@ -24,20 +24,6 @@ pub(crate) fn note() {
 /// Whether this process runs under a supervisor.
 pub(crate) fn is_on() -> bool {
     SUPERVISED.load(Ordering::Relaxed)
-}
-
-/// Whether the supervisor sees the operation itself, and hence decides and records it.
-pub(crate) fn sees(action: &Action) -> bool {
-    match action {
-        Action::Load(_)
-        | Action::EnvRead(_)
-        | Action::Http { .. }
-        | Action::KernelCall(_)
-        | Action::Unmapped(_) => false,
-        // Only kinds of sockets that are out of the ordinary; the others reach nobody until they connect.
-        Action::Socket { .. } => true,
-        _ => true,
-    }
 }
 
 /// The calling thread's slot.
