@@ -21,7 +21,7 @@ use failcore_policy::Limits;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::args::{Run, Stdin};
+use crate::args::Run;
 use crate::exit::Exit;
 use crate::failure::{Failure, Problem};
 use crate::ui::{self, Ui, count};
@@ -42,6 +42,9 @@ const ASKED: u64 = 4;
 
 /// Runs the program; its exit code passes through.
 pub(crate) fn run(args: &Run, ui: &mut Ui) -> Result<Exit, Failure> {
+    failcore_kernel::close_on_exec()
+        .map_err(|source| Problem::System { what: "keep open files from the program", source })
+        .map_err(|problem| Failure::from(problem).before_start())?;
     let prepared = Prepared::new(args, ui).map_err(Failure::before_start)?;
     let started = Started::start(prepared, args).map_err(Failure::before_start)?;
     let (exit, summary) = started.attend(ui)?;
@@ -165,6 +168,9 @@ impl Started {
             self.server.record(Event::Notice { text });
         }
         if let Some(supervised) = self.supervised.take() {
+            for text in supervised.supervisor.lacked() {
+                ui.note(text);
+            }
             supervised.supervisor.finish();
         }
         self.signals.release();
@@ -228,7 +234,7 @@ fn spawn(prepared: &Prepared, args: &Run) -> Result<Option<Pid>, Problem> {
     let program = &prepared.program;
     let mut command = Command::new(&program.file);
     command.args(&program.args).env_clear().envs(prepared.environment());
-    if args.stdin == Stdin::Null {
+    if prepared.stdin_null(args) {
         command.stdin(Stdio::null());
     }
     if let Some(dir) = &args.cwd {
@@ -264,7 +270,7 @@ fn supervise(
         args: prepared.program.args.clone(),
         env: prepared.environment(),
         cwd: args.cwd.clone(),
-        stdin_null: args.stdin == Stdin::Null,
+        stdin_null: prepared.stdin_null(args),
         private_memory: match &cgroup {
             Some(cgroup) if cgroup.holds_memory() => None,
             _ => prepared.policy.limits().memory.map(|most| most.saturating_mul(ASKED)),

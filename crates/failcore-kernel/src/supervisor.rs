@@ -22,6 +22,7 @@ use crate::filter::ruling;
 use crate::launch::Parent;
 use crate::notify::{Listener, Notice};
 use crate::patience::{self, Patience};
+use crate::privileges::Lacks;
 use crate::tasks::{Process, Tasks, Verified, descends};
 use crate::{attributes, exec, messages, names, open, processes, sockets};
 
@@ -51,6 +52,8 @@ pub(crate) struct Shared {
     names: RwLock<()>,
     /// The guardian: ancestor of every process of the run.
     root: u32,
+    /// What root's program finds itself without.
+    pub(crate) lacks: Lacks,
     /// Counts processes, where they are limited.
     births: Option<Births>,
     /// Whether it was said that there may be no more of them.
@@ -74,6 +77,7 @@ impl Shared {
             own,
             directories: Directories::default(),
             by_identity: parent.gate.policy().has_identities(),
+            lacks: Lacks::new(&parent.gate.policy().capabilities()),
             births: parent.gate.policy().limits().processes.map(|most| Births::new(most, root)),
             crowded: AtomicBool::new(false),
             listener: Arc::new(listener),
