@@ -149,9 +149,7 @@ def _matches(pattern: str, verb: str) -> bool:
 class World:
     """One test's directory: `work` (the workspace), `outside` (must stay as it is), policy, traces and keys."""
 
-    def __init__(
-        self, base: Path, prefix: Path, as_user: Sequence[str], uid: int, lane: str
-    ) -> None:
+    def __init__(self, base: Path, prefix: Path, as_user: Sequence[str], uid: int, lane: str) -> None:
         self.base, self.prefix, self.as_user, self.uid, self.lane = base, prefix, list(as_user), uid, lane
         self.work, self.outside, self.home = base / "work", base / "outside", base / "home"
         self.secret = "secret-" + secrets.token_hex(16)

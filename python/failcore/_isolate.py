@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 import io
 import os
 import pickle
@@ -132,10 +133,9 @@ class _Child:
     def kill(self) -> None:
         """Ends the process if it has not ended."""
         if self.pid and not self.ended:
-            try:
+            # It may be gone; where a policy lets nobody be signalled it ends when it writes.
+            with contextlib.suppress(OSError):
                 os.kill(self.pid, signal.SIGKILL)
-            except OSError:
-                pass  # gone, or a policy that lets nobody be signalled: it ends when it writes
 
     def _reap(self) -> int:
         try:
@@ -189,10 +189,8 @@ def _be_the_tool(function: Callable[..., Any], args: Any, kwargs: Any, write: in
         traceback.print_exc()
     finally:
         for stream in (sys.stdout, sys.stderr):
-            try:
+            with contextlib.suppress(BaseException):
                 stream.flush()
-            except BaseException:
-                pass
         os._exit(code)
 
 
@@ -212,17 +210,19 @@ def _said(function: Callable[..., Any], args: Any, kwargs: Any) -> bytes:
 
 def _raised(error: BaseException) -> bytes:
     kind = type(error)
-    facts = {fact: getattr(error, fact, None) for fact in _FACTS} if isinstance(error, tuple(_DENIED.values())) else {}
+    facts = (
+        {fact: getattr(error, fact, None) for fact in _FACTS}
+        if isinstance(error, tuple(_DENIED.values()))
+        else {}
+    )
     extra = {name: getattr(error, name, None) for name in ("filename", "filename2")}
     text = "".join(traceback.format_exception(kind, error, error.__traceback__))
     module = "failcore" if kind.__name__ in _DENIED else kind.__module__
     for args in (error.args, (str(error),)):
-        try:
+        with contextlib.suppress(Exception):
             data = pickle.dumps(("raised", module, kind.__qualname__, args, facts, extra, text))
             _loads(data)
             return data
-        except Exception:
-            continue
     return pickle.dumps(("failed", f"{kind.__qualname__} that cannot be passed back", text))
 
 

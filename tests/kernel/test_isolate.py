@@ -130,8 +130,14 @@ attempt("holds on", failcore.tool("reader", isolate=True)(holds_on))
         policy=POLICY,
     )
     assert not (world.work / "bomb").exists()
-    for name, text in (("bomb", "no plain data"), ("endless", "are the most"), ("holds on", "gave no answer")):
-        assert run.attempts[name].kinds[0] == "IsolationError" and text in run.attempts[name].text, run.explain()
+    for name, text in (
+        ("bomb", "no plain data"),
+        ("endless", "are the most"),
+        ("holds on", "gave no answer"),
+    ):
+        assert run.attempts[name].kinds[0] == "IsolationError" and text in run.attempts[name].text, (
+            run.explain()
+        )
 
 
 ESCAPES = """
@@ -207,7 +213,9 @@ def test_no_code_in_the_tool_leaves_its_scope(world: World) -> None:
     assert run.attempts["raw"].value and (world.work / "own-raw").exists(), run.explain()
     for way in ("raw_open", "in_thread", "child", "orphan", "daemon", "program", "without_hook", "reaper"):
         denied = run.denied("fs.open", world.work / way)
-        assert denied and denied[0]["request"]["subject"]["claimed"]["scope"] == ["reader"], way + run.explain()
+        assert denied and denied[0]["request"]["subject"]["claimed"]["scope"] == ["reader"], (
+            way + run.explain()
+        )
 
 
 @only("kernel")
@@ -217,7 +225,7 @@ def test_many_at_once_each_keep_their_own_scope(world: World, subreaper: bool) -
         """
 import ctypes, failcore, random, threading, time
 libc = ctypes.CDLL(None)
-if %d: libc.prctl(36, 1, 0, 0, 0)
+if int(sys.argv[1]): libc.prctl(36, 1, 0, 0, 0)
 def body(name, allowed):
     # Through a child whose parent is gone by then, so that only its birth says whose it is.
     if os.fork() == 0:
@@ -230,13 +238,13 @@ reader = failcore.tool("reader", isolate=True)(body)
 plain = failcore.tool("writer", isolate=True)(body)
 def some(n):
     for i in range(4):
-        (reader if (n + i) %% 2 else plain)("%%s-%%d-%%d" %% ("reader" if (n + i) %% 2 else "writer", n, i), True)
+        (reader if (n + i) % 2 else plain)("%s-%d-%d" % ("reader" if (n + i) % 2 else "writer", n, i), True)
 threads = [threading.Thread(target=some, args=(n,)) for n in range(6)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
 time.sleep(0.5)
-"""
-        % subreaper,
+""",
+        str(int(subreaper)),
         policy=POLICY,
     )
     assert run.code == 0, run.explain()

@@ -18,6 +18,7 @@ use failcore_kernel::{Cgroup, Launch, Parent, Plan, Sampled, Served, Server, Sup
 use failcore_model::{Event, Lane, Text};
 use failcore_net::{Broker, Hosts, Pins, Resolver};
 use failcore_policy::Limits;
+use failcore_trace::Writer;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -87,45 +88,18 @@ struct Stop {
 
 impl Started {
     fn start(mut prepared: Prepared, args: &Run) -> Result<Self, Failure> {
-        let (writer, plan, cgroup) = prepared.open_trace()?;
-        let cgroup = cgroup.map(Arc::new);
-        let served = Served {
-            session: prepared.session.clone(),
-            agent: prepared.agent.clone(),
-            run: prepared.label.clone(),
-            policy: prepared.policy.resolved().to_owned(),
-            supervised: prepared.lane == Lane::Kernel,
-        };
-        let terminal = Arc::new(approve::Terminal::new());
-        let server = Server::start(&prepared.socket(), served, writer, Arc::clone(&terminal) as _)
-            .map_err(|error| Problem::Start { source: error.into() })?;
-        let mut tree = Tree::adopt()?;
+        // Before anything is written: a file size limit is a signal otherwise.
         let mut signals = Signals::catch()?;
-        let since = Instant::now();
-        let begun = match prepared.lane {
-            Lane::Runtime => spawn(&prepared, args).map(|pid| (pid, None)),
-            _ => supervise(&prepared, args, &plan, &server, cgroup.clone()).map(|supervised| {
-                (Pid::from_raw(supervised.supervisor.root().cast_signed()), Some(supervised))
-            }),
-        };
-        let (pid, supervised) = match begun {
-            Ok((Some(pid), supervised)) => (pid, supervised),
-            Ok((None, _)) => return Err(Problem::System { what: "watch the program", source: gone() }.into()),
-            Err(problem) => {
-                drop(server.finish().close(None));
-                prepared.discard_trace();
-                return Err(problem.into());
+        let (writer, plan, cgroup) = prepared.open_trace()?;
+        match Begun::begin(&prepared, args, writer, &plan, cgroup, &mut signals) {
+            Ok(Begun { server, tree, supervised, cgroup, root, since }) => {
+                Ok(Self { prepared, server, signals, tree, supervised, cgroup, root, since })
             }
-        };
-        let program = supervised.as_ref().map(|supervised| supervised.supervisor.agent().cast_signed());
-        if let Some(program) = program.and_then(Pid::from_raw) {
-            terminal.shared_with(program);
+            Err(failure) => {
+                prepared.discard_trace();
+                Err(failure)
+            }
         }
-        tree.watch(pid, supervised.is_none());
-        // Not reaped before we do it: the number is still its own.
-        let root = pidfd_open(pid, PidfdFlags::empty()).map_err(Problem::system("watch the program"))?;
-        signals.forward_to(&root)?;
-        Ok(Self { prepared, server, signals, tree, supervised, cgroup, root, since })
     }
 
     /// Stays with the program until it and all it started have ended.
@@ -161,6 +135,7 @@ impl Started {
             self.server.record(Event::Notice { text: format!("stopped: {}", stop.text) });
             stopped = Some(stop.limit);
         }
+        self.tree.spare(self.helper());
         let left = self.tree.stop(true);
         if left > 0 {
             let text = format!("{} left behind by the program, stopped", count(left, "process"));
@@ -185,8 +160,14 @@ impl Started {
         Ok((Exit::Child(code), Summary::of(&self.prepared.session, dir, code, stopped)?))
     }
 
+    /// A process that belongs to the supervisor and not to the program.
+    fn helper(&self) -> Option<u32> {
+        self.supervised.as_ref()?.supervisor.helper()
+    }
+
     /// What the run uses now.
     fn sample(&mut self, limits: &Limits) -> Sampled {
+        self.tree.spare(self.helper());
         match self.cgroup.as_ref().filter(|cgroup| cgroup.holds_memory()) {
             // What the kernel counts, since that is what it holds.
             Some(cgroup) => {
@@ -226,6 +207,72 @@ impl Started {
         let timeout = Timespec { tv_sec: wait.as_secs().cast_signed(), tv_nsec: wait.subsec_nanos().into() };
         // Interrupted is as good as woken.
         let _ = poll(&mut [PollFd::new(&self.root, PollFlags::IN)], Some(&timeout));
+    }
+}
+
+/// What a program that started came with.
+struct Begun {
+    server: Server,
+    tree: Tree,
+    supervised: Option<Supervised>,
+    cgroup: Option<Arc<Cgroup>>,
+    root: OwnedFd,
+    since: Instant,
+}
+
+impl Begun {
+    /// Sets the gate up and starts the program; where one of them fails, nothing has run.
+    fn begin(
+        prepared: &Prepared,
+        args: &Run,
+        writer: Writer,
+        plan: &Plan,
+        cgroup: Option<Cgroup>,
+        signals: &mut Signals,
+    ) -> Result<Self, Failure> {
+        let cgroup = cgroup.map(Arc::new);
+        let served = Served {
+            session: prepared.session.clone(),
+            agent: prepared.agent.clone(),
+            run: prepared.label.clone(),
+            policy: prepared.policy.resolved().to_owned(),
+            supervised: prepared.lane == Lane::Kernel,
+        };
+        let terminal = Arc::new(approve::Terminal::new());
+        let server = Server::start(&prepared.socket(), served, writer, Arc::clone(&terminal) as _)
+            .map_err(Problem::start)?;
+        let mut tree = Tree::adopt()?;
+        let since = Instant::now();
+        let begun = match prepared.lane {
+            Lane::Runtime => spawn(prepared, args).map(|pid| (pid, None)),
+            _ => supervise(prepared, args, plan, &server, cgroup.clone()).map(|supervised| {
+                (Pid::from_raw(supervised.supervisor.root().cast_signed()), Some(supervised))
+            }),
+        };
+        let (pid, supervised) = match begun {
+            Ok((Some(pid), supervised)) => (pid, supervised),
+            Ok((None, _)) => return Err(Problem::System { what: "watch the program", source: gone() }.into()),
+            Err(problem) => {
+                drop(server.finish().close(None));
+                return Err(problem.into());
+            }
+        };
+        let program = supervised.as_ref().map(|supervised| supervised.supervisor.agent().cast_signed());
+        if let Some(program) = program.and_then(Pid::from_raw) {
+            terminal.shared_with(program);
+        }
+        tree.watch(pid, supervised.is_none());
+        // Not reaped before we do it: the number is still its own.
+        let watched = pidfd_open(pid, PidfdFlags::empty())
+            .map_err(Problem::system("watch the program"))
+            .and_then(|root| signals.forward_to(&root).map(|()| root));
+        match watched {
+            Ok(root) => Ok(Self { server, tree, supervised, cgroup, root, since }),
+            Err(problem) => {
+                tree.stop(false);
+                Err(problem.into())
+            }
+        }
     }
 }
 

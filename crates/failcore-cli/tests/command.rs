@@ -113,7 +113,7 @@ fn doctor_says_what_the_machine_holds() {
     let answer: serde_json::Value = serde_json::from_str(&said.out).unwrap();
     let groups: Vec<&str> =
         answer["groups"].as_array().unwrap().iter().map(|group| group["name"].as_str().unwrap()).collect();
-    assert_eq!(groups, ["runtime", "kernel", "bpf"]);
+    assert_eq!(groups, ["kernel", "runtime", "bpf"]);
     for group in answer["groups"].as_array().unwrap() {
         for finding in group["findings"].as_array().unwrap() {
             let good = finding["state"] == "good";
@@ -204,6 +204,60 @@ fn errors_are_json_where_answers_are() {
         "{}",
         said.err
     );
+    // Also where the command line itself makes no sense; but what follows `--` is the program's.
+    for args in
+        [&["--json", "frobnicate"][..], &["run", "--json"], &["trace", "show", "--json", "--veb", "x"]]
+    {
+        let said = world.failcore(args);
+        assert_eq!((said.code, said.out.as_str()), (2, ""), "{args:?}");
+        let error: serde_json::Value = serde_json::from_str(&said.err).unwrap();
+        assert!(error["message"].is_string() && error["help"].is_string(), "{}", said.err);
+    }
+    let said = world.failcore(&["run", "--lane", "none", "--", "x", "--json"]);
+    assert!(said.code == 2 && said.err.starts_with("error: "), "{}", said.err);
+    assert_eq!(world.failcore(&["--json", "--help"]).code, 0);
+}
+
+#[test]
+fn every_answer_can_be_json() {
+    let world = World::new();
+    world.trace(&["fs.open read ./data/a.txt"]);
+    let json = |args: &[&str]| -> Vec<serde_json::Value> {
+        let said = world.failcore(&[&["--json"], args].concat());
+        assert_eq!(said.err, "", "{args:?}");
+        let values = serde_json::Deserializer::from_str(&said.out).into_iter().map(Result::unwrap);
+        let values: Vec<_> = values.collect();
+        assert!(!values.is_empty(), "{args:?} says nothing");
+        values
+    };
+    for args in [
+        &["check", "policy.toml"][..],
+        &["check", "policy.toml", "--matrix"],
+        &["explain", "policy.toml", "fs.read", "./data"],
+        &["policy", "show", "policy.toml"],
+        &["policy", "diff", "policy.toml", "preset:python"],
+        &["policy", "schema"],
+        &["init", "new.toml"],
+        &["trace", "show", "./trace"],
+        &["trace", "tail", "./trace"],
+        &["trace", "verify", "./trace"],
+        &["trace", "prove", "./trace", "1"],
+        &["trace", "explain", "./trace", "1"],
+        &["trace", "export", "./trace"],
+        &["replay", "./trace", "-p", "policy.toml"],
+        &["doctor"],
+        &["completions", "bash"],
+        &["man", "pages"],
+    ] {
+        json(args);
+    }
+    world.write("failcore.toml", common::POLICY);
+    assert_eq!(json(&["trust"])[0]["trusted"], true);
+    assert_eq!(json(&["trust", "--revoke"])[0]["trusted"], false);
+    let runs = world.path().join(".local/state/failcore/runs");
+    std::fs::create_dir_all(&runs).unwrap();
+    std::fs::rename(world.path().join("trace"), runs.join(common::SESSION)).unwrap();
+    assert_eq!(json(&["trace", "list"])[0]["session"], common::SESSION);
 }
 
 #[test]

@@ -179,6 +179,31 @@ fn diff_compares_what_rules_say_and_not_where_they_stand() {
 }
 
 #[test]
+fn diff_tells_what_is_no_rule_too() {
+    let world = World::new();
+    let base = "version = 1\n[fs]\nread = [\".\"]\n[[tool]]\nname = \"web_*\"\n";
+    world.write("old.toml", base);
+    let diff = |text: &str| {
+        world.write("new.toml", text);
+        let said = world.failcore(&["policy", "diff", "old.toml", "new.toml"]);
+        assert_eq!(said.code, 3, "{}", said.out);
+        said.out
+    };
+    assert_reads!(diff(&format!("{base}fs.write = []\nnet.connect = []\n")), @r#"
+    ~ tool web_* narrows: nothing → fs.write, net.connect
+    0 rules removed, 0 rules added, 1 setting changed
+    "#);
+    assert_reads!(diff(&format!("mode = \"audit\"\n{base}[trace]\nreads = \"advisory\"\nredact = [\"PIN\"]\n")), @r#"
+    ~ mode: enforce → audit
+    ~ trace.reads: binding → advisory
+    ~ trace.redact: none → PIN
+    0 rules removed, 0 rules added, 3 settings changed
+    "#);
+    let said = world.failcore(&["policy", "diff", "old.toml", "old.toml"]);
+    assert_eq!((said.code, said.out.as_str()), (0, "no difference"));
+}
+
+#[test]
 fn a_shown_policy_decides_as_the_one_it_came_from() {
     let world = World::new();
     world.write("policy.toml", POLICY);
@@ -259,6 +284,26 @@ fn replay_groups_what_changes_by_rule() {
     assert_eq!((said.code, answer["changes"].as_array().unwrap().len()), (3, 2));
     let site = answer["changes"][0]["examples"][2]["site"].as_str().unwrap();
     assert!(site.ends_with("/lib/agent.py:7"), "{site}");
+}
+
+#[test]
+fn only_what_was_signed_is_decided_again() {
+    let world = World::new();
+    let dir = world.trace(REQUESTS);
+    let trace = dir.join("trace.jsonl");
+    let whole = std::fs::read_to_string(&trace).unwrap();
+    std::fs::write(&trace, whole.replace("/data/a.txt", "/data/z.txt")).unwrap();
+    let said = world.failcore(&["-q", "replay", "./trace", "--policy", "policy.toml"]);
+    assert_eq!((said.code, said.out.as_str()), (4, ""), "{}", said.err);
+    assert_reads!(said.err, @r#"
+    × the trace does not verify: the record was changed (record 1)
+    help: `failcore trace verify` says what of the trace is still what was signed
+    "#);
+    // Records alone, as other tools may write them, can be decided again; that nobody signed them is said.
+    std::fs::write(&trace, whole).unwrap();
+    std::fs::remove_file(dir.join("key.pub")).unwrap();
+    let said = world.failcore(&["replay", "./trace", "--policy", "policy.toml"]);
+    assert!(said.code == 0 && said.err.contains("no signature"), "{}{}", said.out, said.err);
 }
 
 #[test]

@@ -158,6 +158,8 @@ fn a_trace_without_an_end_is_not_valid() {
     let said = world.failcore(&["trace", "verify", "./trace"]);
     assert_eq!(said.code, 4, "{}", said.err);
     assert!(said.out.starts_with("not closed"), "{}", said.out);
+    let said = world.failcore(&["trace", "show", "./trace"]);
+    assert!(said.code == 0 && said.err.contains("the session is not closed"), "{}", said.err);
 }
 
 #[test]

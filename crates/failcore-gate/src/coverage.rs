@@ -76,6 +76,7 @@ const IN_A_RUN: &[&str] = &[
 const EMBEDDED: &[&str] = &[
     "the trace is written by the process it speaks of, which could forge or stop it",
     "environment variables are not held: the program had them all before the session was opened",
+    "limits on memory, processes and bytes written are not held: only a parent measures them",
 ];
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use failcore_model::{
@@ -27,9 +27,6 @@ pub struct Gate {
     site: fn() -> Option<Text>,
     subject: Subject,
     ops: AtomicU64,
-    /// Where limits are on what is counted here, one operation is decided at a time: none that is decided beside another
-    /// can miss that one.
-    turn: Option<Mutex<()>>,
 }
 
 /// Proof that an operation was decided, recorded and allowed, carrying the very action that was judged.
@@ -139,8 +136,6 @@ impl Gate {
             .map(|exe| Text::from(exe.as_os_str().as_encoded_bytes()))
             .unwrap_or_default();
         let subject = Subject { pid: std::process::id(), exe, ..Subject::default() };
-        let Limits { operations, connections, .. } = policy.limits();
-        let turn = operations.or(*connections).map(|_| Mutex::default());
         Builder {
             gate: Gate {
                 policy,
@@ -152,7 +147,6 @@ impl Gate {
                 site: || None,
                 subject,
                 ops: AtomicU64::new(0),
-                turn,
             },
         }
     }
@@ -204,6 +198,7 @@ impl Gate {
         let subject = Subject { tid, claimed: claims, ..self.subject.clone() };
         let foreseen = catch_unwind(AssertUnwindSafe(|| {
             let weighed = self.weigh(subject, action.clone(), addresses);
+            self.release(&action);
             let Weighed { request, decision, .. } = &weighed;
             if decision.is_allow()
                 || !self.enforces(decision)
@@ -234,29 +229,37 @@ impl Gate {
     }
 
     fn judge(&self, subject: Subject, action: Action, addresses: &[IpAddr]) -> Result<Grant, Denial> {
-        let turn = self.turn.as_ref().map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));
         let weighed = self.weigh(subject, action, addresses);
         let enforced = self.enforces(&weighed.decision);
         let refused = !weighed.decision.is_allow() && enforced;
-        if !refused {
-            self.meter.count(&weighed.request.action);
-        }
-        drop(turn);
         let Kept { op, request, decision, written } = self.keep(weighed, enforced);
-        if refused {
-            return Err(self.policy.denial(&request, &decision));
-        }
-        if !written {
-            return Err(self.unwritable(&request));
-        }
-        if decision.obligations.contains(&Obligation::Approve) {
-            self.approve(op, &request)?;
-        }
+        let refusal = if refused {
+            Some(self.policy.denial(&request, &decision))
+        } else if !written {
+            Some(self.unwritable(&request))
+        } else if decision.obligations.contains(&Obligation::Approve) {
+            self.approve(op, &request).err()
+        } else {
+            None
+        };
         let Request { action, subject, .. } = *request;
-        Ok(Grant { action, op, pid: subject.pid })
+        match refusal {
+            None => Ok(Grant { action, op, pid: subject.pid }),
+            Some(denial) => {
+                self.release(&action);
+                Err(denial)
+            }
+        }
     }
 
-    /// Completes a request and decides it.
+    /// Takes back what was counted for an operation that does not happen, or that somebody else counts.
+    fn release(&self, action: &Action) {
+        if !self.policy.limits().is_empty() {
+            self.meter.release(action);
+        }
+    }
+
+    /// Completes a request and decides it; it counts from here on.
     fn weigh(&self, subject: Subject, action: Action, addresses: &[IpAddr]) -> Weighed {
         let started = Instant::now();
         let mut request = Box::new(self.complete(subject, action, addresses));
@@ -284,7 +287,11 @@ impl Gate {
     /// person's approval where that is asked for. Nothing is recorded, hence nothing granted.
     pub fn foresee(&self, action: Action, claims: Claims, addresses: &[IpAddr]) -> Option<Reason> {
         let subject = Subject { claimed: claims, ..self.subject.clone() };
-        let weighed = catch_unwind(AssertUnwindSafe(|| self.weigh(subject, action, addresses).decision));
+        let weighed = catch_unwind(AssertUnwindSafe(|| {
+            let weighed = self.weigh(subject, action, addresses);
+            self.release(&weighed.request.action);
+            weighed.decision
+        }));
         let decision = weighed.unwrap_or_else(|_| Decision::fault(Fault::Panic));
         (!decision.is_allow() && self.enforces(&decision)).then_some(decision.reason)
     }
@@ -299,8 +306,11 @@ impl Gate {
             _ => SmallVec::new(),
         };
         let limits = self.policy.limits();
-        let counters =
-            if limits.is_empty() { Counters::default() } else { relevant(self.meter.counters(time), limits) };
+        let counters = if limits.is_empty() {
+            Counters::default()
+        } else {
+            relevant(self.meter.reserve(&action, time), limits)
+        };
         Request {
             action,
             subject,

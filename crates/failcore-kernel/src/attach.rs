@@ -9,11 +9,10 @@ use std::time::Duration;
 
 use failcore_gate::{Approver, Meter, Sink, Uncounted};
 use failcore_model::{Answer, Request, Text};
-use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use crate::page::RunPage;
+use crate::peer::Peer;
+use crate::reception::dial;
 use crate::ring::Producer;
 use crate::slots::Slots;
 use crate::wire::{Ask, Verdict, Welcome, WireError, receive, send};
@@ -89,7 +88,7 @@ impl Attachment {
 
 fn join(socket: &Path) -> Result<Attachment, WireError> {
     let connection = dial(socket, Some(PATIENCE))?;
-    let parent = socket_peercred(&connection)?.pid.as_raw_nonzero().get().unsigned_abs();
+    let parent = Peer::of(&connection)?.pid;
     send(&connection, &Ask::Attach {}, &[])?;
     let (welcome, fds): (Welcome, _) = receive(&connection)?;
     let mut fds = fds.into_iter();
@@ -114,14 +113,6 @@ fn join(socket: &Path) -> Result<Attachment, WireError> {
         page,
         socket: socket.into(),
     })
-}
-
-fn dial(socket: &Path, patience: Option<Duration>) -> Result<OwnedFd, Errno> {
-    let fd = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    set_socket_timeout(&fd, Timeout::Recv, patience)?;
-    set_socket_timeout(&fd, Timeout::Send, patience)?;
-    connect(&fd, &SocketAddrUnix::new(socket)?)?;
-    Ok(fd)
 }
 
 struct AtParent {

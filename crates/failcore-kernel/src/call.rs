@@ -1,5 +1,6 @@
 //! One system call of an agent's task, while it waits: its arguments, its view of the file system, its verdict.
 
+use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use smallvec::SmallVec;
 
 use crate::memory;
 use crate::notify::Notice;
+use crate::standstill::Leave;
 use crate::supervisor::Shared;
 use crate::tasks::Process;
 use crate::walk::{Entry, Object, Start, View};
@@ -28,12 +30,16 @@ pub(crate) enum Answer {
         /// Whether it closes on exec.
         close_on_exec: bool,
     },
-    /// This descriptor in place of one that the task has, and success.
+    /// This descriptor in place of one that the task has, and a return value.
     Replaced {
         /// What is injected.
         fd: OwnedFd,
         /// The number that means it from now on.
         number: i32,
+        /// Whether it closes on exec.
+        close_on_exec: bool,
+        /// The value.
+        value: i64,
     },
     /// The kernel performs the call: nothing judged can change any more, or it is verified afterwards.
     Proceed,
@@ -117,6 +123,14 @@ impl Call<'_> {
         pidfd_getfd(self.process.pidfd(), fd, PidfdGetfdFlags::empty())
     }
 
+    /// Whether one of the task's descriptors closes on exec (proc_pid_fdinfo(5)).
+    pub(crate) fn closes_on_exec(&self, fd: i32) -> bool {
+        let info = std::fs::read(format!("/proc/{}/fdinfo/{fd}", self.notice.tid)).unwrap_or_default();
+        let flags = crate::tasks::field(&info, b"flags:")
+            .and_then(|octal| i32::from_str_radix(std::str::from_utf8(octal).ok()?, 8).ok());
+        flags.is_none_or(|flags| flags & libc::O_CLOEXEC != 0)
+    }
+
     fn held(&self, what: &str) -> Result<OwnedFd, Errno> {
         openat(
             CWD,
@@ -135,12 +149,25 @@ impl Call<'_> {
             return Err(Errno::SRCH);
         }
         let claims = self.process.claims(self.notice.tid);
-        self.shared.parent.gate.check_for(self.actor(), action, claims, &[]).map_err(|denial| {
+        // Deciding is no act: a person may take long to answer, and may answer while the run is paused.
+        let check = || self.shared.parent.gate.check_for(self.actor(), action, claims, &[]);
+        let (checked, leave) = self.shared.standstill.rest(check);
+        let grant = checked.map_err(|denial| {
             let errno = Errno::from_raw_os_error(denial.errno);
             self.process.refuse(self.notice.tid, &denial);
             self.shared.refused(denial);
             errno
-        })
+        })?;
+        let goes_on = match leave {
+            Leave::Given => true,
+            Leave::GivenLater => self.shared.listener.is_waiting(&self.notice),
+            Leave::Never => false,
+        };
+        if goes_on {
+            Ok(grant)
+        } else {
+            self.concluded(grant, Err(Errno::SRCH)).map(|never: Infallible| match never {})
+        }
     }
 
     /// Who calls.

@@ -117,12 +117,12 @@ pub(crate) fn start(raw: &Raw<'_>) -> std::io::Result<i32> {
     }
 }
 
-fn errno() -> c_int {
+pub(crate) fn errno() -> c_int {
     // SAFETY: points to the calling thread's own errno.
     unsafe { *libc::__errno_location() }
 }
 
-fn end(code: c_int) -> ! {
+pub(crate) fn end(code: c_int) -> ! {
     // SAFETY: ends the process without running anything of it.
     unsafe { libc::_exit(code) }
 }
@@ -142,7 +142,7 @@ fn heard(link: RawFd) -> bool {
 }
 
 /// Closes every descriptor from 3 on but these.
-fn close_others(keep: &mut [RawFd]) {
+pub(crate) fn close_others(keep: &mut [RawFd]) {
     keep.sort_unstable();
     let mut from = 3u32;
     for fd in keep.iter().filter(|fd| **fd >= 3) {

@@ -13,6 +13,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use failcore_gate::{Carrier, Gate};
 use failcore_model::Denial;
@@ -25,6 +26,7 @@ use rustix::process::{
 use crate::cgroup::Cgroup;
 use crate::filter::assemble;
 use crate::guardian::{Message, Prepared, Raw, Step, start};
+use crate::island::Island;
 use crate::landlock::{Domains, domains};
 use crate::notify::Listener;
 use crate::plan::Plan;
@@ -231,6 +233,22 @@ impl Supervisor {
     /// What of the policy's grants the kernel refused to a program of root, which has no capabilities, in words.
     pub fn lacked(&self) -> Vec<String> {
         self.shared.lacks.told()
+    }
+
+    /// A process of the supervisor's own, where it has one by now: not the program's, and gone when the supervision is.
+    pub fn helper(&self) -> Option<u32> {
+        self.shared.island_made().map(Island::pid)
+    }
+
+    /// Answers no call of the program until [`Supervisor::release`], so that nothing is done for it; it may still run
+    /// until it calls. Returns whether every call that was under way has come to its end, or waits, within `patience`.
+    pub fn hold(&self, patience: Duration) -> bool {
+        self.shared.hold(patience)
+    }
+
+    /// Answers calls again.
+    pub fn release(&self) {
+        self.shared.standstill.release();
     }
 
     /// Ends the program and everything it started, at once.

@@ -33,6 +33,9 @@ pub(crate) fn may_say(event: &Event, pid: u32, supervised: bool) -> bool {
         | Event::ProcessJoined { .. }
         | Event::ProcessLeft { .. }
         | Event::SegmentOpened { .. }
+        | Event::RunPaused { .. }
+        | Event::RunResumed { .. }
+        | Event::RunStopped { .. }
         | Event::Notice { .. }
         | Event::SessionClosed { .. } => false,
     }

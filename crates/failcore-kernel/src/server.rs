@@ -4,30 +4,31 @@ use std::fs::File;
 use std::io::{Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64, AtomicUsize,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use failcore_gate::{Approver, Meter, Sink};
-use failcore_model::{Answer, Event, Text};
+use failcore_model::{Answer, Event, Reason, Text};
 use failcore_trace::{TraceError, Writer};
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
-use rustix::net::sockopt::socket_peercred;
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, shutdown, socket_with,
-    socketpair,
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::alive::{self, Holding};
 use crate::own::{self, Own, OwnSink};
 use crate::page::{RunPage, Sampled};
+use crate::peer::Peer;
+use crate::reception::Reception;
 use crate::ring::{CAPACITY, Consumer};
 use crate::said::may_say;
 use crate::slots::Slots;
-use crate::tasks::{descends, parent_of};
+use crate::tasks::{ended, parent_of};
 use crate::wire::{Ask, Verdict, Welcome, receive, send};
 
 /// Bytes the trace may take for each byte in a ring: the line's own head, and JSON that grows when it is written
@@ -59,12 +60,25 @@ pub struct Served {
     pub supervised: bool,
 }
 
+/// How many decisions a trace holds so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tally {
+    /// Allowed.
+    pub allowed: u64,
+    /// Refused, those of files that are not there apart.
+    pub refused: u64,
+    /// Refusals of files that are not there.
+    pub absent: u64,
+}
+
 /// The parent's side of a run: holds the trace while the run lasts.
 pub struct Server {
     state: Arc<State>,
     socket: PathBuf,
     acceptor: JoinHandle<()>,
     drainer: JoinHandle<Writer>,
+    /// Tells the agent's processes that there is somebody to write what they record.
+    _holding: Holding,
 }
 
 /// Why the parent's side could not start.
@@ -99,16 +113,36 @@ struct State {
     /// Where it is counted: on a page of our own under a supervisor, else on the one that all share.
     meter: RunPage,
     approver: Arc<dyn Approver>,
-    listener: OwnedFd,
+    reception: Arc<Reception>,
     joined: mpsc::Sender<Joined>,
     stopping: AtomicBool,
     processes: AtomicUsize,
-    connections: AtomicUsize,
     own: Arc<Own>,
     /// What persons answered to processes that have not recorded it yet.
     answered: Mutex<Vec<(u32, Answer, Text)>>,
+    tally: Counts,
     /// Why the trace can no longer be written, once it cannot.
     broken: Mutex<Option<String>>,
+}
+
+#[derive(Default)]
+struct Counts {
+    allowed: AtomicU64,
+    refused: AtomicU64,
+    absent: AtomicU64,
+}
+
+impl Counts {
+    fn add(&self, event: &Event) {
+        if let Event::Decided { decision, .. } = event {
+            let count = match decision.reason {
+                _ if decision.is_allow() => &self.allowed,
+                Reason::Absent => &self.absent,
+                _ => &self.refused,
+            };
+            count.fetch_add(1, Relaxed);
+        }
+    }
 }
 
 /// A process that was let in.
@@ -139,14 +173,15 @@ impl Server {
         approver: Arc<dyn Approver>,
     ) -> Result<Self, ServerError> {
         writer.reserve(EXPANSION * (CAPACITY as u64 + own::CAPACITY))?;
-        let listener =
-            open_listener(socket).map_err(|why| ServerError::Listen { socket: socket.into(), why })?;
+        let reception = Reception::open(socket, MAX_CONNECTIONS)
+            .map_err(|why| ServerError::Listen { socket: socket.into(), why })?;
         let policy = sealed("failcore-policy", served.policy.as_bytes()).map_err(ServerError::Memory)?;
         let page = || RunPage::create(SystemTime::now().into()).map_err(ServerError::Memory);
         let (page, page_fd, meter) = match (page()?, served.supervised) {
             ((bell, fd), true) => (bell, fd, page()?.0),
             ((all, fd), false) => (all.clone(), fd, all),
         };
+        let holding = alive::hold(&page).map_err(ServerError::Thread)?;
         let (joined, joins) = mpsc::channel();
         let state = Arc::new(State {
             served,
@@ -155,13 +190,13 @@ impl Server {
             page_fd,
             meter,
             approver,
-            listener,
+            reception,
             joined,
             stopping: AtomicBool::new(false),
             processes: AtomicUsize::new(0),
-            connections: AtomicUsize::new(0),
             own: Arc::default(),
             answered: Mutex::default(),
+            tally: Counts::default(),
             broken: Mutex::default(),
         });
         let drainer = {
@@ -177,15 +212,25 @@ impl Server {
             let state = Arc::clone(&state);
             std::thread::Builder::new()
                 .name("failcore-accept".into())
-                .spawn(move || accept_loop(&state))
+                .spawn(move || {
+                    state.reception.accept(|connection| {
+                        // Whoever finds no place sees the connection close, which is a no.
+                        let _ = state.attend(move |state| serve(state, &connection));
+                    });
+                })
                 .map_err(ServerError::Thread)?
         };
-        Ok(Self { state, socket: socket.into(), acceptor, drainer })
+        Ok(Self { state, socket: socket.into(), acceptor, drainer, _holding: holding })
     }
 
     /// Publishes what was measured of the run from outside.
     pub fn sample(&self, sampled: Sampled) {
         self.state.meter.sample(sampled);
+    }
+
+    /// The trace, for those who state facts of the parent's own or want to know what it holds.
+    pub fn ledger(&self) -> Ledger {
+        Ledger { state: Arc::clone(&self.state) }
     }
 
     /// Where the parent's own gates record: the supervisor of the kernel lane, the broker.
@@ -210,8 +255,7 @@ impl Server {
 
     /// Records a fact of the parent's own.
     pub fn record(&self, event: Event) {
-        self.state.own.push(event);
-        self.state.page.ring();
+        self.state.record(event);
     }
 
     /// How many processes have attached and not ended.
@@ -227,7 +271,7 @@ impl Server {
     /// Stops serving, keeps everything that was recorded, and gives the trace back to be closed.
     pub fn finish(self) -> Writer {
         self.state.stopping.store(true, SeqCst);
-        let _ = shutdown(&self.state.listener, rustix::net::Shutdown::Both);
+        self.state.reception.close();
         self.state.page.ring();
         drop(self.acceptor.join());
         drop(std::fs::remove_file(&self.socket));
@@ -235,6 +279,25 @@ impl Server {
             Ok(writer) => writer,
             Err(panic) => std::panic::resume_unwind(panic),
         }
+    }
+}
+
+/// The trace of a run under way.
+#[derive(Clone)]
+pub struct Ledger {
+    state: Arc<State>,
+}
+
+impl Ledger {
+    /// As [`Server::record`].
+    pub fn record(&self, event: Event) {
+        self.state.record(event);
+    }
+
+    /// How many decisions were recorded so far.
+    pub fn tally(&self) -> Tally {
+        let Counts { allowed, refused, absent } = &self.state.tally;
+        Tally { allowed: allowed.load(Relaxed), refused: refused.load(Relaxed), absent: absent.load(Relaxed) }
     }
 }
 
@@ -270,31 +333,18 @@ struct Supervised {
 impl State {
     /// Runs a conversation on a thread of its own.
     fn attend(self: &Arc<Self>, talk: impl FnOnce(&Self) + Send + 'static) -> Result<(), Errno> {
-        if self.connections.fetch_add(1, SeqCst) >= MAX_CONNECTIONS {
-            self.connections.fetch_sub(1, SeqCst);
-            return Err(Errno::AGAIN);
-        }
-        let shared = Arc::clone(self);
-        let spawned = std::thread::Builder::new().name("failcore-attach".into()).spawn(move || {
-            talk(&shared);
-            shared.connections.fetch_sub(1, SeqCst);
-        });
-        if spawned.is_err() {
-            self.connections.fetch_sub(1, SeqCst);
-        }
-        spawned.map(drop).map_err(|_| Errno::AGAIN)
+        let state = Arc::clone(self);
+        self.reception.attend(move || talk(&state))
+    }
+
+    fn record(&self, event: Event) {
+        self.own.push(event);
+        self.page.ring();
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn open_listener(socket: &Path) -> Result<OwnedFd, Errno> {
-    let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    bind(&listener, &SocketAddrUnix::new(socket)?)?;
-    listen(&listener, 128)?;
-    Ok(listener)
 }
 
 fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd, Errno> {
@@ -308,29 +358,15 @@ fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd, Errno> {
 
 // ---- letting processes in -----------------------------------------------------------------------------------
 
-fn accept_loop(state: &Arc<State>) {
-    while !state.stopping.load(SeqCst) {
-        let connection = match accept_with(&state.listener, SocketFlags::CLOEXEC) {
-            Ok(connection) => connection,
-            Err(Errno::INTR | Errno::CONNABORTED) => continue,
-            Err(_) if state.stopping.load(SeqCst) => return,
-            Err(_) => {
-                // Out of descriptors or memory: who waits is refused by time-out, nobody is let in unseen.
-                std::thread::sleep(NAP);
-                continue;
-            }
-        };
-        // Whoever finds no place sees the connection close, which is a no.
-        let _ = state.attend(move |state| serve(state, &connection));
-    }
-}
-
 /// Answers whoever connects by himself.
 fn serve(state: &State, connection: &OwnedFd) {
-    let Ok(peer) = socket_peercred(connection) else { return };
-    let ours = peer.uid == rustix::process::getuid() && descends(number(peer.pid), std::process::id());
-    if ours && !state.served.supervised {
-        answer(state, connection, peer.pid, None);
+    let Ok(peer) = Peer::of(connection) else { return };
+    let ours = peer.uid == rustix::process::getuid().as_raw() && peer.descends(std::process::id());
+    if ours
+        && !state.served.supervised
+        && let Some(pid) = Pid::from_raw(peer.pid.cast_signed())
+    {
+        answer(state, connection, pid, None);
     }
 }
 
@@ -450,7 +486,8 @@ impl Drain<'_> {
         }
         // One write for all that waited; what one of them cannot be is no reason to lose the others.
         for event in &events {
-            self.write(|writer| writer.stage(event));
+            let tally = &self.state.tally;
+            self.write(|writer| writer.stage(event).map(|()| tally.add(event)));
         }
         self.write(Writer::flush);
         self.grant();
@@ -496,7 +533,8 @@ impl Drain<'_> {
         if supervised && matches!(event, Event::Decided { decision, .. } if decision.is_allow()) {
             self.state.meter.count_operation();
         }
-        self.write(|writer| writer.stage(event))
+        let tally = &self.state.tally;
+        self.write(|writer| writer.stage(event).map(|()| tally.add(event)))
     }
 
     /// Whether an answer that a process records is one it was given; that nobody answered anyone may say.
@@ -523,6 +561,9 @@ impl Drain<'_> {
     }
 
     fn grant(&mut self) {
+        if lock(&self.state.broken).is_some() {
+            return;
+        }
         let rings = self.members.iter().filter(|member| !member.shunned).count() as u64;
         let room = EXPANSION * (rings * CAPACITY as u64 + own::CAPACITY);
         let assured = self.write(|writer| writer.reserve(room));
@@ -533,20 +574,18 @@ impl Drain<'_> {
         }
     }
 
-    /// Writes, and remembers when the trace cannot be written any more: no credit is granted from then on.
+    /// Writes, and remembers when the trace cannot be written any more: no credit is granted from then on. What still
+    /// arrives was allowed on credit given before, for which there is space: it is written all the same.
     ///
-    /// Returns false where it was not written, also because it was no event at all.
+    /// Returns false where it was no event at all.
     fn write<T>(&mut self, write: impl FnOnce(&mut Writer) -> Result<T, TraceError>) -> bool {
-        if lock(&self.state.broken).is_some() {
-            return true; // what was granted before is all that can still arrive; nothing new is allowed
-        }
         match write(&mut self.writer) {
             Ok(_) => true,
             // One process's record, not the trace: that process gets no more credit.
             Err(TraceError::NotAnEvent(_) | TraceError::Unredactable(_)) => false,
             Err(error) => {
                 self.state.own.close(&error.to_string());
-                *lock(&self.state.broken) = Some(error.to_string());
+                lock(&self.state.broken).get_or_insert_with(|| error.to_string());
                 true
             }
         }
@@ -557,8 +596,7 @@ impl Drain<'_> {
         let mut at = 0;
         while at < self.members.len() {
             let member = &self.members[at];
-            let ended = has_ended(&member.pidfd);
-            if !ended || !(member.shunned || member.ring.is_empty()) {
+            if !ended(&member.pidfd) || !(member.shunned || member.ring.is_empty()) {
                 at += 1;
                 continue;
             }
@@ -570,9 +608,4 @@ impl Drain<'_> {
             }
         }
     }
-}
-
-fn has_ended(pidfd: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
-    matches!(poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(n) if n > 0)
 }

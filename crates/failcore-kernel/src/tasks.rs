@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use failcore_model::{Claims, Denial, FileId, Text};
@@ -28,6 +29,8 @@ pub(crate) struct Process {
     slots: RwLock<Option<Arc<Slots>>>,
     /// The image it is about to run, between the verdict and its first call after.
     expected: Mutex<Option<Expected>>,
+    /// Whether it was noted that its resolver may not take the answers it gets.
+    pub(crate) noted: AtomicBool,
 }
 
 /// The program that a process runs.
@@ -74,6 +77,8 @@ pub(crate) struct Tasks {
     orphaned: Mutex<Vec<Scope>>,
 }
 
+/// How far descent is followed: a number that is reused meanwhile must not make it a loop.
+const MOST_ANCESTORS: usize = 4096;
 /// Threads remembered; more are looked up anew.
 const MOST_THREADS: usize = 65_536;
 
@@ -113,6 +118,7 @@ impl Tasks {
             pidfd: pidfd_open(raw, PidfdFlags::empty())?,
             image: RwLock::new(Arc::new(image_of(pid))),
             expected: Mutex::default(),
+            noted: AtomicBool::default(),
         });
         let previous = write(&self.processes).insert(pid, Arc::clone(&process));
         // Two threads of a new process may meet here; the first to arrive announces it.
@@ -248,9 +254,14 @@ impl Process {
 
     /// Whether it has ended.
     pub(crate) fn has_ended(&self) -> bool {
-        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
-        matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(n) if n > 0)
+        ended(&self.pidfd)
     }
+}
+
+/// Whether the process that a pidfd means has ended.
+pub(crate) fn ended(pidfd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+    matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(n) if n > 0)
 }
 
 /// Whether a thread belongs to a process: the kernel finds no such pair otherwise.
@@ -289,9 +300,33 @@ pub(crate) fn parent_of(pid: u32) -> Option<u32> {
 /// A field of /proc/PID/stat, counted from 0 after the name (proc_pid_stat(5)); the name may itself hold spaces and
 /// parentheses.
 pub(crate) fn stat_field(pid: u32, field: usize) -> Option<u32> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    stat_fields(pid)?.split(' ').nth(field)?.parse().ok()
+}
+
+/// What follows the name in /proc/PID/stat.
+fn stat_fields(pid: u32) -> Option<String> {
+    let mut stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     let after = stat.iter().rposition(|byte| *byte == b')')? + 2;
-    std::str::from_utf8(&stat[after..]).ok()?.split(' ').nth(field)?.parse().ok()
+    String::from_utf8(stat.split_off(after.min(stat.len()))).ok()
+}
+
+/// A process and all it descends from, each with when it started, in clock ticks since boot, which tells it from a
+/// later process of its number; nothing where one of them is gone.
+pub(crate) fn ancestry(pid: u32) -> Option<Vec<(u32, u64)>> {
+    const PARENT: usize = 1;
+    const STARTED: usize = 19;
+    let (mut line, mut pid) = (Vec::new(), pid);
+    // Nobody's child is the first process of the namespace, or was started from outside of it.
+    while pid != 0 {
+        let fields = stat_fields(pid)?;
+        let number = |at: usize| fields.split(' ').nth(at)?.parse::<u64>().ok();
+        line.push((pid, number(STARTED)?));
+        if line.len() > MOST_ANCESTORS {
+            return None;
+        }
+        pid = u32::try_from(number(PARENT)?).ok()?;
+    }
+    Some(line).filter(|line| !line.is_empty())
 }
 
 /// The children that a thread forked and that were not waited for (proc_tid_children(5)); nothing where the kernel does
@@ -310,8 +345,7 @@ pub(crate) fn threads(pid: u32) -> Vec<u32> {
 /// Whether `pid` descends from `ancestor`, or is it.
 pub fn descends(pid: u32, ancestor: u32) -> bool {
     let mut pid = pid;
-    // Bounded: a number that is reused meanwhile must not make this a loop.
-    for _ in 0..4096 {
+    for _ in 0..MOST_ANCESTORS {
         if pid == ancestor {
             return true;
         }

@@ -571,3 +571,33 @@ fn an_answer_comes_from_the_address_that_was_asked_where_that_may_be() {
         assert_eq!(Message::from_vec(&bytes[..len]).unwrap().answers.len(), 1);
     }
 }
+
+#[test]
+fn in_the_runs_own_network_everybody_is_answered_and_known_by_port() {
+    let world = world(GRANTED, &[("good.example", &[PUBLIC])]);
+    let served = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let server = served.local_addr().unwrap();
+    world.carrier.serve(served.into()).unwrap();
+    let asks = UdpSocket::bind("127.0.0.1:0").unwrap();
+    asks.set_read_timeout(Some(PATIENCE)).unwrap();
+    let asked = question("good.example", RecordType::A);
+    let pids = || {
+        let events = world.kept.events.lock().unwrap();
+        let pid = |event: &Event| match event {
+            Event::Decided { request, .. } => Some(request.subject.pid),
+            _ => None,
+        };
+        events.iter().filter_map(pid).collect::<Vec<_>>()
+    };
+    for (known, expected) in [(None, vec![0]), (Some(7), vec![0, 7])] {
+        if let Some(pid) = known {
+            let from = (Ipv4Addr::UNSPECIFIED, asks.local_addr().unwrap().port()).into();
+            world.carrier.carry(sender(Transport::Udp, from, None, pid));
+        }
+        asks.send_to(&asked, server).unwrap();
+        let mut bytes = [0; 512];
+        let (len, from) = asks.recv_from(&mut bytes).unwrap();
+        assert_eq!((from, Message::from_vec(&bytes[..len]).unwrap().answers.len()), (server, 1));
+        assert_eq!(pids(), expected);
+    }
+}

@@ -175,6 +175,9 @@ pub(crate) struct Io {
 pub(crate) struct Trace {
     /// Who holds read-only opens.
     pub(crate) reads: Reads,
+    /// Environment variables whose values are kept out of the record, by name or pattern; those whose names say that they
+    /// hold a secret are kept out anyway.
+    pub(crate) redact: Vec<At<String>>,
 }
 
 /// A scope that narrows what some tools may do. An absent list is the session's; an empty one grants nothing.

@@ -28,6 +28,7 @@ pub(crate) struct Draft {
     tools: Vec<resolved::Tool>,
     singles: Singles,
     stdin: Stdin,
+    redact: Vec<Glob>,
 }
 
 /// What the keys that hold one value instead of a list grant the session; `None` is a value that grants nothing.
@@ -46,6 +47,7 @@ impl Draft {
         self.add_singles(other.singles);
         // What takes the input away stands, whoever says it.
         self.stdin = self.stdin.max(other.stdin);
+        self.redact.extend(other.redact);
         let offset = self.tools.len() as u16;
         let mut taken = Vec::new();
         for mut rule in other.rules {
@@ -82,6 +84,7 @@ impl Draft {
             mode: document.mode,
             reads: document.trace.reads,
             stdin: self.stdin,
+            redact: self.redact,
             run: resolved::Run::of(env),
             tools: self.tools,
             rules: self.rules.into_iter().chain(self.singles.into_values().flatten()).collect(),
@@ -179,6 +182,12 @@ impl<'a> Expansion<'a> {
         }
         let unmapped = document.unmapped.permit.as_deref();
         self.list(Key::Unmapped, unmapped, |e| &e.0, |_, entry| name_object(entry, Object::Unmapped));
+        for name in &document.trace.redact {
+            match Glob::parse(name.get().as_bytes()) {
+                Ok(name) => self.draft.redact.push(name),
+                Err(error) => self.wrongs.push((name.span(), wrong_pattern(error))),
+            }
+        }
         for (n, tool) in document.tool.iter().enumerate() {
             self.scope(n, tool);
         }

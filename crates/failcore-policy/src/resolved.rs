@@ -21,6 +21,9 @@ pub(crate) struct Resolved {
     pub(crate) reads: Reads,
     #[serde(default, skip_serializing_if = "is_inherited")]
     pub(crate) stdin: Stdin,
+    /// Patterns over the names of variables whose values are kept out of the record.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) redact: Vec<crate::pattern::Glob>,
     #[serde(default, skip_serializing_if = "Run::is_none")]
     pub(crate) run: Run,
     #[serde(default, rename = "tool", skip_serializing_if = "Vec::is_empty")]
@@ -75,6 +78,7 @@ impl Resolved {
             mode: Mode::Enforce,
             reads: Reads::Binding,
             stdin: Stdin::Inherit,
+            redact: Vec::new(),
             run: Run::default(),
             tools: Vec::new(),
             rules: Vec::new(),

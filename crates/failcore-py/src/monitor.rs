@@ -88,6 +88,10 @@ impl Post {
         let Stand { gate, supervised } = &stand.1;
         if let Some(supervised) = supervised {
             let mut claims = claims.clone();
+            if supervised::is_carried(&action) {
+                supervised::tell(supervised, scope, &claims);
+                return Ok(None);
+            }
             if failcore_kernel::is_seen(&action) {
                 // The supervisor records it, and cannot look for itself.
                 if !action.reads() {

@@ -7,8 +7,9 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use failcore_gate::DNS_PORT;
 use failcore_kernel::{Slot, Slots, Supervised};
-use failcore_model::{Claims, Denial, Text};
+use failcore_model::{Action, Claims, Denial, Endpoint, Text, Transport};
 
 use crate::monitor;
 use crate::scope::{self, Held};
@@ -24,6 +25,17 @@ pub(crate) fn note() {
 /// Whether this process runs under a supervisor.
 pub(crate) fn is_on() -> bool {
     SUPERVISED.load(Ordering::Relaxed)
+}
+
+/// Whether the supervisor decides on what is sent, whomever it is sent to: DNS servers, in whose place the name broker
+/// answers.
+pub(crate) fn is_carried(action: &Action) -> bool {
+    let (Action::Connect(Endpoint::Inet { transport, addr })
+    | Action::Send(Endpoint::Inet { transport, addr })) = action
+    else {
+        return false;
+    };
+    addr.port() == DNS_PORT && matches!(transport, Transport::Tcp | Transport::Udp)
 }
 
 /// The calling thread's slot.

@@ -108,16 +108,8 @@ impl Writer {
         }
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(TraceError::io("create", dir))?;
         let path = layout::segment(dir, 0);
-        // The trace itself is the lock: whoever makes it owns the directory.
-        let file = create(dir, &path)?;
-        let leaves = create(dir, &dir.join(layout::LEAVES))?;
-        let checkpoints = create(dir, &dir.join(layout::CHECKPOINTS))?;
-        for (name, text) in
-            [(layout::POLICY, policy.to_owned()), (layout::KEY, format!("{}\n", key.verifying_key()))]
-        {
-            let path = dir.join(name);
-            create(dir, &path)?.write_all(text.as_bytes()).map_err(TraceError::io("write", &path))?;
-        }
+        let signer = key.signer()?;
+        let (file, leaves, checkpoints) = furnish(dir, policy, &format!("{}\n", key.verifying_key()))?;
         let redactor = options
             .redactor
             .take()
@@ -126,7 +118,7 @@ impl Writer {
         Ok(Self {
             dir: dir.into(),
             session: session.into(),
-            signer: key.signer()?,
+            signer,
             options,
             redactor,
             segment: 0,
@@ -204,13 +196,14 @@ impl Writer {
         staged
     }
 
-    /// As [`Writer::stage`], for an agent's JSON as in [`Writer::append_body`].
+    /// As [`Writer::stage`], for an agent's JSON as in [`Writer::append_body`]; the event that it was.
     ///
     /// # Errors
     /// [`TraceError::NotAnEvent`]; the batch is as before.
-    pub fn stage_body(&mut self, json: &[u8]) -> Result<(), TraceError> {
+    pub fn stage_body(&mut self, json: &[u8]) -> Result<Event, TraceError> {
         let event = agent_event(json)?;
-        self.stage(&event)
+        self.stage(&event)?;
+        Ok(event)
     }
 
     fn encode(&mut self, event: &Event) -> Result<(), TraceError> {
@@ -403,11 +396,40 @@ fn agent_event(json: &[u8]) -> Result<Event, TraceError> {
     let text = std::str::from_utf8(json).map_err(|e| TraceError::NotAnEvent(e.to_string()))?;
     let event: Event = serde_json::from_str(text).map_err(|e| TraceError::NotAnEvent(e.to_string()))?;
     match event {
-        Event::SessionOpened { .. } | Event::SessionClosed { .. } | Event::SegmentOpened { .. } => {
+        Event::SessionOpened { .. }
+        | Event::SessionClosed { .. }
+        | Event::SegmentOpened { .. }
+        | Event::RunPaused { .. }
+        | Event::RunResumed { .. }
+        | Event::RunStopped { .. } => {
             Err(TraceError::NotAnEvent(format!("`{}` is not for an agent to say", event.kind())))
         }
         event => Ok(event),
     }
+}
+
+/// Makes the files of a new trace; where one of them cannot be made, those made before it go again.
+fn furnish(dir: &Path, policy: &str, key: &str) -> Result<(File, File, File), TraceError> {
+    let mut made = Vec::new();
+    let mut make = |path: PathBuf, text: &str| {
+        let mut file = create(dir, &path)?;
+        made.push(path.clone());
+        file.write_all(text.as_bytes()).map_err(TraceError::io("write", &path))?;
+        Ok(file)
+    };
+    // The trace itself is the lock: whoever makes it owns the directory.
+    let files = (|| {
+        let file = make(layout::segment(dir, 0), "")?;
+        let leaves = make(dir.join(layout::LEAVES), "")?;
+        let checkpoints = make(dir.join(layout::CHECKPOINTS), "")?;
+        make(dir.join(layout::POLICY), policy)?;
+        make(dir.join(layout::KEY), key)?;
+        Ok((file, leaves, checkpoints))
+    })();
+    if files.is_err() {
+        made.iter().rev().for_each(|path| drop(std::fs::remove_file(path)));
+    }
+    files
 }
 
 fn create(dir: &Path, path: &Path) -> Result<File, TraceError> {

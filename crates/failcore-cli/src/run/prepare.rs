@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use failcore_kernel::{Cgroup, HOOK_VAR, Plan, SOCKET_VAR, cgroup_mounts};
 use failcore_model::{AbsPath, Action, Context, Event, FileId, Lane, Request, RuleId, Subject, Text};
+use failcore_net::Resolver;
 use failcore_policy::{Environment, Mode, PolicySet, Python};
 use failcore_trace::{Options, Redactor, SigningKey, Writer};
 use tempfile::TempDir;
@@ -31,10 +32,13 @@ pub(super) struct Prepared {
     pub(super) hook: PathBuf,
     preload: PathBuf,
     command: Vec<Text>,
-    key: SigningKey,
+    /// Where the key lies that signs the trace.
+    key: PathBuf,
     trace: PathBuf,
     /// Whether the trace's directory was made here.
     made: bool,
+    /// Whether the trace in it was.
+    begun: bool,
     /// Where the program attaches; closed to it otherwise.
     door: TempDir,
     /// The program's private directory for temporary files.
@@ -60,8 +64,7 @@ impl Prepared {
             Some(dir) => std::path::absolute(dir).map_err(io_problem("resolve", dir))?,
             None => failcore_trace::runs_dir().map_err(Problem::trace)?.join(&session),
         };
-        let key_path = failcore_trace::key_path().map_err(Problem::trace)?;
-        let key = SigningKey::load_or_create(&key_path).map_err(Problem::trace)?;
+        let key = failcore_trace::key_path().map_err(Problem::trace)?;
 
         let private = |purpose: &str| {
             let dir = std::env::temp_dir();
@@ -92,6 +95,9 @@ impl Prepared {
             .map(PathBuf::as_path)
             .chain(file.as_deref())
             .filter(|file| !file.as_os_str().is_empty());
+        // A link may be changed where it stands, and what it leads to there.
+        let names = Resolver::FILES.map(Path::new);
+        let gates_own = gates_own.chain(names).map(real).chain(names.map(spelt));
         // The command itself, and what brings the hook into a Python, may be started and read; a deny still stands.
         let mut policy = policy;
         if lane == Lane::Kernel {
@@ -103,8 +109,8 @@ impl Prepared {
         }
         // Out of the program's reach, whatever the policy says.
         let policy = policy
-            .protect(&gates_own.map(real).collect::<Result<Vec<_>, _>>()?)
-            .hide(&[real(&key_path)?, real(door.path())?]);
+            .protect(&gates_own.collect::<Result<Vec<_>, _>>()?)
+            .hide(&[real(&key)?, real(door.path())?]);
 
         Ok(Self {
             lane,
@@ -119,6 +125,7 @@ impl Prepared {
             key,
             trace,
             made: false,
+            begun: false,
             door,
             tmp,
         })
@@ -144,6 +151,8 @@ impl Prepared {
     }
 
     fn begin(&mut self) -> Result<(Writer, Plan, Option<Cgroup>), Failure> {
+        // Made on the first run, and only where nothing else stands in its way.
+        let key = SigningKey::load_or_create(&self.key).map_err(Problem::trace)?;
         let identities: Vec<(RuleId, FileId)> = self
             .policy
             .literal_denies()
@@ -154,13 +163,12 @@ impl Prepared {
             })
             .collect();
         self.policy = self.policy.clone().with_identities(&identities);
-        let options = Options {
-            redactor: Some(Redactor::default().with_secrets_of(std::env::vars_os())),
-            ..Options::default()
-        };
+        let redactor = Redactor::of_environment(std::env::vars_os(), |name| self.policy.redacts(name));
+        let options = Options { redactor: Some(redactor), ..Options::default() };
         let mut writer =
-            Writer::create_with(&self.trace, &self.session, &self.key, self.policy.resolved(), options)
+            Writer::create_with(&self.trace, &self.session, &key, self.policy.resolved(), options)
                 .map_err(Problem::trace)?;
+        self.begun = true;
         let (cgroup, plan, coverage) = lane::lower(self.lane, &self.session, &self.policy);
         let opened = Event::SessionOpened {
             policy: self.policy.digest().to_owned(),
@@ -175,6 +183,8 @@ impl Prepared {
     pub(super) fn discard_trace(&self) {
         if self.made {
             drop(std::fs::remove_dir_all(&self.trace));
+        } else if self.begun {
+            failcore_trace::discard(&self.trace);
         }
     }
 

@@ -30,6 +30,8 @@ pub(crate) struct Tree {
     root: Option<Pid>,
     /// Whether the root is a process of the program, and not one of ours.
     counts: bool,
+    /// Another one of ours, which is left alone.
+    helper: Option<u32>,
     ended: Option<WaitStatus>,
     /// Bytes that processes wrote which we reaped ourselves; those of others count with their parents.
     written: u64,
@@ -46,13 +48,26 @@ impl Tree {
     pub(crate) fn adopt() -> Result<Self, Problem> {
         let own = getpid();
         set_child_subreaper(Some(own)).map_err(Problem::system("adopt orphaned processes"))?;
-        Ok(Self { own, page: procfs::page_size(), root: None, counts: true, ended: None, written: 0 })
+        Ok(Self {
+            own,
+            page: procfs::page_size(),
+            root: None,
+            counts: true,
+            helper: None,
+            ended: None,
+            written: 0,
+        })
     }
 
     /// Whose end is the run's end; `counts` says whether it is a process of the program itself.
     pub(crate) fn watch(&mut self, root: Pid, counts: bool) {
         self.root = Some(root);
         self.counts = counts;
+    }
+
+    /// Leaves a process of ours alone.
+    pub(crate) fn spare(&mut self, helper: Option<u32>) {
+        self.helper = helper;
     }
 
     /// How the root ended, once it has.
@@ -73,6 +88,9 @@ impl Tree {
         let mut parents = vec![self.own.as_raw_nonzero().get()];
         while let Some(parent) = parents.pop() {
             for child in by_parent.remove(&parent).unwrap_or_default() {
+                if self.helper.is_some_and(|helper| child.stat.pid.cast_unsigned() == helper) {
+                    continue;
+                }
                 parents.push(child.stat.pid);
                 found.push(child);
             }

@@ -204,6 +204,9 @@ fn words(event: &Event, all: bool) -> Option<String> {
             format!("{} {segment}", Styled(FAINT, "segment"))
         }
         Event::Notice { text } => format!("{} {text}", Styled(WARN, "notice ")),
+        Event::RunPaused { who } => format!("{} by {who}", Styled(WARN, "paused ")),
+        Event::RunResumed { who } => format!("{} by {who}", Styled(GOOD, "resumed")),
+        Event::RunStopped { who } => format!("{} by {who}", Styled(BAD, "stopped")),
         Event::SessionClosed { exit } => {
             let exit = exit.map(|code| format!("exit code {code}")).unwrap_or_default();
             format!("{} {exit}", Styled(STRONG, "closed "))
