@@ -23,6 +23,8 @@ data, ancillary, flags, _ = peer.recvmsg(1 << 18, 4096)
 fds = [fd for _, _, packed in ancillary for fd in struct.unpack("%di" % (len(packed) // 4), packed)]
 tell("given", len(fds))
 
+# Imported before: whoever writes over the word that says whether the parent lives gets nothing recorded any more.
+"name".encode("idna")
 over = False
 zeros = bytes(4096)
 def scribble():
