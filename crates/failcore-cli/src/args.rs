@@ -154,7 +154,7 @@ pub(crate) struct Explain {
     /// The policy: a file, or a preset such as `preset:python`
     #[arg(value_name = "POLICY", value_hint = ValueHint::FilePath)]
     pub(crate) policy: PathBuf,
-    /// The verb, such as fs.read, net.connect or process.exec
+    /// The verb, such as fs.read, net.connect or process.exec; or `capabilities.keep`
     #[arg(value_name = "VERB")]
     pub(crate) verb: String,
     /// On what: a path, host:port, a program with its arguments …

@@ -3,7 +3,8 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use failcore_kernel::probe;
+use failcore_kernel::{Cgroup, probe};
+use failcore_policy::Limits;
 use serde::Serialize;
 
 use crate::args::{Doctor, LaneChoice};
@@ -244,18 +245,23 @@ fn namespaces_remedy() -> &'static str {
 
 fn cgroup() -> Finding {
     const WHAT: &str = "cgroup 2";
-    let remedy = "run inside `systemd-run --user --scope`, or be root; else memory and processes are sampled";
-    let own = read("/proc/self/cgroup").and_then(|text| {
-        text.lines()
-            .find_map(|line| line.strip_prefix("0::/"))
-            .map(|path| Path::new("/sys/fs/cgroup").join(path))
-    });
-    let Some(own) = own.filter(|dir| dir.join("cgroup.procs").exists()) else {
-        return Finding::limited(WHAT, "not mounted on /sys/fs/cgroup, or this process is in none", remedy);
+    let remedy =
+        "run inside `systemd-run --user --scope`, or be root; else the supervisor and measuring hold limits";
+    // For as long as the question takes; limits that nothing reaches.
+    let most = Some(1 << 40);
+    let limits = Limits { memory: most, processes: most, ..Limits::default() };
+    let cgroup = match Cgroup::create(&format!("doctor-{}", std::process::id()), &limits) {
+        Ok(cgroup) => cgroup,
+        Err(error) => return Finding::limited(WHAT, error.to_string(), remedy),
     };
-    match rustix::fs::access(&own, rustix::fs::Access::WRITE_OK) {
-        Ok(()) => Finding::good(WHAT, format!("{} is ours to divide", own.display())),
-        Err(error) => Finding::limited(WHAT, format!("{}: {error}", own.display()), remedy),
+    let lacks: Vec<String> = [("memory", "memory"), ("pids", "threads")]
+        .into_iter()
+        .filter_map(|(controller, what)| Some(format!("not {what}: {}", cgroup.lacks(controller)?)))
+        .collect();
+    let detail = "a run gets its own, and is stopped and frozen as one";
+    match lacks.as_slice() {
+        [] => Finding::good(WHAT, format!("{detail}; memory and threads are held there")),
+        lacks => Finding::limited(WHAT, format!("{detail}; {}", lacks.join("; ")), remedy),
     }
 }
 

@@ -74,6 +74,10 @@ pub(crate) enum Problem {
         "`failcore doctor` says more; `--lane runtime` holds Python code alone, and native code can go round it"
     ))]
     LaneMissing { missing: &'static str },
+    /// The program cannot be given the capabilities that the policy names.
+    #[error("{what}")]
+    #[diagnostic(help("{help}"))]
+    Capabilities { what: String, help: &'static str },
     /// The supervisor did not start the program; nothing of it ran.
     #[error("{error}")]
     Supervisor {
@@ -233,6 +237,7 @@ impl Problem {
             Self::NoProgram { .. }
             | Self::NotHeld { .. }
             | Self::LaneMissing { .. }
+            | Self::Capabilities { .. }
             | Self::Supervisor { .. }
             | Self::NotInstalled { .. }
             | Self::Spawn { .. }

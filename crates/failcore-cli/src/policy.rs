@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use failcore_model::AbsPath;
-use failcore_policy::{Effect, Environment, Key, Limits, Mode, PolicySet, Python, Reads, Rule};
+use failcore_policy::{Effect, Environment, Key, Limits, Mode, PolicySet, Python, Reads, Rule, Stdin};
 use serde::Serialize;
 
 use crate::args::Policy;
@@ -134,6 +134,8 @@ impl Difference {
             Mode::Audit => Some("audit".to_owned()),
         };
         compare("mode", mode(old), mode(new));
+        let stdin = |policy: &PolicySet| (policy.stdin() == Stdin::Null).then(|| "null".to_owned());
+        compare("io.stdin", stdin(old), stdin(new));
         let reads = |policy: &PolicySet| match policy.reads() {
             Reads::Binding => Some("binding".to_owned()),
             Reads::Advisory => Some("advisory".to_owned()),

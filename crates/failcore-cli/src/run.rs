@@ -22,7 +22,7 @@ use failcore_trace::Writer;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::args::{Run, Stdin};
+use crate::args::Run;
 use crate::exit::Exit;
 use crate::failure::{Failure, Problem};
 use crate::ui::{self, Ui, count};
@@ -43,6 +43,9 @@ const ASKED: u64 = 4;
 
 /// Runs the program; its exit code passes through.
 pub(crate) fn run(args: &Run, ui: &mut Ui) -> Result<Exit, Failure> {
+    failcore_kernel::close_on_exec()
+        .map_err(|source| Problem::System { what: "keep open files from the program", source })
+        .map_err(|problem| Failure::from(problem).before_start())?;
     let prepared = Prepared::new(args, ui).map_err(Failure::before_start)?;
     let started = Started::start(prepared, args).map_err(Failure::before_start)?;
     let (exit, summary) = started.attend(ui)?;
@@ -140,6 +143,9 @@ impl Started {
             self.server.record(Event::Notice { text });
         }
         if let Some(supervised) = self.supervised.take() {
+            for text in supervised.supervisor.lacked() {
+                ui.note(text);
+            }
             supervised.supervisor.finish();
         }
         self.signals.release();
@@ -275,7 +281,7 @@ fn spawn(prepared: &Prepared, args: &Run) -> Result<Option<Pid>, Problem> {
     let program = &prepared.program;
     let mut command = Command::new(&program.file);
     command.args(&program.args).env_clear().envs(prepared.environment());
-    if args.stdin == Stdin::Null {
+    if prepared.stdin_null(args) {
         command.stdin(Stdio::null());
     }
     if let Some(dir) = &args.cwd {
@@ -311,7 +317,7 @@ fn supervise(
         args: prepared.program.args.clone(),
         env: prepared.environment(),
         cwd: args.cwd.clone(),
-        stdin_null: args.stdin == Stdin::Null,
+        stdin_null: prepared.stdin_null(args),
         private_memory: match &cgroup {
             Some(cgroup) if cgroup.holds_memory() => None,
             _ => prepared.policy.limits().memory.map(|most| most.saturating_mul(ASKED)),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use failcore_gate::{Approver, Meter, Sink};
+use failcore_gate::{Approver, Meter, Sink, Uncounted};
 use failcore_model::{Answer, Request, Text};
 
 use crate::page::RunPage;
@@ -72,9 +72,12 @@ impl Attachment {
         Arc::clone(&self.sink) as _
     }
 
-    /// The run's shared counters.
+    /// The run's shared counters; none under a supervisor, which alone counts and holds limits.
     pub fn meter(&self) -> Arc<dyn Meter> {
-        Arc::new(self.page.clone())
+        match self.supervised {
+            Some(_) => Arc::new(Uncounted),
+            None => Arc::new(self.page.clone()),
+        }
     }
 
     /// The person at the parent's terminal.

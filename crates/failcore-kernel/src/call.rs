@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use failcore_gate::{Actor, Grant};
-use failcore_model::{Action, FileId, FileRef, Outcome, Text};
+use failcore_model::{Action, Event, FileId, FileRef, Outcome, Text};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
@@ -178,6 +178,10 @@ impl Call<'_> {
     /// What a granted operation came to; a failure is recorded.
     pub(crate) fn concluded<T>(&self, grant: Grant, result: Result<T, Errno>) -> Result<T, Errno> {
         if let Err(errno) = &result {
+            if let Some(text) = self.shared.lacks.notice(grant.action(), *errno) {
+                // The failure itself is recorded below; this only helps to understand it.
+                let _ = self.shared.parent.gate.record(&Event::Notice { text });
+            }
             self.shared.parent.gate.conclude(grant, Outcome::Failed(errno.raw_os_error()));
         }
         result

@@ -165,14 +165,18 @@ const EVERYWHERE: &[Row] = rows! {
     "whom a socket reaches", Ask => SYS_connect SYS_bind SYS_listen SYS_sendmsg SYS_sendmmsg;
     "an address in the call names a receiver; without one the connection was judged",
         When(&[(Bits(3, FASTOPEN), Ask), (Is(4, 0), Allow)], &Ask) => SYS_sendto;
-    "routing options and a chosen interface would carry a packet to someone else than the address judged, loopback's \
-     included; options of firewalls and IPsec, and extension headers, ask for privilege; filters and the rest are harmless",
+    "routing options, marks, headers of one's own and a chosen interface would carry a packet to someone else than the \
+     address judged, loopback's included; options of firewalls and IPsec, and extension headers, ask for privilege; \
+     filters and the rest are harmless",
         When(&[
             (Both(1, SOL_SOCKET as u64, 2, SO_BINDTODEVICE as u64), Forbid(EPERM)),
             (Both(1, SOL_SOCKET as u64, 2, 62), Forbid(EPERM)), // SO_BINDTOIFINDEX
             (Both(1, IPPROTO_IP as u64, 2, 50), Forbid(EPERM)), // IP_UNICAST_IF
             (Both(1, IPPROTO_IPV6 as u64, 2, 76), Forbid(EPERM)), // IPV6_UNICAST_IF
             (Both(1, IPPROTO_IPV6 as u64, 2, IPV6_PKTINFO as u64), Forbid(EPERM)),
+            (Both(1, SOL_SOCKET as u64, 2, SO_MARK as u64), Forbid(EPERM)),
+            (Both(1, IPPROTO_IP as u64, 2, IP_HDRINCL as u64), Forbid(EPERM)),
+            (Both(1, IPPROTO_IPV6 as u64, 2, 36), Forbid(EPERM)), // IPV6_HDRINCL
             (Both(1, IPPROTO_IP as u64, 2, 16), Forbid(EPERM)), // IP_IPSEC_POLICY
             (Both(1, IPPROTO_IP as u64, 2, 17), Forbid(EPERM)), // IP_XFRM_POLICY
             (From(1, IPPROTO_IP as u64, 2, NETFILTER), Forbid(EPERM)),

@@ -173,9 +173,14 @@ impl Cgroup {
         self.memory
     }
 
-    /// Whether the kernel bounds processes and threads taken together.
-    pub fn holds_threads(&self) -> bool {
-        self.pids
+    /// Why it does not hold what a controller would; nothing where it does.
+    pub fn lacks(&self, controller: &str) -> Option<&'static str> {
+        let named = |mount: &Mount| mount.controllers.iter().flatten().any(|name| name == controller);
+        let held = (controller == "memory" && self.memory) || (controller == "pids" && self.pids);
+        (!held).then(|| match read_mounts().iter().any(named) {
+            true => "the controller belongs to cgroup version 1 here",
+            false => "the controller is not to be had for it",
+        })
     }
 
     /// Moves a process into it.
@@ -338,12 +343,6 @@ struct Mount {
 /// and of version 1 start programs outside ("release_agent").
 pub fn mounts() -> Vec<PathBuf> {
     read_mounts().into_iter().map(|mount| mount.point).collect()
-}
-
-/// Whether the memory controller, say, belongs to a hierarchy of version 1 on this machine.
-pub fn is_in_version_1(controller: &str) -> bool {
-    let named = |mount: Mount| mount.controllers.is_some_and(|all| all.iter().any(|name| name == controller));
-    read_mounts().into_iter().any(named)
 }
 
 fn read_mounts() -> Vec<Mount> {

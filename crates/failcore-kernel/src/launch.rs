@@ -30,6 +30,7 @@ use crate::island::Island;
 use crate::landlock::{Domains, domains};
 use crate::notify::Listener;
 use crate::plan::Plan;
+use crate::privileges::give_up;
 use crate::server::Door;
 use crate::supervisor::{Shared, start_worker};
 
@@ -192,7 +193,7 @@ impl Supervisor {
         std::thread::Builder::new()
             .name("failcore-hold".into())
             .spawn(move || {
-                let outcome = hold_agent(&prepared, acting, hold, far, parent);
+                let outcome = hold_agent(&prepared, &plan, acting, hold, far, parent);
                 drop((terminal, stdin, life_read, domain));
                 let _ = tell.send(outcome);
             })
@@ -227,6 +228,11 @@ impl Supervisor {
     /// The program's process id.
     pub fn agent(&self) -> u32 {
         self.agent
+    }
+
+    /// What of the policy's grants the kernel refused to a program of root, which has no capabilities, in words.
+    pub fn lacked(&self) -> Vec<String> {
+        self.shared.lacks.told()
     }
 
     /// A process of the supervisor's own, where it has one by now: not the program's, and gone when the supervision is.
@@ -270,12 +276,14 @@ impl Supervisor {
 /// On the thread that gives up its privileges: starts guardian and agent, takes the listener, starts the workers.
 fn hold_agent(
     prepared: &Prepared,
+    plan: &Plan,
     acting: Option<RulesetCreated>,
     mut link: UnixStream,
     far: UnixStream,
     parent: Parent,
 ) -> Result<(Arc<Shared>, u32, u32), StartError> {
-    drop_privileges().map_err(StartError::kernel("cannot give up privileges"))?;
+    give_up(&plan.keep)
+        .map_err(|why| StartError::Kernel { step: "cannot give up privileges", why: why.into() })?;
     if let Some(acting) = acting {
         acting.restrict_self().map_err(|why| StartError::Kernel {
             step: "cannot enter the Landlock domain",
@@ -381,27 +389,4 @@ fn raise_descriptors() -> libc::rlimit {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: before.maximum, maximum: before.maximum });
     let raw = |limit: Option<u64>| limit.unwrap_or(libc::RLIM_INFINITY);
     libc::rlimit { rlim_cur: raw(before.current), rlim_max: raw(before.maximum) }
-}
-
-/// Gives up every capability of the calling thread, for good, and the way to new ones.
-fn drop_privileges() -> std::io::Result<()> {
-    const NO_ROOT_LOCKED: libc::c_ulong = 0b11;
-    const VERSION_3: u32 = 0x2008_0522;
-    // SAFETY: numbers only. Failures are those of a thread that has nothing to give up, and what counts is checked
-    // by the last call.
-    unsafe {
-        for capability in 0..64 {
-            libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0);
-        }
-        libc::prctl(libc::PR_SET_SECUREBITS, NO_ROOT_LOCKED, 0, 0, 0);
-        libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-        if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-    }
-    let header = [VERSION_3, 0];
-    let nothing = [0u32; 6];
-    // SAFETY: the kernel reads a header of two and, at this version, two structs of three words each.
-    let done = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), nothing.as_ptr()) };
-    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }

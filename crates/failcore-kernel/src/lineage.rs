@@ -8,6 +8,8 @@ use std::sync::{Mutex, PoisonError};
 
 use failcore_model::Text;
 
+use crate::tasks::children;
+
 /// A path of tool scopes, the outermost first.
 pub(crate) type Scope = Vec<Text>;
 
@@ -69,12 +71,6 @@ pub(crate) fn joined<'a>(scopes: impl Iterator<Item = &'a Scope>) -> (Scope, boo
     }
     let ambiguous = different.len() > 1;
     (different.into_iter().flatten().cloned().collect(), ambiguous)
-}
-
-/// The children that a thread forked and that live (proc_tid_children(5)); nothing where the kernel does not say.
-fn children(pid: u32, tid: u32) -> Option<Vec<u32>> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/children")).ok()?;
-    text.split_ascii_whitespace().map(|number| number.parse().ok()).collect()
 }
 
 #[cfg(test)]

@@ -272,6 +272,8 @@ fn ancillary(call: &Call<'_>, raw: &[u8]) -> Result<(Vec<u8>, Vec<OwnedFd>), Err
                 append(&mut out, &rest[..HEAD], &ours);
             }
             (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {}
+            // By which routing table.
+            (libc::SOL_SOCKET, libc::SO_MARK) => return Err(Errno::PERM),
             // By which interface (ip(7), ipv6(7), RFC 3542): loopback's addresses are other machines' elsewhere.
             (libc::IPPROTO_IP, libc::IP_PKTINFO) if data.get(..4) != Some(&[0; 4]) => {
                 return Err(Errno::PERM);

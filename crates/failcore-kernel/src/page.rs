@@ -33,10 +33,11 @@ pub(crate) struct PageHeader {
     memory: AtomicU64,
 }
 
-/// The run's shared counters, and the bell that wakes the parent.
+/// The run's counters, and the bell that wakes the parent.
 ///
 /// # Security
-/// Every process of the run can write it: in the interpreter lane, counters are as advisory as the lane.
+/// Every process that maps it can write it: in the interpreter lane, counters are as advisory as the lane. A supervisor
+/// counts on a page of its own that no other process maps; to the agent's processes, theirs is a bell.
 #[derive(Clone)]
 pub struct RunPage(Arc<Shared>);
 
@@ -73,6 +74,11 @@ impl RunPage {
 
     fn header(&self) -> &PageHeader {
         self.0.header()
+    }
+
+    /// Counts an operation that was allowed elsewhere.
+    pub(crate) fn count_operation(&self) {
+        self.header().operations.fetch_add(1, Relaxed);
     }
 
     /// The word that says whether the parent lives.

@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use failcore_gate::{Approver, Meter, Sink};
-use failcore_model::{Event, Reason, Text};
+use failcore_model::{Answer, Event, Reason, Text};
 use failcore_trace::{TraceError, Writer};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
@@ -26,6 +26,7 @@ use crate::page::{RunPage, Sampled};
 use crate::peer::Peer;
 use crate::reception::Reception;
 use crate::ring::{CAPACITY, Consumer};
+use crate::said::may_say;
 use crate::slots::Slots;
 use crate::tasks::{ended, parent_of};
 use crate::wire::{Ask, Verdict, Welcome, receive, send};
@@ -106,14 +107,19 @@ pub enum ServerError {
 struct State {
     served: Served,
     policy: OwnedFd,
+    /// The bell; every process of the run maps it.
     page: RunPage,
     page_fd: OwnedFd,
+    /// Where it is counted: on a page of our own under a supervisor, else on the one that all share.
+    meter: RunPage,
     approver: Arc<dyn Approver>,
     reception: Arc<Reception>,
     joined: mpsc::Sender<Joined>,
     stopping: AtomicBool,
     processes: AtomicUsize,
     own: Arc<Own>,
+    /// What persons answered to processes that have not recorded it yet.
+    answered: Mutex<Vec<(u32, Answer, Text)>>,
     tally: Counts,
     /// Why the trace can no longer be written, once it cannot.
     broken: Mutex<Option<String>>,
@@ -170,7 +176,11 @@ impl Server {
         let reception = Reception::open(socket, MAX_CONNECTIONS)
             .map_err(|why| ServerError::Listen { socket: socket.into(), why })?;
         let policy = sealed("failcore-policy", served.policy.as_bytes()).map_err(ServerError::Memory)?;
-        let (page, page_fd) = RunPage::create(SystemTime::now().into()).map_err(ServerError::Memory)?;
+        let page = || RunPage::create(SystemTime::now().into()).map_err(ServerError::Memory);
+        let (page, page_fd, meter) = match (page()?, served.supervised) {
+            ((bell, fd), true) => (bell, fd, page()?.0),
+            ((all, fd), false) => (all.clone(), fd, all),
+        };
         let holding = alive::hold(&page).map_err(ServerError::Thread)?;
         let (joined, joins) = mpsc::channel();
         let state = Arc::new(State {
@@ -178,12 +188,14 @@ impl Server {
             policy,
             page,
             page_fd,
+            meter,
             approver,
             reception,
             joined,
             stopping: AtomicBool::new(false),
             processes: AtomicUsize::new(0),
             own: Arc::default(),
+            answered: Mutex::default(),
             tally: Counts::default(),
             broken: Mutex::default(),
         });
@@ -211,14 +223,9 @@ impl Server {
         Ok(Self { state, socket: socket.into(), acceptor, drainer, _holding: holding })
     }
 
-    /// The run's counters.
-    pub fn page(&self) -> &RunPage {
-        &self.state.page
-    }
-
     /// Publishes what was measured of the run from outside.
     pub fn sample(&self, sampled: Sampled) {
-        self.state.page.sample(sampled);
+        self.state.meter.sample(sampled);
     }
 
     /// The trace, for those who state facts of the parent's own or want to know what it holds.
@@ -231,9 +238,9 @@ impl Server {
         Arc::new(OwnSink { own: Arc::clone(&self.state.own), page: self.state.page.clone() })
     }
 
-    /// The run's shared counters, for the parent's own gates.
+    /// The run's counters, for the parent's own gates.
     pub fn meter(&self) -> Arc<dyn Meter> {
-        Arc::new(self.state.page.clone())
+        Arc::new(self.state.meter.clone())
     }
 
     /// Who is asked for approvals.
@@ -369,6 +376,7 @@ fn answer(state: &State, connection: &OwnedFd, pid: Pid, supervised: Option<&Sup
         Ok((Ask::Attach {}, _)) => let_in(state, connection, pid, supervised),
         Ok((Ask::Approve { request, question }, _)) => {
             let (answer, who) = state.approver.ask(&request, &question);
+            lock(&state.answered).push((number(pid), answer, who.clone()));
             drop(send(connection, &Verdict { answer, who }, &[]));
         }
         Err(_) => {}
@@ -497,8 +505,8 @@ impl Drain<'_> {
                     Ok(Some(())) => {
                         any = true;
                         let record = std::mem::take(&mut self.record);
-                        let tally = &self.state.tally;
-                        if !self.write(|writer| writer.stage_body(&record).map(|event| tally.add(&event))) {
+                        let said = serde_json::from_slice(&record).ok();
+                        if !said.is_some_and(|event| self.hear(at, &event)) {
                             self.shun(at);
                         }
                         self.record = record;
@@ -515,11 +523,40 @@ impl Drain<'_> {
         any
     }
 
+    /// Keeps what a process says, where it may say it.
+    fn hear(&mut self, at: usize, event: &Event) -> bool {
+        let (pid, supervised) = (self.members[at].pid, self.state.served.supervised);
+        if !may_say(event, pid, supervised) || !self.was_answered(event) {
+            return false;
+        }
+        // Counted where it was decided, but under a supervisor.
+        if supervised && matches!(event, Event::Decided { decision, .. } if decision.is_allow()) {
+            self.state.meter.count_operation();
+        }
+        let tally = &self.state.tally;
+        self.write(|writer| writer.stage(event).map(|()| tally.add(event)))
+    }
+
+    /// Whether an answer that a process records is one it was given; that nobody answered anyone may say.
+    fn was_answered(&self, event: &Event) -> bool {
+        let Event::Approval { pid, answer, who, .. } = event else { return true };
+        let mut answered = lock(&self.state.answered);
+        let given = (*pid, *answer, who.clone());
+        match answered.iter().position(|one| *one == given) {
+            Some(at) => {
+                answered.swap_remove(at);
+                true
+            }
+            None => *answer == Answer::Denied && who.is_empty(),
+        }
+    }
+
     fn shun(&mut self, at: usize) {
         self.members[at].shunned = true;
         let pid = self.members[at].pid;
-        let text =
-            format!("process {pid} wrote records that make no sense; it is granted nothing from here on");
+        let text = format!(
+            "process {pid} wrote records that it cannot have made; it is granted nothing from here on"
+        );
         self.write(|writer| writer.append(&Event::Notice { text }));
     }
 
@@ -564,6 +601,7 @@ impl Drain<'_> {
                 continue;
             }
             let pid = self.members.swap_remove(at).pid;
+            lock(&self.state.answered).retain(|(of, ..)| *of != pid);
             self.state.processes.fetch_sub(1, SeqCst);
             if !self.state.served.supervised {
                 self.write(|writer| writer.append(&Event::ProcessLeft { pid }));

@@ -14,6 +14,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
+use crate::births::Births;
 use crate::call::{Answer, Call, Reply};
 use crate::calls::{Row, Rule, row};
 use crate::directories::Directories;
@@ -23,6 +24,7 @@ use crate::island::Island;
 use crate::launch::Parent;
 use crate::notify::{Listener, Notice};
 use crate::patience::{self, Patience};
+use crate::privileges::Lacks;
 use crate::standstill::Standstill;
 use crate::tasks::{Process, Tasks, Verified, descends};
 use crate::{attributes, exec, ipc, messages, names, open, processes, sockets};
@@ -59,8 +61,12 @@ pub(crate) struct Shared {
     names: RwLock<()>,
     /// The guardian: ancestor of every process of the run.
     root: u32,
-    /// Most processes at once.
-    processes: Option<u64>,
+    /// What root's program finds itself without.
+    pub(crate) lacks: Lacks,
+    /// Counts processes, where they are limited.
+    births: Option<Births>,
+    /// Whether it was said that there may be no more of them.
+    crowded: AtomicBool,
     /// Before the program starts every call is refused in a way that shows it was us.
     probing: AtomicBool,
     over: AtomicBool,
@@ -80,7 +86,9 @@ impl Shared {
             own,
             directories: Directories::default(),
             by_identity: parent.gate.policy().has_identities(),
-            processes: parent.gate.policy().limits().processes,
+            lacks: Lacks::new(&parent.gate.policy().capabilities()),
+            births: parent.gate.policy().limits().processes.map(|most| Births::new(most, root)),
+            crowded: AtomicBool::new(false),
             listener: Arc::new(listener),
             parent,
             island: OnceLock::new(),
@@ -162,16 +170,6 @@ impl Shared {
             workers.into_iter().for_each(patience::interrupt);
             std::thread::sleep(Duration::from_millis(1));
         }
-    }
-
-    /// Whether another process may be started.
-    fn may_fork(&self) -> bool {
-        self.processes.is_none_or(|most| {
-            if self.tasks.len() as u64 >= most {
-                self.sweep();
-            }
-            (self.tasks.len() as u64) < most
-        })
     }
 
     fn sweep(&self) {
@@ -368,10 +366,16 @@ fn unmapped(call: &Call<'_>, name: &str) -> Reply {
 }
 
 fn fork(call: &Call<'_>) -> Reply {
-    if !call.shared.may_fork() {
+    let tid = call.notice.tid;
+    if let Some(births) = &call.shared.births
+        && !births.grant(call.process.pid, tid)
+    {
+        if !call.shared.crowded.swap(true, SeqCst) {
+            let text = "`limits.processes` are all in use; forks fail until one ends".into();
+            call.shared.parent.gate.record(&Event::Notice { text }).map_err(|_| Errno::IO)?;
+        }
         return Err(Errno::AGAIN);
     }
-    let tid = call.notice.tid;
     call.shared.tasks.forks(&call.process, tid, call.process.claims(tid).scope);
     Ok(Answer::Proceed)
 }

@@ -169,11 +169,6 @@ impl Tasks {
     pub(crate) fn all(&self) -> Vec<Arc<Process>> {
         read(&self.processes).values().cloned().collect()
     }
-
-    /// How many processes are known to live.
-    pub(crate) fn len(&self) -> usize {
-        read(&self.processes).len()
-    }
 }
 
 impl Process {
@@ -332,6 +327,19 @@ pub(crate) fn ancestry(pid: u32) -> Option<Vec<(u32, u64)>> {
         pid = u32::try_from(number(PARENT)?).ok()?;
     }
     Some(line).filter(|line| !line.is_empty())
+}
+
+/// The children that a thread forked and that were not waited for (proc_tid_children(5)); nothing where the kernel does
+/// not say.
+pub(crate) fn children(pid: u32, tid: u32) -> Option<Vec<u32>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/children")).ok()?;
+    text.split_ascii_whitespace().map(|number| number.parse().ok()).collect()
+}
+
+/// The threads of a process.
+pub(crate) fn threads(pid: u32) -> Vec<u32> {
+    let listed = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    listed.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// Whether `pid` descends from `ancestor`, or is it.

@@ -54,13 +54,15 @@ fn run_agent(socket: &Path, records: u32, end: &str) -> ExitStatus {
     Command::new(agent()).args([&records.to_string(), end]).env(SOCKET_VAR, socket).status().unwrap()
 }
 
-fn notices(records: &[Record]) -> Vec<&str> {
-    let text = |record: &'_ Record| match &record.event {
-        Event::Notice { text } => Some(text.clone()),
+/// What the `agent` example said.
+fn said(records: &[Record]) -> Vec<String> {
+    let text = |record: &Record| match &record.event {
+        Event::ScopeLeft { scope, .. } => {
+            scope.first().map(|text| String::from_utf8_lossy(text.as_bytes()).into_owned())
+        }
         _ => None,
     };
-    let found: Vec<String> = records.iter().filter_map(text).collect();
-    found.leak().iter().map(String::as_str).collect()
+    records.iter().filter_map(text).collect()
 }
 
 #[test]
@@ -69,9 +71,9 @@ fn a_killed_agent_loses_nothing() {
     let status = run.agent(20_000, "kill");
     assert_eq!(status.signal(), Some(9));
     let records = run.finish();
-    let notices = notices(&records);
-    assert_eq!(notices.len(), 20_000);
-    for (n, text) in notices.iter().enumerate() {
+    let said = said(&records);
+    assert_eq!(said.len(), 20_000);
+    for (n, text) in said.iter().enumerate() {
         assert!(text.starts_with(&format!("{n} ")), "out of order: {text}");
         assert!(text.ends_with("under version = 1\n"), "the policy did not arrive: {text}");
     }
@@ -82,7 +84,7 @@ fn joining_leaves_no_descriptor_in_the_agent() {
     let run = Run::start();
     assert!(run.agent(1, "exit").success());
     let records = run.finish();
-    assert!(notices(&records)[0].contains(" 0 more descriptors"), "{:?}", notices(&records));
+    assert!(said(&records)[0].contains(" 0 more descriptors"), "{:?}", said(&records));
 }
 
 #[test]
@@ -97,6 +99,23 @@ fn processes_are_recorded_as_they_join_and_leave() {
 }
 
 #[test]
+fn what_a_process_cannot_have_recorded_is_not_kept() {
+    for kind in ["pid", "lane", "answer", "end", "scope"] {
+        let run = Run::start();
+        // It may not even notice: what it is granted already it can still write.
+        run.agent(10, &format!("forge-{kind}"));
+        let honest = run.agent(10, "exit");
+        assert!(honest.success(), "another process is not held to it");
+        let records = run.finish();
+        let text = serde_json::to_string(&records).unwrap();
+        assert!(!text.contains("forged"), "{kind}: {text}");
+        assert!(!records.iter().any(|record| matches!(record.event, Event::Concluded { .. })), "{kind}");
+        assert_eq!(text.matches("that it cannot have made").count(), 1, "{kind}: {text}");
+        assert_eq!(said(&records).len(), 10, "{kind}: nothing that came after is believed");
+    }
+}
+
+#[test]
 fn many_agents_at_once() {
     let run = Run::start();
     std::thread::scope(|scope| {
@@ -104,7 +123,7 @@ fn many_agents_at_once() {
             scope.spawn(|| assert!(run.agent(2_000, "kill").signal() == Some(9)));
         }
     });
-    assert_eq!(notices(&run.finish()).len(), 16_000);
+    assert_eq!(said(&run.finish()).len(), 16_000);
 }
 
 #[test]

@@ -112,6 +112,8 @@ pub fn holds(rule: &Rule, lane: Lane) -> Holds {
     match lane {
         // In the same process: everything it can see, with what native code can go round in Coverage.
         Lane::Runtime => match rule.key {
+            // A program has whatever the caller has.
+            Key::Capabilities => NotHeld,
             Key::Limit | Key::NetSocket | Key::NetListen => Approximate,
             // Chosen by `failcore run`; a session that a program opens itself comes too late.
             Key::Env => Approximate,
@@ -136,7 +138,7 @@ pub fn holds(rule: &Rule, lane: Lane) -> Holds {
             _ => Exact,
         },
         Lane::Bpf => match rule.key {
-            Key::Native | Key::Env | Key::Unmapped => NotHeld,
+            Key::Native | Key::Env | Key::Unmapped | Key::Capabilities => NotHeld,
             _ if rule.approve => NotHeld,
             Key::Tool | Key::Exec | Key::Limits => Approximate,
             _ if globbed => Approximate,

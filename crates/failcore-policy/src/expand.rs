@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use failcore_model::{AbsPath, Rights, RuleId, SignalTarget};
 
+use crate::capability::Capability;
 use crate::command;
 use crate::document::{Amount, At, Budgets, Document, Entry, Env, Fs, Native, Net, Process, Signal, Tool};
 use crate::environment::{Environment, Reals, absolute};
@@ -15,6 +16,7 @@ use crate::pattern::{Glob, Part, Pattern, PatternError, alternatives, escape};
 use crate::presets;
 use crate::resolved::{self, Resolved};
 use crate::rule::{Effect, Key, Object, Rule, Way};
+use crate::set::Stdin;
 
 /// Version of the policy language.
 const VERSION: u32 = 1;
@@ -25,6 +27,7 @@ pub(crate) struct Draft {
     rules: Vec<Rule>,
     tools: Vec<resolved::Tool>,
     singles: Singles,
+    stdin: Stdin,
     redact: Vec<Glob>,
 }
 
@@ -42,6 +45,8 @@ impl Draft {
     /// Takes in another draft's rules beside these; returns those ids that were taken already.
     pub(crate) fn add(&mut self, other: Self) -> Vec<RuleId> {
         self.add_singles(other.singles);
+        // What takes the input away stands, whoever says it.
+        self.stdin = self.stdin.max(other.stdin);
         self.redact.extend(other.redact);
         let offset = self.tools.len() as u16;
         let mut taken = Vec::new();
@@ -78,6 +83,7 @@ impl Draft {
             name: document.name.clone(),
             mode: document.mode,
             reads: document.trace.reads,
+            stdin: self.stdin,
             redact: self.redact,
             run: resolved::Run::of(env),
             tools: self.tools,
@@ -146,8 +152,6 @@ impl<'a> Expansion<'a> {
             ("[record]", &document.record, "recording of payloads"),
             ("[[credential]]", &document.credential, "credentials that the broker adds"),
             ("[dns]", &document.dns, "a choice of upstream resolver"),
-            ("[capabilities]", &document.capabilities, "capabilities of root"),
-            ("[io]", &document.io, "standard input"),
             ("http", &document.net.http, "rules about single HTTP requests"),
             ("request_bytes", &document.net.request_bytes, "a budget of bytes sent"),
             ("response_bytes", &document.net.response_bytes, "a budget of bytes received"),
@@ -175,6 +179,18 @@ impl<'a> Expansion<'a> {
             [("processes", processes), ("connections", connections), ("operations", operations)]
         {
             self.budget(name, count, |count| Ok(*count));
+        }
+        self.draft.stdin = document.io.stdin;
+        for (n, name) in document.capabilities.keep.iter().flatten().enumerate() {
+            match Capability::named(&name.get().0) {
+                Ok(kept) => {
+                    let id = RuleId::from(&format!("{}#{}[{n}]", self.source, Key::Capabilities));
+                    let objects = vec![Object::Capability(kept)];
+                    let rule = self.rule(Key::Capabilities, id, name.span(), name.get().0.clone(), objects);
+                    self.draft.rules.push(rule);
+                }
+                Err(wrong) => self.wrongs.push((name.span(), wrong)),
+            }
         }
         let unmapped = document.unmapped.permit.as_deref();
         self.list(Key::Unmapped, unmapped, |e| &e.0, |_, entry| name_object(entry, Object::Unmapped));

@@ -184,6 +184,8 @@ impl Index {
             Object::Ffi => self.ffi.push(n),
             Object::Env(name) => self.env.insert_name(name, n),
             Object::Unmapped(name) => self.unmapped.insert_name(name, n),
+            // Held from the start on, not asked about.
+            Object::Capability(_) => {}
             Object::Budget { name, most } => self.add_budget(n, name, *most),
         }
     }

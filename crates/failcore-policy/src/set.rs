@@ -7,6 +7,7 @@ use failcore_model::{AbsPath, FileId, RuleId, Text};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
+use crate::capability::Capability;
 use crate::command;
 use crate::environment::Environment;
 use crate::error::PolicyError;
@@ -47,6 +48,19 @@ pub enum Reads {
     Binding,
     /// Compiled layers hold them; the record is the interpreter hook's.
     Advisory,
+}
+
+/// What a program reads as its standard input.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Stdin {
+    /// What the caller of `failcore run` gave it.
+    #[default]
+    Inherit,
+    /// Nothing.
+    Null,
 }
 
 impl PolicySet {
@@ -138,6 +152,19 @@ impl PolicySet {
     /// Who holds read-only opens.
     pub fn reads(&self) -> Reads {
         self.resolved.reads
+    }
+
+    /// What the program reads as its standard input.
+    pub fn stdin(&self) -> Stdin {
+        self.resolved.stdin
+    }
+
+    /// Capabilities that the program keeps, in the order of their numbers.
+    pub fn capabilities(&self) -> std::collections::BTreeSet<Capability> {
+        let objects = self.rules().flat_map(|rule| &rule.objects);
+        objects
+            .filter_map(|object| if let Object::Capability(kept) = object { Some(*kept) } else { None })
+            .collect()
     }
 
     /// The patterns of those variables' names whose values are kept out of the record.

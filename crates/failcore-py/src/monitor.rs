@@ -92,7 +92,7 @@ impl Post {
                 supervised::tell(supervised, scope, &claims);
                 return Ok(None);
             }
-            if supervised::sees(&action) {
+            if failcore_kernel::is_seen(&action) {
                 // The supervisor records it, and cannot look for itself.
                 if !action.reads() {
                     claims.site = hook_site::here();

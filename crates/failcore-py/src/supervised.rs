@@ -27,20 +27,6 @@ pub(crate) fn is_on() -> bool {
     SUPERVISED.load(Ordering::Relaxed)
 }
 
-/// Whether the supervisor sees the operation itself, and hence decides and records it.
-pub(crate) fn sees(action: &Action) -> bool {
-    match action {
-        Action::Load(_)
-        | Action::EnvRead(_)
-        | Action::Http { .. }
-        | Action::KernelCall(_)
-        | Action::Unmapped(_) => false,
-        // Only kinds of sockets that are out of the ordinary; the others reach nobody until they connect.
-        Action::Socket { .. } => true,
-        _ => true,
-    }
-}
-
 /// Whether the supervisor decides on what is sent, whomever it is sent to: DNS servers, in whose place the name broker
 /// answers.
 pub(crate) fn is_carried(action: &Action) -> bool {

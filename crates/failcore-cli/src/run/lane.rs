@@ -1,7 +1,7 @@
 //! Which lane a run gets, and what that lane holds. It is never quietly a weaker one than was asked for.
 
 use failcore_gate::coverage;
-use failcore_kernel::{Cgroup, CgroupError, Features, Plan, is_in_version_1};
+use failcore_kernel::{Cgroup, CgroupError, Features, Plan, lacking_capabilities};
 use failcore_model::{Coverage, Hold, Lane};
 use failcore_net::Broker;
 use failcore_policy::{Limits, PolicySet};
@@ -18,6 +18,30 @@ pub(super) fn choose(choice: LaneChoice) -> Result<Lane, Problem> {
             Some(missing) => Err(Problem::LaneMissing { missing }),
         },
     }
+}
+
+/// Whether the lane and this process can let the program keep the capabilities that the policy names, and no others.
+pub(super) fn check_capabilities(lane: Lane, policy: &PolicySet) -> Result<(), Problem> {
+    let keep = policy.capabilities();
+    if keep.is_empty() {
+        return Ok(());
+    }
+    let (what, help) = if lane == Lane::Runtime {
+        (
+            "the runtime lane takes no capabilities away, and the policy names those to keep".to_owned(),
+            "run with `--lane kernel`, or take `[capabilities]` out of the policy",
+        )
+    } else {
+        let lacking: Vec<String> = lacking_capabilities(&keep).iter().map(|one| format!("`{one}`")).collect();
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        (
+            format!("the policy keeps {}, which this process does not have itself", lacking.join(", ")),
+            "start `failcore` as root, or take it out of `[capabilities] keep`",
+        )
+    };
+    Err(Problem::Capabilities { what, help })
 }
 
 /// What the kernel is to hold of a policy in a lane, and what is held in all: the cgroup of the run `session`, if there can
@@ -40,24 +64,18 @@ fn limits_held(limits: &Limits, cgroup: Result<&Cgroup, &CgroupError>) -> Vec<St
         Ok(cgroup) => format!("the run has a cgroup of its own: {}", cgroup.path().display()),
         Err(why) => format!("the run has no cgroup of its own ({why}): its processes are found by descent"),
     }];
-    let without = |controller: &str| match cgroup {
-        Ok(_) if is_in_version_1(controller) => {
-            format!("the {controller} controller belongs to cgroup version 1 here")
-        }
-        Ok(_) => format!("the {controller} controller is not to be had for it"),
-        Err(_) => "without a cgroup".into(),
-    };
+    let lacks = |controller| cgroup.map_or(Some("without a cgroup"), |cgroup| cgroup.lacks(controller));
     if limits.memory.is_some() {
-        notes.push(match cgroup {
-            Ok(cgroup) if cgroup.holds_memory() => "limits.memory is held by the kernel".into(),
-            _ => format!("limits.memory is measured, and can be passed in between ({})", without("memory")),
+        notes.push(match lacks("memory") {
+            None => "limits.memory is held by the kernel".into(),
+            Some(why) => format!("limits.memory is measured, and can be passed in between ({why})"),
         });
     }
     if limits.processes.is_some() {
         notes.push("limits.processes is held by the supervisor, at each fork".into());
-        notes.push(match cgroup {
-            Ok(cgroup) if cgroup.holds_threads() => "the kernel bounds threads too".into(),
-            _ => format!("nothing bounds threads ({})", without("pids")),
+        notes.push(match lacks("pids") {
+            None => "the kernel bounds threads too".into(),
+            Some(why) => format!("nothing bounds threads ({why})"),
         });
     }
     if limits.write_bytes.is_some() {

@@ -13,7 +13,7 @@ use failcore_trace::{Options, Redactor, SigningKey, Writer};
 use tempfile::TempDir;
 
 use super::{io_problem, lane, text};
-use crate::args::Run;
+use crate::args::{Run, Stdin};
 use crate::failure::{Failure, Problem};
 use crate::install::Installation;
 use crate::interpreter::Program;
@@ -84,6 +84,7 @@ impl Prepared {
             ui.note("the policy only audits: what it would refuse is recorded and goes ahead");
         }
 
+        lane::check_capabilities(lane, &policy)?;
         let own = std::env::current_exe().unwrap_or_default();
         let state = failcore_trace::state_dir().map_err(Problem::trace)?;
         // A write there moves a process out of what holds the run.
@@ -185,6 +186,11 @@ impl Prepared {
         } else if self.begun {
             failcore_trace::discard(&self.trace);
         }
+    }
+
+    /// Whether the program reads nothing from our standard input.
+    pub(super) fn stdin_null(&self, args: &Run) -> bool {
+        args.stdin == Stdin::Null || self.policy.stdin() == failcore_policy::Stdin::Null
     }
 
     /// The socket where the program's processes attach.
