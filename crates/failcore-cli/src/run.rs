@@ -1,45 +1,56 @@
 //! `failcore run`: starts a program under a policy and stays beside it until everything it started has ended.
 
-mod approve;
+mod approvals;
+mod clock;
+mod control;
+mod freeze;
 mod lane;
 mod prepare;
 mod signals;
 mod summary;
+mod terminal;
 mod tree;
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use failcore_gate::Gate;
 use failcore_kernel::{Launch, Parent, Plan, Sampled, Served, Server, Supervisor};
 use failcore_model::{Event, Lane, Text};
 use failcore_net::{Broker, Hosts, Pins, Resolver};
 use failcore_policy::Limits;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::args::{Run, Stdin};
+use crate::control::{Reply, State};
 use crate::exit::Exit;
 use crate::failure::{Failure, Problem};
 use crate::ui::{self, Ui, count};
 
+use approvals::Approvals;
+use clock::Clock;
+use control::{Change, Control, Given};
+use freeze::Frozen;
 use prepare::Prepared;
 use signals::Signals;
 use summary::Summary;
-use tree::Tree;
+use tree::{GRACE, Tree};
 
 /// How often the tree is measured where a limit depends on it.
 const CLOSE_WATCH: Duration = Duration::from_millis(100);
 /// How often orphans are collected where none does.
 const LOOSE_WATCH: Duration = Duration::from_millis(500);
+/// How long a pause waits for what is being done for the program at that moment.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// Runs the program; its exit code passes through.
 pub(crate) fn run(args: &Run, ui: &mut Ui) -> Result<Exit, Failure> {
     let prepared = Prepared::new(args, ui).map_err(Failure::before_start)?;
-    let started = Started::start(prepared, args).map_err(Failure::before_start)?;
+    let started = Started::start(prepared, args, ui).map_err(Failure::before_start)?;
     let (exit, summary) = started.attend(ui)?;
     if ui.is_json() {
         // The standard output is the program's.
@@ -54,13 +65,17 @@ pub(crate) fn run(args: &Run, ui: &mut Ui) -> Result<Exit, Failure> {
 struct Started {
     prepared: Prepared,
     server: Server,
+    control: Control,
+    approvals: Arc<Approvals>,
+    clock: Arc<Clock>,
     signals: Signals,
     tree: Tree,
     /// In the kernel lane.
     supervised: Option<Supervised>,
+    /// While it is paused.
+    frozen: Option<Frozen>,
     /// Whose end is the run's: the program, or the guardian that ends as it does.
     root: OwnedFd,
-    since: Instant,
 }
 
 /// What holds the program in the kernel lane.
@@ -77,7 +92,7 @@ struct Stop {
 }
 
 impl Started {
-    fn start(mut prepared: Prepared, args: &Run) -> Result<Self, Failure> {
+    fn start(mut prepared: Prepared, args: &Run, ui: &Ui) -> Result<Self, Failure> {
         let (writer, plan) = prepared.open_trace()?;
         let served = Served {
             session: prepared.session.clone(),
@@ -86,21 +101,29 @@ impl Started {
             policy: prepared.policy.resolved().to_owned(),
             supervised: prepared.lane == Lane::Kernel,
         };
-        let terminal = Arc::new(approve::Terminal::new());
-        let server = Server::start(&prepared.socket(), served, writer, Arc::clone(&terminal) as _)
+        let clock = Arc::new(Clock::start());
+        let approvals =
+            Arc::new(Approvals::new(&prepared.session, args.patience, Arc::clone(&clock), ui.notes()));
+        let server = Server::start(&prepared.socket(), served, writer, Arc::clone(&approvals) as _)
             .map_err(|error| Problem::Start { source: error.into() })?;
         let mut tree = Tree::adopt()?;
         let mut signals = Signals::catch()?;
-        let since = Instant::now();
-        let begun = match prepared.lane {
-            Lane::Runtime => spawn(&prepared, args).map(|pid| (pid, None)),
-            _ => supervise(&prepared, args, &plan, &server).map(|supervised| {
-                (Pid::from_raw(supervised.supervisor.root().cast_signed()), Some(supervised))
-            }),
-        };
-        let (pid, supervised) = match begun {
-            Ok((Some(pid), supervised)) => (pid, supervised),
-            Ok((None, _)) => return Err(Problem::System { what: "watch the program", source: gone() }.into()),
+        // Whoever cannot be stopped by its owner does not start.
+        let begun =
+            Control::open(prepared.about(), Arc::clone(&approvals), server.ledger()).and_then(|control| {
+                let supervised = match prepared.lane {
+                    Lane::Runtime => None,
+                    _ => Some(supervise(&prepared, args, &plan, &server)?),
+                };
+                let root = match &supervised {
+                    None => spawn(&prepared, args)?,
+                    Some(supervised) => Pid::from_raw(supervised.supervisor.root().cast_signed()),
+                };
+                let gone = || Problem::System { what: "watch the program", source: gone() };
+                Ok((control, root.ok_or_else(gone)?, supervised))
+            });
+        let (control, pid, supervised) = match begun {
+            Ok(begun) => begun,
             Err(problem) => {
                 drop(server.finish().close(None));
                 prepared.discard_trace();
@@ -109,63 +132,192 @@ impl Started {
         };
         let program = supervised.as_ref().map(|supervised| supervised.supervisor.agent().cast_signed());
         if let Some(program) = program.and_then(Pid::from_raw) {
-            terminal.shared_with(program);
+            approvals.shared_with(program);
         }
         tree.watch(pid, supervised.is_none());
         // Not reaped before we do it: the number is still its own.
         let root = pidfd_open(pid, PidfdFlags::empty()).map_err(Problem::system("watch the program"))?;
         signals.forward_to(&root)?;
-        Ok(Self { prepared, server, signals, tree, supervised, root, since })
+        Ok(Self {
+            prepared,
+            server,
+            control,
+            approvals,
+            clock,
+            signals,
+            tree,
+            supervised,
+            frozen: None,
+            root,
+        })
     }
 
     /// Stays with the program until it and all it started have ended.
     fn attend(mut self, ui: &Ui) -> Result<(Exit, Summary), Failure> {
         let limits = *self.prepared.policy.limits();
         let measured = [limits.memory, limits.processes, limits.write_bytes].iter().any(Option::is_some);
-        let (mut stopped, mut broken) = (None, false);
+        let (mut stopped, mut broken, mut stoppers) = (None, false, Vec::new());
         while self.tree.ended().is_none() {
-            self.wait(if measured { CLOSE_WATCH } else { LOOSE_WATCH }, limits.wall_time);
             let sampled = self.tree.sample(limits.memory);
             self.server.sample(sampled);
-            if let Some(stop) = over(&limits, &sampled, self.since.elapsed()) {
+            self.control.counted(sampled.processes);
+            if let Some(stop) = over(&limits, &sampled, self.clock.elapsed()) {
                 ui.note(format_args!("stopped: {}", stop.text));
                 self.server.record(Event::Notice { text: format!("stopped: {}", stop.text) });
-                self.tree.stop(false);
+                self.tree.stop(|_| false, self.frozen.take());
                 stopped = Some(stop.limit);
             }
             if !broken && let Some(why) = self.server.broken() {
                 ui.note(format_args!("{why}; everything is refused from now on"));
                 broken = true;
             }
+            self.wait(if measured { CLOSE_WATCH } else { LOOSE_WATCH }, limits.wall_time);
+            while self.tree.ended().is_none()
+                && let Some(given) = self.control.next()
+            {
+                match given.change {
+                    Change::Pause => self.pause(given, ui),
+                    Change::Resume => self.resume(given, ui),
+                    Change::Stop(grace) => {
+                        stopped = Some("owner");
+                        stoppers.extend(self.stop(given, grace, ui));
+                    }
+                }
+            }
         }
-        let left = self.tree.stop(true);
+        // What was paused when its program was ended by somebody else does not run again.
+        let frozen = self.frozen.take();
+        let paused = frozen.is_some();
+        let (left, _) = self.tree.stop(|elapsed| !paused && elapsed < GRACE, frozen);
         if left > 0 {
             let text = format!("{} left behind by the program, stopped", count(left, "process"));
             ui.note(&text);
             self.server.record(Event::Notice { text });
         }
+        self.approvals.close();
         if let Some(supervised) = self.supervised.take() {
             supervised.supervisor.finish();
         }
         self.signals.release();
         let code = self.tree.ended().map_or(u8::MAX, tree::code);
+        let tally = self.server.ledger();
         let writer = self.server.finish();
         let entered = writer.records() > 1;
         let dir = writer.dir().to_owned();
         writer.close(Some(code.into())).map_err(Problem::trace)?;
+        for (given, reply) in stoppers {
+            given.answer(reply);
+        }
+        self.control.close();
         if !entered {
             return Err(Problem::NeverEntered { program: self.prepared.program.file }.into());
         }
-        Ok((Exit::Child(code), Summary::of(&self.prepared.session, dir, code, stopped)?))
+        Ok((Exit::Child(code), Summary::of(&self.prepared.session, dir, code, stopped, tally.tally())))
     }
 
-    /// Until the program ends, or it is time to look again.
+    /// Until the program ends, somebody gives an order, or it is time to look again.
     fn wait(&self, watch: Duration, wall_time: Option<u64>) {
-        let left = wall_time.map(|limit| Duration::from_nanos(limit).saturating_sub(self.since.elapsed()));
+        let left = wall_time.map(|limit| Duration::from_nanos(limit).saturating_sub(self.clock.elapsed()));
+        // A limit that is reached while it is paused is none: its time stands still.
+        let left = left.filter(|_| self.frozen.is_none());
         let wait = left.map_or(watch, |left| left.min(watch));
-        let timeout = Timespec { tv_sec: wait.as_secs().cast_signed(), tv_nsec: wait.subsec_nanos().into() };
+        let mut fds = [
+            PollFd::new(&self.root, PollFlags::IN),
+            PollFd::from_borrowed_fd(self.control.bell(), PollFlags::IN),
+        ];
         // Interrupted is as good as woken.
-        let _ = poll(&mut [PollFd::new(&self.root, PollFlags::IN)], Some(&timeout));
+        let _ = poll(&mut fds, Some(&terminal::timeout(wait)));
+    }
+
+    fn pause(&mut self, given: Given, ui: &Ui) {
+        if self.frozen.is_some() {
+            return given.answer(Reply::Done { changed: false });
+        }
+        // First nothing is done for it any more, so that it cannot start processes while they are held.
+        let settled = self.supervised.as_ref().is_none_or(|supervised| supervised.supervisor.hold(SETTLE));
+        match self.tree.freeze() {
+            Ok(frozen) => {
+                self.frozen = Some(frozen);
+                self.clock.pause();
+                self.control.is_now(State::Paused);
+                self.server.record(Event::RunPaused { who: given.who.clone() });
+                if !settled {
+                    let text = "a call that was under way when the run was paused may still come to its end";
+                    self.server.record(Event::Notice { text: text.into() });
+                }
+                ui.note(format_args!("paused by {}", given.who));
+                given.answer(Reply::Done { changed: true });
+            }
+            Err(why) => {
+                if let Some(supervised) = &self.supervised {
+                    supervised.supervisor.release();
+                }
+                let help = "it goes on as it was; `failcore stop` ends it".into();
+                given.answer(Reply::No { why: format!("the run cannot be paused: {why}"), help });
+            }
+        }
+    }
+
+    fn resume(&mut self, given: Given, ui: &Ui) {
+        let changed = self.go_on(&given, ui);
+        given.answer(Reply::Done { changed });
+    }
+
+    /// Lets a paused run go on; whether it was one.
+    fn go_on(&mut self, given: &Given, ui: &Ui) -> bool {
+        let Some(frozen) = self.frozen.take() else { return false };
+        self.server.record(Event::RunResumed { who: given.who.clone() });
+        self.server.page().postpone(self.clock.resume());
+        self.control.is_now(State::Running);
+        ui.note(format_args!("resumed by {}", given.who));
+        if let Some(supervised) = &self.supervised {
+            supervised.supervisor.release();
+        }
+        drop(frozen);
+        true
+    }
+
+    /// Ends the program and all it started; who is to be told so, and what.
+    fn stop(&mut self, given: Given, grace: Duration, ui: &Ui) -> Vec<(Given, Reply)> {
+        if !grace.is_zero() {
+            // Whoever is to end by itself must be able to.
+            self.go_on(&given, ui);
+        }
+        self.control.is_now(State::Stopping);
+        self.server.record(Event::RunStopped { who: given.who.clone() });
+        ui.note(format_args!("stopped by {}", given.who));
+        let Self { control, supervised, tree, frozen, .. } = self;
+        let (mut grace, mut givers) = (grace, vec![given]);
+        let polite = |elapsed: Duration| {
+            while let Some(given) = control.next() {
+                match given.change {
+                    // Whoever cannot wait need not.
+                    Change::Stop(sooner) => {
+                        grace = grace.min(elapsed.saturating_add(sooner));
+                        givers.push(given);
+                    }
+                    _ => given.answer(Reply::No {
+                        why: "the run is being stopped".into(),
+                        help: "`failcore stop` without a grace ends it at once".into(),
+                    }),
+                }
+            }
+            let polite = elapsed < grace;
+            if !polite && let Some(supervised) = supervised {
+                // Nothing is done for it any more: no process can start.
+                supervised.supervisor.hold(Duration::ZERO);
+            }
+            polite
+        };
+        let (processes, left) = tree.stop(polite, frozen.take());
+        let reply = || match left {
+            0 => Reply::Stopped { processes: processes as u64 },
+            left => Reply::No {
+                why: format!("{} cannot be ended: the kernel does not let go", count(left, "process")),
+                help: "what is left waits for a device or a file system that does not answer".into(),
+            },
+        };
+        givers.into_iter().map(|given| (given, reply())).collect()
     }
 }
 

@@ -12,7 +12,7 @@ use failcore_model::{Event, Record};
 use failcore_trace::{Alteration, Integrity, Reader, Report, VerifyingKey};
 use serde::Serialize;
 
-use crate::args::{Show, Trace};
+use crate::args::{Filter, Trace};
 use crate::exit::Exit;
 use crate::explain::Explanation;
 use crate::failure::{Failure, Problem};
@@ -29,8 +29,8 @@ const TAIL_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) fn run(args: &Trace, ui: &mut Ui) -> Result<Exit, Failure> {
     match args {
         Trace::List => list(ui),
-        Trace::Show(args) => show(args, false, ui),
-        Trace::Tail(args) => show(args, true, ui),
+        Trace::Show(args) => show(&locate(&args.trace)?, &args.filter, false, ui),
+        Trace::Tail(args) => tail(&locate(&args.trace)?, &args.filter, ui),
         Trace::Verify { trace, key } => verify(trace, key.as_deref(), ui),
         Trace::Prove { trace, seq } => {
             let proof = failcore_trace::prove(&locate(trace)?, *seq).map_err(Problem::trace)?;
@@ -57,13 +57,18 @@ pub(crate) fn read(dir: &Path) -> Result<Reader, Failure> {
     Reader::open(dir).map_err(|error| Problem::trace(error).into())
 }
 
-fn show(args: &Show, follow: bool, ui: &mut Ui) -> Result<Exit, Failure> {
-    let mut reader = read(&locate(&args.trace)?)?;
+/// Shows the records of the trace in `dir`, and those that come, until it is closed.
+pub(crate) fn tail(dir: &Path, filter: &Filter, ui: &mut Ui) -> Result<Exit, Failure> {
+    show(dir, filter, true, ui)
+}
+
+fn show(dir: &Path, filter: &Filter, follow: bool, ui: &mut Ui) -> Result<Exit, Failure> {
+    let mut reader = read(dir)?;
     if follow {
         reader = reader.follow();
     }
-    let mut chosen = Chosen::new(&args.filter)?;
-    let mut rows = Rows::new(args.filter.all);
+    let mut chosen = Chosen::new(filter)?;
+    let mut rows = Rows::new(filter.all);
     loop {
         for record in reader.by_ref() {
             let record = match record {

@@ -106,10 +106,11 @@ struct State {
     page: RunPage,
     page_fd: OwnedFd,
     approver: Arc<dyn Approver>,
-    reception: Arc<Reception>,
+    reception: Reception,
     joined: mpsc::Sender<Joined>,
     stopping: AtomicBool,
     processes: AtomicUsize,
+    connections: AtomicUsize,
     own: Arc<Own>,
     tally: Counts,
     /// Why the trace can no longer be written, once it cannot.
@@ -164,8 +165,8 @@ impl Server {
         approver: Arc<dyn Approver>,
     ) -> Result<Self, ServerError> {
         writer.reserve(EXPANSION * (CAPACITY as u64 + own::CAPACITY))?;
-        let reception = Reception::open(socket, MAX_CONNECTIONS)
-            .map_err(|why| ServerError::Listen { socket: socket.into(), why })?;
+        let reception =
+            Reception::open(socket).map_err(|why| ServerError::Listen { socket: socket.into(), why })?;
         let policy = sealed("failcore-policy", served.policy.as_bytes()).map_err(ServerError::Memory)?;
         let (page, page_fd) = RunPage::create(now()).map_err(ServerError::Memory)?;
         let (joined, joins) = mpsc::channel();
@@ -179,6 +180,7 @@ impl Server {
             joined,
             stopping: AtomicBool::new(false),
             processes: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
             own: Arc::default(),
             tally: Counts::default(),
             broken: Mutex::default(),
@@ -322,8 +324,19 @@ struct Supervised {
 impl State {
     /// Runs a conversation on a thread of its own.
     fn attend(self: &Arc<Self>, talk: impl FnOnce(&Self) + Send + 'static) -> Result<(), Errno> {
-        let state = Arc::clone(self);
-        self.reception.attend(move || talk(&state))
+        if self.connections.fetch_add(1, SeqCst) >= MAX_CONNECTIONS {
+            self.connections.fetch_sub(1, SeqCst);
+            return Err(Errno::AGAIN);
+        }
+        let shared = Arc::clone(self);
+        let spawned = std::thread::Builder::new().name("failcore-attend".into()).spawn(move || {
+            talk(&shared);
+            shared.connections.fetch_sub(1, SeqCst);
+        });
+        if spawned.is_err() {
+            self.connections.fetch_sub(1, SeqCst);
+        }
+        spawned.map(drop).map_err(|_| Errno::AGAIN)
     }
 
     fn record(&self, event: Event) {

@@ -10,8 +10,10 @@ use failcore_policy::{Environment, Mode, PolicySet, Python};
 use failcore_trace::{Options, Redactor, SigningKey, Writer};
 use tempfile::TempDir;
 
+use super::control::About;
 use super::{io_problem, lane, text};
 use crate::args::Run;
+use crate::control;
 use crate::failure::{Failure, Problem};
 use crate::install::Installation;
 use crate::interpreter::Program;
@@ -96,10 +98,10 @@ impl Prepared {
                 policy = policy.permit_read(&real(part)?);
             }
         }
-        // Out of the program's reach, whatever the policy says.
-        let policy = policy
-            .protect(&gates_own.map(real).collect::<Result<Vec<_>, _>>()?)
-            .hide(&[real(&key_path)?, real(door.path())?]);
+        // Out of the program's reach, whatever the policy says; the control sockets of this run and of all others too.
+        let secrets = [key_path.clone(), door.path().to_owned()].into_iter().chain(control::paths());
+        let secrets = secrets.map(|path| real(&path)).collect::<Result<Vec<_>, _>>()?;
+        let policy = policy.protect(&gates_own.map(real).collect::<Result<Vec<_>, _>>()?).hide(&secrets);
 
         Ok(Self {
             lane,
@@ -169,6 +171,20 @@ impl Prepared {
     pub(super) fn discard_trace(&self) {
         if self.made {
             drop(std::fs::remove_dir_all(&self.trace));
+        }
+    }
+
+    /// What does not change about this run.
+    pub(super) fn about(&self) -> About {
+        About {
+            session: self.session.clone(),
+            agent: self.agent.clone(),
+            label: self.label.clone(),
+            lane: self.lane,
+            policy: self.policy.name().map(str::to_owned),
+            command: self.command.clone(),
+            trace: self.trace.clone(),
+            since: failcore_gate::now(),
         }
     }
 

@@ -5,6 +5,7 @@
 //! child: descent from us never breaks.
 
 use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use failcore_kernel::Sampled;
@@ -14,12 +15,13 @@ use rustix::process::{
     set_child_subreaper, waitpid,
 };
 
+use super::freeze::{Frozen, Unfrozen};
 use crate::failure::Problem;
 
-/// How long processes left behind get to end by themselves after SIGTERM.
-const GRACE: Duration = Duration::from_secs(1);
+/// How long processes left behind get to end by themselves after SIGTERM, and our own one to end after them.
+pub(super) const GRACE: Duration = Duration::from_secs(1);
 /// How long between looks while stopping.
-const PAUSE: Duration = Duration::from_millis(5);
+const LOOK: Duration = Duration::from_millis(5);
 /// How long stopping may take before it is given up: a process in uninterruptible sleep cannot be ended.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -36,9 +38,9 @@ pub(crate) struct Tree {
 }
 
 /// A process of the tree; the start time tells it from a later one with its number.
-struct Member {
-    process: Process,
-    stat: Stat,
+pub(super) struct Member {
+    pub(super) process: Process,
+    pub(super) stat: Stat,
 }
 
 impl Tree {
@@ -60,33 +62,20 @@ impl Tree {
         self.ended
     }
 
-    fn members(&self) -> Vec<Member> {
-        let Ok(processes) = all_processes() else { return Vec::new() };
-        let mut by_parent: HashMap<i32, Vec<Member>> = HashMap::new();
-        for process in processes.flatten() {
-            // Whoever ended between the listing and now is no member.
-            if let Ok(stat) = process.stat() {
-                by_parent.entry(stat.ppid).or_default().push(Member { process, stat });
-            }
-        }
-        let mut found = Vec::new();
-        let mut parents = vec![self.own.as_raw_nonzero().get()];
-        while let Some(parent) = parents.pop() {
-            for child in by_parent.remove(&parent).unwrap_or_default() {
-                parents.push(child.stat.pid);
-                found.push(child);
-            }
-        }
-        found
+    /// Holds every process of the program where it is, until what is returned is dropped.
+    pub(crate) fn freeze(&self) -> Result<Frozen, Unfrozen> {
+        Frozen::new(self.own, self.root, self.counts)
+    }
+
+    /// Whether a process is the one of ours that stands between the program and us.
+    fn is_ours(&self, member: &Member) -> bool {
+        !self.counts && self.root.map(|root| root.as_raw_nonzero().get()) == Some(member.stat.pid)
     }
 
     /// Measures the tree, and reaps our own children that ended.
     pub(crate) fn sample(&mut self, memory_limit: Option<u64>) -> Sampled {
-        let members = self.members();
-        let (dead, alive): (Vec<_>, Vec<_>) =
-            members.into_iter().partition(|member| member.stat.state == 'Z');
-        let root = self.root.map(|root| root.as_raw_nonzero().get());
-        let ours = alive.iter().filter(|member| !self.counts && Some(member.stat.pid) == root).count();
+        let (dead, alive): (Vec<_>, Vec<_>) = below(self.own).into_iter().partition(Member::is_dead);
+        let ours = alive.iter().filter(|member| self.is_ours(member)).count();
         let mut sampled = Sampled { processes: (alive.len() - ours) as u64, ..Sampled::default() };
         let mut write_bytes = 0;
         for member in &alive {
@@ -112,23 +101,32 @@ impl Tree {
         sampled
     }
 
-    /// Ends every process of the tree but zombies: first politely where there is `grace`, then surely.
+    /// Ends every process of the tree: asks them to for as long as `polite` says, and then makes them. What is `frozen`
+    /// is let go when it has been told to end.
     ///
-    /// Returns how many there were.
-    pub(crate) fn stop(&mut self, grace: bool) -> usize {
+    /// Returns how many there were, and how many are still there: what waits in the kernel uninterruptibly cannot be ended.
+    pub(crate) fn stop(
+        &mut self,
+        mut polite: impl FnMut(Duration) -> bool,
+        frozen: Option<Frozen>,
+    ) -> (usize, usize) {
         let started = Instant::now();
-        let mut known = HashSet::new();
-        let mut asked = HashSet::new();
+        let (mut known, mut asked, mut frozen) = (HashSet::new(), HashSet::new(), frozen);
+        // Since when they are made to, and since when only our own one is left.
+        let (mut surely, mut alone) = (None, None);
         loop {
-            let alive: Vec<Member> =
-                self.members().into_iter().filter(|member| member.stat.state != 'Z').collect();
-            if alive.is_empty() || started.elapsed() > PATIENCE {
-                break;
+            let alive = below(self.own).into_iter().filter(|member| !member.is_dead());
+            let (ours, alive): (Vec<_>, Vec<_>) = alive.partition(|member| self.is_ours(member));
+            let past = |since: &mut Option<Instant>| since.get_or_insert_with(Instant::now).elapsed();
+            let polite = surely.is_none() && polite(started.elapsed());
+            if (alive.is_empty() && ours.is_empty()) || (!polite && past(&mut surely) > PATIENCE) {
+                self.reap();
+                return (known.len(), alive.len());
             }
-            let polite = grace && started.elapsed() < GRACE;
+            let mut found = false;
             for member in &alive {
                 let identity = (member.stat.pid, member.stat.starttime);
-                known.insert(identity);
+                found |= known.insert(identity);
                 if !polite {
                     member.signal(Signal::KILL);
                 } else if asked.insert(identity) {
@@ -137,11 +135,19 @@ impl Tree {
                     member.signal(Signal::CONT);
                 }
             }
+            if !polite {
+                drop(frozen.take());
+            }
+            // It ends as the program did, and says how.
+            if alive.is_empty() && past(&mut alone) > 2 * GRACE {
+                ours.iter().for_each(|member| member.signal(Signal::KILL));
+            }
             self.reap();
-            std::thread::sleep(PAUSE);
+            // Whoever forks faster than we look is not given the time.
+            if polite || !found {
+                std::thread::sleep(LOOK);
+            }
         }
-        self.reap();
-        known.len()
     }
 
     /// Collects every child that ended.
@@ -153,7 +159,8 @@ impl Tree {
     fn collect(&mut self, child: Option<Pid>) -> bool {
         match waitpid(child, WaitOptions::NOHANG) {
             Ok(Some((pid, status))) => {
-                if self.root == Some(pid) {
+                // Who is held is told of as well, but has not ended.
+                if self.root == Some(pid) && !status.stopped() {
                     self.ended = Some(status);
                 }
                 true
@@ -163,7 +170,33 @@ impl Tree {
     }
 }
 
+/// Every process that descends from `own`.
+pub(super) fn below(own: Pid) -> Vec<Member> {
+    let Ok(processes) = all_processes() else { return Vec::new() };
+    let mut by_parent: HashMap<i32, Vec<Member>> = HashMap::new();
+    for process in processes.flatten() {
+        // Whoever ended between the listing and now is no member.
+        if let Ok(stat) = process.stat() {
+            by_parent.entry(stat.ppid).or_default().push(Member { process, stat });
+        }
+    }
+    let mut found = Vec::new();
+    let mut parents = vec![own.as_raw_nonzero().get()];
+    while let Some(parent) = parents.pop() {
+        for child in by_parent.remove(&parent).unwrap_or_default() {
+            parents.push(child.stat.pid);
+            found.push(child);
+        }
+    }
+    found
+}
+
 impl Member {
+    /// Whether nothing of it runs any more: the first thread of a process can end before the others.
+    fn is_dead(&self) -> bool {
+        self.stat.state == 'Z' && self.stat.num_threads <= 1
+    }
+
     /// Bytes handed to write calls, or that it made dirty through mappings, whichever is more. Counts what its
     /// waited-for children wrote (proc_pid_io(5)).
     fn written(&self) -> u64 {
@@ -180,13 +213,17 @@ impl Member {
 
     /// Sends a signal to this very process, never to a later one with its number.
     fn signal(&self, signal: Signal) {
-        let Some(pid) = Pid::from_raw(self.stat.pid) else { return };
-        let Ok(fd) = pidfd_open(pid, PidfdFlags::empty()) else { return };
-        // The descriptor names whoever has the number now; that it is still the one we saw:
-        let same = self.process.stat().is_ok_and(|stat| stat.starttime == self.stat.starttime);
-        if same {
-            let _ = pidfd_send_signal(&fd, signal);
+        if let Some(process) = self.pidfd() {
+            let _ = pidfd_send_signal(&process, signal);
         }
+    }
+
+    /// A descriptor of this very process.
+    pub(super) fn pidfd(&self) -> Option<OwnedFd> {
+        let fd = pidfd_open(Pid::from_raw(self.stat.pid)?, PidfdFlags::empty()).ok()?;
+        // It names whoever has the number now; that it is still the one we saw:
+        let same = self.process.stat().is_ok_and(|stat| stat.starttime == self.stat.starttime);
+        same.then_some(fd)
     }
 }
 
