@@ -50,7 +50,9 @@ def test_programs_of_any_kind_start_and_the_command_itself_needs_no_grant(world:
     run = world.attack("", argv=["/bin/sh", "-c", "echo started; cat " + str(world.outside / "secret.txt")])
     assert run.out == "started\n" and run.code in (1, 126), run.explain()
     assert [record["request"]["action"]["path"] for record in run.denied("process.exec")] != []
-    refused = world.run("", argv=["/bin/true"], policy=WORKSPACE.replace("[fs]", '[fs]\ndeny = ["/bin/true"]'))
+    refused = world.run(
+        "", argv=["/bin/true"], policy=WORKSPACE.replace("[fs]", '[fs]\ndeny = ["/bin/true"]')
+    )
     assert refused.code == 126 and "refused by" in refused.err, refused.explain()
     assert not refused.trace.exists()
 

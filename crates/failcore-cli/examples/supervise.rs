@@ -54,13 +54,8 @@ fn main() -> ExitCode {
         .build();
     let gate = Arc::new(gate);
     let broker = Broker::start(Arc::clone(&gate), Resolver::system(pins)).unwrap();
-    let launch = Launch {
-        program,
-        args: args.collect(),
-        env: std::env::vars_os().collect(),
-        cwd: None,
-        stdin_null: false,
-    };
+    let launch =
+        Launch { program, args: args.collect(), env: std::env::vars_os().collect(), ..Launch::default() };
     let (plan, _) = lower(&policy, &Features::probe());
     let plan = if std::env::var_os("WITHOUT_LANDLOCK").is_some() { Plan::default() } else { plan };
     let parent = Parent { gate, door: None, carrier: Some(broker.carrier()) };

@@ -19,7 +19,7 @@ pub(crate) struct Cli {
 }
 
 /// How answers are shown.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct Face {
     /// Answer in JSON: one object, or one a line where there are many
@@ -34,9 +34,10 @@ pub(crate) struct Face {
 }
 
 /// When to use colour.
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
 pub(crate) enum Color {
     /// On a terminal, unless NO_COLOR is set
+    #[default]
     Auto,
     /// Always
     Always,

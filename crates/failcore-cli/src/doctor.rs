@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use failcore_kernel::probe;
 use serde::Serialize;
 
-use crate::args::Doctor;
+use crate::args::{Doctor, LaneChoice};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::install::Installation;
@@ -15,10 +15,17 @@ use crate::ui::{Answer, BAD, FAINT, GOOD, STRONG, Styled, Table, Ui, WARN};
 
 /// Examines the machine.
 pub(crate) fn run(args: &Doctor, ui: &mut Ui) -> Result<Exit, Failure> {
-    let findings = Findings { groups: vec![runtime(), kernel(), bpf()] };
-    let held = findings.groups[0].findings.iter().all(|finding| finding.state != State::Missing);
+    let findings = Findings { groups: vec![kernel(), runtime(), bpf()] };
+    let holds = |group: &Group| group.findings.iter().all(|finding| finding.state != State::Missing);
+    let (kernel, runtime) = (holds(&findings.groups[0]), holds(&findings.groups[1]));
+    let held = match args.lane {
+        None => true,
+        Some(LaneChoice::Runtime) => runtime,
+        // The hook is loaded in this lane as well.
+        Some(LaneChoice::Auto | LaneChoice::Kernel) => kernel && runtime,
+    };
     ui.answer(&findings)?;
-    Ok(if args.lane.is_some() && !held { Exit::NotStarted } else { Exit::Success })
+    Ok(if held { Exit::Success } else { Exit::NotStarted })
 }
 
 #[derive(Serialize)]
@@ -64,6 +71,14 @@ impl Finding {
 
     fn missing(what: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { what, state: State::Missing, detail: detail.into(), remedy: Some(remedy.into()) }
+    }
+}
+
+impl Finding {
+    /// What the lane can do without.
+    fn at_most_limited(self) -> Self {
+        let state = if self.state == State::Missing { State::Limited } else { self.state };
+        Self { state, ..self }
     }
 }
 
@@ -125,7 +140,7 @@ fn runtime() -> Group {
     findings.push(traces());
     Group {
         name: "runtime",
-        about: "the audit hook in the Python interpreter; advisory, used today",
+        about: "the audit hook in the Python interpreter; advisory; beside the kernel lane, or alone with --lane runtime",
         findings,
     }
 }
@@ -162,14 +177,16 @@ fn kernel() -> Group {
             "Landlock",
             error.to_string(),
             "boot with `lsm=landlock,…` on a kernel 5.13 or later built with CONFIG_SECURITY_LANDLOCK",
-        ),
+        )
+        // The supervisor holds alone then, and Coverage says what that is worth.
+        .at_most_limited(),
     });
     findings.push(match probe::seccomp_notify() {
         Ok(()) => Finding::good("seccomp notification", "system calls can be handed to a supervisor"),
         Err(error) => Finding::missing(
             "seccomp notification",
             error.to_string(),
-            "needs a kernel 5.0 or later with CONFIG_SECCOMP_FILTER, and a container that allows seccomp(2)",
+            "needs a kernel 5.14 or later with CONFIG_SECCOMP_FILTER, and a container that allows seccomp(2)",
         ),
     });
     findings.push(yama());
@@ -178,7 +195,11 @@ fn kernel() -> Group {
         Err(error) => Finding::limited("user namespaces", error.to_string(), namespaces_remedy()),
     });
     findings.push(cgroup());
-    Group { name: "kernel", about: "Landlock and seccomp; binding, not used yet", findings }
+    Group {
+        name: "kernel",
+        about: "a supervisor with seccomp and Landlock; binding, the default of `failcore run`",
+        findings,
+    }
 }
 
 /// What a Landlock ABI does not have yet (docs.kernel.org/userspace-api/landlock.html, "Previous limitations").

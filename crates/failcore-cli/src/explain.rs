@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::SystemTime;
 
 use failcore_model::{AbsPath, Decision, Denial, Fault, Obligation, Reason, Request, Text, Verb, Verdict};
 use failcore_policy::{Environment, PolicySet, Rule};
@@ -45,6 +46,8 @@ fn request(args: &Explain, env: &Environment) -> Result<Request, Failure> {
     let mut request =
         failcore_policy::ask(&words, &dir, env).map_err(|error| nonsense(error.message, error.help))?;
     request.subject.claimed.scope = args.tool.iter().map(Text::from).collect();
+    // As of now: a grant that has ended permits nothing any more.
+    request.context.time = SystemTime::now().into();
     Ok(request)
 }
 
@@ -62,6 +65,9 @@ pub(crate) struct Explanation {
     rules: Vec<Rule>,
     obligations: Vec<Obligation>,
     faults: Vec<Fault>,
+    /// Where in the program a recorded operation came from, as far as the program said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    site: Option<Text>,
     /// The refusal as the program sees it.
     #[serde(skip_serializing_if = "Option::is_none")]
     denial: Option<Denial>,
@@ -91,6 +97,7 @@ impl Explanation {
             rules: decision.rules.iter().filter_map(|id| policy.rule(id)).cloned().collect(),
             obligations: decision.obligations.to_vec(),
             faults: decision.faults.to_vec(),
+            site: request.subject.claimed.site.clone(),
             denial: (!decision.is_allow()).then(|| policy.denial(request, decision)),
         }
     }
@@ -106,6 +113,9 @@ impl Answer for Explanation {
         let plain = anstyle::Style::new();
         let mut table = Table::default();
         let mut row = |what: &str, style, text: String| table.row([(FAINT, what.into()), (style, text)]);
+        if let Some(site) = &self.site {
+            row("at", plain, site.to_string());
+        }
         row("because", plain, format!("{} ({})", clause(self.reason.meaning()), self.reason));
         for rule in &self.rules {
             row("rule", plain, format!("{}  {}", said(rule), Styled(FAINT, rule.place())));

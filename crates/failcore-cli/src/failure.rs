@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use failcore_kernel::{StartError, WireError};
+use failcore_kernel::{ServerError, StartError, WireError};
 use failcore_policy::PolicyError;
 use failcore_trace::TraceError;
 use miette::Diagnostic;
@@ -97,6 +97,9 @@ pub(crate) enum Problem {
     },
     /// The parent's side could not be set up.
     #[error("cannot set the gate up")]
+    #[diagnostic(help(
+        "the system refused what every run needs; `ulimit -a` shows the limits here, `failcore doctor` the rest"
+    ))]
     Start {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
@@ -173,6 +176,21 @@ impl Problem {
     pub(crate) fn supervisor(error: StartError) -> Self {
         let help = match &error {
             StartError::Refused(denial) => denial.hint.clone(),
+            StartError::Exec { why, .. } => Some(
+                match why.kind() {
+                    io::ErrorKind::NotFound => {
+                        "the interpreter that it names, in its first line or inside, is not there"
+                    }
+                    io::ErrorKind::PermissionDenied => {
+                        "you may not execute it; `chmod +x`, or a mount with noexec"
+                    }
+                    _ => "it is nothing that this machine can execute",
+                }
+                .into(),
+            ),
+            StartError::NotFound(_) => Some("name it as you would in a shell".into()),
+            StartError::Nul(_) => Some("no program can be given such a string".into()),
+            StartError::Directory(_) => Some("name another with --cwd".into()),
             StartError::Kernel { .. } | StartError::Leaks(_) => Some(
                 "`failcore doctor` says what this machine holds; `--lane runtime` holds Python code alone"
                     .into(),
@@ -180,6 +198,14 @@ impl Problem {
             _ => None,
         };
         Self::Supervisor { error, help }
+    }
+
+    /// What keeps the parent's side from starting.
+    pub(crate) fn start(error: ServerError) -> Self {
+        match error {
+            ServerError::Trace(error) => Self::trace(error),
+            other => Self::Start { source: other.into() },
+        }
     }
 
     /// Something about a trace.
@@ -191,7 +217,10 @@ impl Problem {
             TraceError::Exists(_) => {
                 Some("a trace is never appended to; name a directory that is not there yet")
             }
-            TraceError::BadLine { .. } | TraceError::Torn { .. } | TraceError::BadCheckpoint { .. } => {
+            TraceError::BadLine { .. }
+            | TraceError::Torn { .. }
+            | TraceError::BadCheckpoint { .. }
+            | TraceError::Unverified(_) => {
                 Some("`failcore trace verify` says what of the trace is still what was signed")
             }
             TraceError::NoHome => Some("or give --trace DIR"),

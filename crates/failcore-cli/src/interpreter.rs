@@ -43,7 +43,13 @@ impl Program {
         let Some((name, args)) = command.split_first() else {
             return Err(Problem::NoProgram { program: String::new() });
         };
-        let file = which(name).ok_or_else(|| Problem::NoProgram { program: name.display().to_string() })?;
+        let program = name.display().to_string();
+        let Some(file) = which(name) else { return Err(Problem::NoProgram { program }) };
+        if let Some(missing) = missing_interpreter(&file) {
+            let why = format!("its first line names `{}`, which is not there", missing.display());
+            let help = "install that, or name another interpreter before it".into();
+            return Err(Problem::NotHeld { program, why, help });
+        }
         Ok(Self { file, is_python: false, script: None, args: args.to_vec() })
     }
 
@@ -107,6 +113,14 @@ impl Program {
         }
         Ok(Self { file: interpreter, is_python: true, script: script(args), args: args.to_vec() })
     }
+}
+
+/// The interpreter that the first line of a script names, where it is not there.
+fn missing_interpreter(script: &Path) -> Option<PathBuf> {
+    let head = head(script).ok()?;
+    let line = head.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?.trim_ascii();
+    let path = Path::new(OsStr::from_bytes(line.split(u8::is_ascii_whitespace).next()?));
+    (path.is_absolute() && !path.exists()).then(|| path.to_owned())
 }
 
 /// Whether a program is one of the shell scripts by which version managers look the real one up.

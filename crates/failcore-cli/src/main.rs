@@ -26,20 +26,37 @@ use std::process::ExitCode;
 use clap::Parser;
 use failcore_model::Answer;
 
-use args::{Cli, Command};
+use args::{Cli, Command, Face};
 use exit::Exit;
-use failure::Failure;
+use failure::{Failure, Problem};
 use ui::Ui;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let mut ui = Ui::new(&cli.face);
-    let done = dispatch(&cli.command, &mut ui).and_then(|exit| ui.flush().map(|()| exit));
+    let done = match Cli::try_parse() {
+        Ok(cli) => {
+            let mut ui = Ui::new(&cli.face);
+            dispatch(&cli.command, &mut ui).and_then(|exit| ui.flush().map(|()| exit))
+        }
+        Err(error) => Err(misread(&error)),
+    };
     done.unwrap_or_else(|failure| {
         ui::report(&failure);
         failure.exit
     })
     .into()
+}
+
+/// A command line that makes no sense, where errors are to be JSON; else it is said as clap says it, and so is help.
+fn misread(error: &clap::Error) -> Failure {
+    let json = std::env::args_os().skip(1).take_while(|arg| arg != "--").any(|arg| arg == "--json");
+    if !error.use_stderr() || !json {
+        error.exit();
+    }
+    Ui::new(&Face { json, ..Face::default() });
+    let text = error.render().to_string();
+    let (what, usage) = text.split_once("\n\n").unwrap_or((&text, ""));
+    let what = what.strip_prefix("error: ").unwrap_or(what).to_owned();
+    Problem::Nonsense { what, help: usage.trim().to_owned() }.into()
 }
 
 fn dispatch(command: &Command, ui: &mut Ui) -> Result<Exit, Failure> {

@@ -1,10 +1,12 @@
 //! `failcore replay`: decides a whole trace again under another policy. Nothing is done again, only decided.
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use failcore_gate::replay::{Change, Differences, what_if};
 use failcore_model::Verdict;
 use failcore_policy::Rule;
+use failcore_trace::{Alteration, Integrity, TraceError};
 use serde::Serialize;
 
 use crate::args::Replay;
@@ -12,7 +14,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Problem};
 use crate::policy::{self, said};
 use crate::trace;
-use crate::ui::{Answer, BAD, FAINT, GOOD, STRONG, Styled, Ui, WARN, clause, count};
+use crate::ui::{Answer, BAD, FAINT, GOOD, STRONG, Styled, Ui, WARN, clause, count, place};
 
 /// Decides every record again; exit code 3 where a decision changed or could not be made.
 pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
@@ -22,6 +24,7 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
     let recorded = dir.join("policy.toml").exists().then(|| policy::recorded(&dir)).transpose()?;
     let env = recorded.map_or_else(policy::environment, |recorded| recorded.environment());
     let policy = policy::load(&args.policy, &env)?;
+    believed(&dir, ui)?;
     let bar = ui.progress("deciding again", None);
     let records = trace::read(&dir)?.inspect(|_| bar.inc(1));
     let found = what_if(records, &policy, |request| failcore_trace::redacted_field(request).is_some());
@@ -33,6 +36,25 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
     let rules = rules.collect();
     ui.answer(&Replayed { differences, rules })?;
     Ok(exit)
+}
+
+/// Refuses a trace whose records are not what was signed: what would have become of them says nothing.
+fn believed(dir: &Path, ui: &Ui) -> Result<(), Failure> {
+    if !dir.join("key.pub").exists() {
+        ui.note("these records carry no signature: nothing says that they are what was written");
+        return Ok(());
+    }
+    let bar = trace::looking(ui, "verifying");
+    let report = failcore_trace::verify(dir, None);
+    bar.finish_and_clear();
+    match report.map_err(Problem::trace)?.integrity {
+        Integrity::Altered(Alteration { seq, flaw, .. }) => {
+            let error = TraceError::Unverified(format!("{flaw} (record {seq})"));
+            Err(Problem::trace(error).into())
+        }
+        // One whose end is missing is decided again as far as it goes.
+        Integrity::Valid | Integrity::NotClosed { .. } => Ok(()),
+    }
 }
 
 #[derive(Serialize)]
@@ -83,7 +105,11 @@ fn tell(change: &Change, rule: Option<&Rule>, out: &mut dyn Write) -> io::Result
     let times = Styled(STRONG, format_args!("×{}", change.count));
     writeln!(out, "{} {times}  {why}", Styled(style, word))?;
     for example in &change.examples {
-        writeln!(out, "  {} {}", Styled(FAINT, format_args!("{:>6}", example.seq)), example.operation)?;
+        write!(out, "  {} {}", Styled(FAINT, format_args!("{:>6}", example.seq)), example.operation)?;
+        match &example.site {
+            Some(site) => writeln!(out, " {}", Styled(FAINT, format_args!("at {}", place(site))))?,
+            None => writeln!(out)?,
+        }
     }
     let more = change.count.saturating_sub(change.examples.len() as u64);
     if more > 0 {

@@ -18,10 +18,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use failcore_gate::Gate;
-use failcore_kernel::{Launch, Parent, Plan, Sampled, Served, Server, Supervisor};
+use failcore_kernel::{Cgroup, Launch, Parent, Plan, Sampled, Served, Server, Supervisor};
 use failcore_model::{Event, Lane, Text};
 use failcore_net::{Broker, Hosts, Pins, Resolver};
 use failcore_policy::Limits;
+use failcore_trace::Writer;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -40,10 +41,14 @@ use signals::Signals;
 use summary::Summary;
 use tree::{GRACE, Tree};
 
-/// How often the tree is measured where a limit depends on it.
+/// How often the tree is measured where a limit depends on it, and where it is near its limit on memory.
 const CLOSE_WATCH: Duration = Duration::from_millis(100);
+const CLOSEST_WATCH: Duration = Duration::from_millis(20);
 /// How often orphans are collected where none does.
 const LOOSE_WATCH: Duration = Duration::from_millis(500);
+/// How much private memory one process may ask for, in limits of the run, where memory is only measured: more than it
+/// will touch, and still no way to outrun the measuring by far.
+const ASKED: u64 = 4;
 /// How long a pause waits for what is being done for the program at that moment.
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -72,6 +77,8 @@ struct Started {
     tree: Tree,
     /// In the kernel lane.
     supervised: Option<Supervised>,
+    /// In the kernel lane, where this machine lets us have one.
+    cgroup: Option<Arc<Cgroup>>,
     /// While it is paused.
     frozen: Option<Frozen>,
     /// Whose end is the run's: the program, or the guardian that ends as it does.
@@ -93,63 +100,31 @@ struct Stop {
 
 impl Started {
     fn start(mut prepared: Prepared, args: &Run, ui: &Ui) -> Result<Self, Failure> {
-        let (writer, plan) = prepared.open_trace()?;
-        let served = Served {
-            session: prepared.session.clone(),
-            agent: prepared.agent.clone(),
-            run: prepared.label.clone(),
-            policy: prepared.policy.resolved().to_owned(),
-            supervised: prepared.lane == Lane::Kernel,
-        };
-        let clock = Arc::new(Clock::start());
-        let approvals =
-            Arc::new(Approvals::new(&prepared.session, args.patience, Arc::clone(&clock), ui.notes()));
-        let server = Server::start(&prepared.socket(), served, writer, Arc::clone(&approvals) as _)
-            .map_err(|error| Problem::Start { source: error.into() })?;
-        let mut tree = Tree::adopt()?;
+        // Before anything is written: a file size limit is a signal otherwise.
         let mut signals = Signals::catch()?;
-        // Whoever cannot be stopped by its owner does not start.
-        let begun =
-            Control::open(prepared.about(), Arc::clone(&approvals), server.ledger()).and_then(|control| {
-                let supervised = match prepared.lane {
-                    Lane::Runtime => None,
-                    _ => Some(supervise(&prepared, args, &plan, &server)?),
-                };
-                let root = match &supervised {
-                    None => spawn(&prepared, args)?,
-                    Some(supervised) => Pid::from_raw(supervised.supervisor.root().cast_signed()),
-                };
-                let gone = || Problem::System { what: "watch the program", source: gone() };
-                Ok((control, root.ok_or_else(gone)?, supervised))
-            });
-        let (control, pid, supervised) = match begun {
-            Ok(begun) => begun,
-            Err(problem) => {
-                drop(server.finish().close(None));
-                prepared.discard_trace();
-                return Err(problem.into());
+        let (writer, plan, cgroup) = prepared.open_trace()?;
+        match Begun::begin(&prepared, args, ui, writer, &plan, cgroup, &mut signals) {
+            Ok(begun) => {
+                let Begun { server, control, approvals, clock, tree, supervised, cgroup, root } = begun;
+                Ok(Self {
+                    prepared,
+                    server,
+                    control,
+                    approvals,
+                    clock,
+                    signals,
+                    tree,
+                    supervised,
+                    cgroup,
+                    frozen: None,
+                    root,
+                })
             }
-        };
-        let program = supervised.as_ref().map(|supervised| supervised.supervisor.agent().cast_signed());
-        if let Some(program) = program.and_then(Pid::from_raw) {
-            approvals.shared_with(program);
+            Err(failure) => {
+                prepared.discard_trace();
+                Err(failure)
+            }
         }
-        tree.watch(pid, supervised.is_none());
-        // Not reaped before we do it: the number is still its own.
-        let root = pidfd_open(pid, PidfdFlags::empty()).map_err(Problem::system("watch the program"))?;
-        signals.forward_to(&root)?;
-        Ok(Self {
-            prepared,
-            server,
-            control,
-            approvals,
-            clock,
-            signals,
-            tree,
-            supervised,
-            frozen: None,
-            root,
-        })
     }
 
     /// Stays with the program until it and all it started have ended.
@@ -157,21 +132,25 @@ impl Started {
         let limits = *self.prepared.policy.limits();
         let measured = [limits.memory, limits.processes, limits.write_bytes].iter().any(Option::is_some);
         let (mut stopped, mut broken, mut stoppers) = (None, false, Vec::new());
+        let mut watch = if measured { CLOSE_WATCH } else { LOOSE_WATCH };
         while self.tree.ended().is_none() {
-            let sampled = self.tree.sample(limits.memory);
+            let sampled = self.sample(&limits);
+            if limits.memory.is_some_and(|most| sampled.memory > most / 2) {
+                watch = CLOSEST_WATCH;
+            }
             self.server.sample(sampled);
             self.control.counted(sampled.processes);
-            if let Some(stop) = over(&limits, &sampled, self.clock.elapsed()) {
+            if let Some(stop) = self.over(&limits, &sampled) {
                 ui.note(format_args!("stopped: {}", stop.text));
                 self.server.record(Event::Notice { text: format!("stopped: {}", stop.text) });
-                self.tree.stop(|_| false, self.frozen.take());
+                self.end(|_| false);
                 stopped = Some(stop.limit);
             }
             if !broken && let Some(why) = self.server.broken() {
                 ui.note(format_args!("{why}; everything is refused from now on"));
                 broken = true;
             }
-            self.wait(if measured { CLOSE_WATCH } else { LOOSE_WATCH }, limits.wall_time);
+            self.wait(watch, limits.wall_time);
             while self.tree.ended().is_none()
                 && let Some(given) = self.control.next()
             {
@@ -185,10 +164,18 @@ impl Started {
                 }
             }
         }
+        let sampled = Sampled::default();
+        if stopped.is_none()
+            && let Some(stop) = self.over(&Limits { wall_time: None, ..limits }, &sampled)
+        {
+            // The kernel was quicker than we.
+            ui.note(format_args!("stopped: {}", stop.text));
+            self.server.record(Event::Notice { text: format!("stopped: {}", stop.text) });
+            stopped = Some(stop.limit);
+        }
         // What was paused when its program was ended by somebody else does not run again.
-        let frozen = self.frozen.take();
-        let paused = frozen.is_some();
-        let (left, _) = self.tree.stop(|elapsed| !paused && elapsed < GRACE, frozen);
+        let paused = self.frozen.is_some();
+        let (left, _) = self.end(|elapsed| !paused && elapsed < GRACE);
         if left > 0 {
             let text = format!("{} left behind by the program, stopped", count(left, "process"));
             ui.note(&text);
@@ -215,6 +202,57 @@ impl Started {
         Ok((Exit::Child(code), Summary::of(&self.prepared.session, dir, code, stopped, tally.tally())))
     }
 
+    /// A process that belongs to the supervisor and not to the program.
+    fn helper(&self) -> Option<u32> {
+        self.supervised.as_ref()?.supervisor.helper()
+    }
+
+    /// What the run uses now.
+    fn sample(&mut self, limits: &Limits) -> Sampled {
+        self.tree.spare(self.helper());
+        match self.cgroup.as_ref().filter(|cgroup| cgroup.holds_memory()) {
+            // What the kernel counts, since that is what it holds.
+            Some(cgroup) => {
+                let memory = cgroup.memory().unwrap_or_default();
+                Sampled { memory, ..self.tree.sample(None) }
+            }
+            None => self.tree.sample(limits.memory),
+        }
+    }
+
+    /// The first limit that is passed.
+    fn over(&self, limits: &Limits, sampled: &Sampled) -> Option<Stop> {
+        let held = self.cgroup.as_ref().filter(|cgroup| cgroup.holds_memory());
+        if let (Some(cgroup), Some(most)) = (held, limits.memory) {
+            if cgroup.out_of_memory() > 0 {
+                let text = format!("`limits.memory` is {most}, and the program asked for more");
+                return Some(Stop { limit: "memory", text });
+            }
+            return over(&Limits { memory: None, ..*limits }, sampled, self.clock.elapsed());
+        }
+        over(limits, sampled, self.clock.elapsed())
+    }
+
+    /// Ends every process of the run: asks them to for as long as `polite` says, and then makes them. Returns how many
+    /// there were, and how many are still there.
+    fn end(&mut self, mut polite: impl FnMut(Duration) -> bool) -> (usize, usize) {
+        self.tree.spare(self.helper());
+        let (supervised, cgroup) = (&self.supervised, &self.cgroup);
+        let polite = |elapsed: Duration| {
+            let polite = polite(elapsed);
+            if !polite && let Some(supervised) = supervised {
+                // Nothing is done for it any more: no process can start.
+                supervised.supervisor.hold(Duration::ZERO);
+            }
+            if !polite && let Some(cgroup) = cgroup {
+                // At once, those that are just being born too. Where the kernel is too old for it, the tree is walked.
+                let _ = cgroup.kill();
+            }
+            polite
+        };
+        self.tree.stop(polite, self.frozen.take())
+    }
+
     /// Until the program ends, somebody gives an order, or it is time to look again.
     fn wait(&self, watch: Duration, wall_time: Option<u64>) {
         let left = wall_time.map(|limit| Duration::from_nanos(limit).saturating_sub(self.clock.elapsed()));
@@ -235,7 +273,8 @@ impl Started {
         }
         // First nothing is done for it any more, so that it cannot start processes while they are held.
         let settled = self.supervised.as_ref().is_none_or(|supervised| supervised.supervisor.hold(SETTLE));
-        match self.tree.freeze() {
+        self.tree.spare(self.helper());
+        match self.tree.freeze(self.cgroup.as_ref()) {
             Ok(frozen) => {
                 self.frozen = Some(frozen);
                 self.clock.pause();
@@ -267,7 +306,7 @@ impl Started {
     fn go_on(&mut self, given: &Given, ui: &Ui) -> bool {
         let Some(frozen) = self.frozen.take() else { return false };
         self.server.record(Event::RunResumed { who: given.who.clone() });
-        self.server.page().postpone(self.clock.resume());
+        self.server.postpone(self.clock.resume());
         self.control.is_now(State::Running);
         ui.note(format_args!("resumed by {}", given.who));
         if let Some(supervised) = &self.supervised {
@@ -286,10 +325,10 @@ impl Started {
         self.control.is_now(State::Stopping);
         self.server.record(Event::RunStopped { who: given.who.clone() });
         ui.note(format_args!("stopped by {}", given.who));
-        let Self { control, supervised, tree, frozen, .. } = self;
+        let orders = self.control.orders();
         let (mut grace, mut givers) = (grace, vec![given]);
-        let polite = |elapsed: Duration| {
-            while let Some(given) = control.next() {
+        let (processes, left) = self.end(|elapsed| {
+            for given in orders.try_iter() {
                 match given.change {
                     // Whoever cannot wait need not.
                     Change::Stop(sooner) => {
@@ -302,14 +341,8 @@ impl Started {
                     }),
                 }
             }
-            let polite = elapsed < grace;
-            if !polite && let Some(supervised) = supervised {
-                // Nothing is done for it any more: no process can start.
-                supervised.supervisor.hold(Duration::ZERO);
-            }
-            polite
-        };
-        let (processes, left) = tree.stop(polite, frozen.take());
+            elapsed < grace
+        });
         let reply = || match left {
             0 => Reply::Stopped { processes: processes as u64 },
             left => Reply::No {
@@ -318,6 +351,84 @@ impl Started {
             },
         };
         givers.into_iter().map(|given| (given, reply())).collect()
+    }
+}
+
+/// What a program that started came with.
+struct Begun {
+    server: Server,
+    control: Control,
+    approvals: Arc<Approvals>,
+    clock: Arc<Clock>,
+    tree: Tree,
+    supervised: Option<Supervised>,
+    cgroup: Option<Arc<Cgroup>>,
+    root: OwnedFd,
+}
+
+impl Begun {
+    /// Sets the gate up and starts the program; where one of them fails, nothing has run.
+    fn begin(
+        prepared: &Prepared,
+        args: &Run,
+        ui: &Ui,
+        writer: Writer,
+        plan: &Plan,
+        cgroup: Option<Cgroup>,
+        signals: &mut Signals,
+    ) -> Result<Self, Failure> {
+        let cgroup = cgroup.map(Arc::new);
+        let served = Served {
+            session: prepared.session.clone(),
+            agent: prepared.agent.clone(),
+            run: prepared.label.clone(),
+            policy: prepared.policy.resolved().to_owned(),
+            supervised: prepared.lane == Lane::Kernel,
+        };
+        let clock = Arc::new(Clock::start());
+        let approvals =
+            Arc::new(Approvals::new(&prepared.session, args.patience, Arc::clone(&clock), ui.notes()));
+        let server = Server::start(&prepared.socket(), served, writer, Arc::clone(&approvals) as _)
+            .map_err(Problem::start)?;
+        let mut tree = Tree::adopt()?;
+        let begun = || {
+            // Whoever cannot be stopped by its owner does not start.
+            let control = Control::open(prepared.about(), Arc::clone(&approvals), server.ledger())?;
+            let supervised = match prepared.lane {
+                Lane::Runtime => None,
+                _ => Some(supervise(prepared, args, plan, &server, cgroup.clone())?),
+            };
+            let root = match &supervised {
+                None => spawn(prepared, args)?,
+                Some(supervised) => Pid::from_raw(supervised.supervisor.root().cast_signed()),
+            };
+            let gone = || Problem::System { what: "watch the program", source: gone() };
+            Ok((control, root.ok_or_else(gone)?, supervised))
+        };
+        let (control, pid, supervised) = match begun() {
+            Ok(begun) => begun,
+            Err(problem) => {
+                let problem: Problem = problem;
+                drop(server.finish().close(None));
+                return Err(problem.into());
+            }
+        };
+        let program = supervised.as_ref().map(|supervised| supervised.supervisor.agent().cast_signed());
+        if let Some(program) = program.and_then(Pid::from_raw) {
+            approvals.shared_with(program);
+        }
+        tree.watch(pid, supervised.is_none());
+        // Not reaped before we do it: the number is still its own.
+        let watched = pidfd_open(pid, PidfdFlags::empty())
+            .map_err(Problem::system("watch the program"))
+            .and_then(|root| signals.forward_to(&root).map(|()| root));
+        match watched {
+            Ok(root) => Ok(Self { server, control, approvals, clock, tree, supervised, cgroup, root }),
+            Err(problem) => {
+                tree.stop(|_| false, None);
+                Err(problem.into())
+            }
+        }
     }
 }
 
@@ -340,7 +451,13 @@ fn spawn(prepared: &Prepared, args: &Run) -> Result<Option<Pid>, Problem> {
 
 /// Starts the program in the kernel lane, under a supervisor that decides by the run's policy and records in its
 /// trace.
-fn supervise(prepared: &Prepared, args: &Run, plan: &Plan, server: &Server) -> Result<Supervised, Problem> {
+fn supervise(
+    prepared: &Prepared,
+    args: &Run,
+    plan: &Plan,
+    server: &Server,
+    cgroup: Option<Arc<Cgroup>>,
+) -> Result<Supervised, Problem> {
     let pins = Arc::new(Pins::new().with_hosts(Hosts::system()));
     let gate = Gate::builder(Arc::new(prepared.policy.clone()), server.sink(), Lane::Kernel)
         .names(Arc::clone(&pins) as _)
@@ -357,6 +474,11 @@ fn supervise(prepared: &Prepared, args: &Run, plan: &Plan, server: &Server) -> R
         env: prepared.environment(),
         cwd: args.cwd.clone(),
         stdin_null: args.stdin == Stdin::Null,
+        private_memory: match &cgroup {
+            Some(cgroup) if cgroup.holds_memory() => None,
+            _ => prepared.policy.limits().memory.map(|most| most.saturating_mul(ASKED)),
+        },
+        cgroup,
     };
     let parent = Parent { gate, door: Some(server.door()), carrier: Some(broker.carrier()) };
     let supervisor = Supervisor::start(&launch, plan, parent).map_err(Problem::supervisor)?;

@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
 use anstream::AutoStream;
 use anstyle::{AnsiColor, Style};
+use failcore_model::Text;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
@@ -241,6 +242,12 @@ impl Table {
         }
         Ok(())
     }
+}
+
+/// A call site in short: the file's own name and the line.
+pub(crate) fn place(site: &Text) -> Text {
+    let name = site.as_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    Text::from(name)
 }
 
 /// A number with its noun: `1 record`, `2 records`, `3 processes`.

@@ -20,11 +20,11 @@ const EARLIER: &[&str] = &[
     "fs.open read ./agent.py",
     "fs.open read ./settings.ini?",
     "fs.open read ./data/sales.csv",
-    "fs.open create+modify ./work/report.txt",
-    "fetch: net.connect api.example.com:443",
-    "fetch: net.connect 169.254.169.254:80",
-    "fs.open read ./data/.env",
-    "fs.open read ./data/.env",
+    "fs.open create+modify ./work/report.txt @ agent.py:2",
+    "fetch: net.connect api.example.com:443 @ agent.py:9",
+    "fetch: net.connect 169.254.169.254:80 @ agent.py:9",
+    "fs.open read ./data/.env @ agent.py:5",
+    "fs.open read ./data/.env @ agent.py:5",
 ];
 
 #[test]

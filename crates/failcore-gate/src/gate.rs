@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
 use failcore_model::{
     Action, Answer, Claims, Context, Counters, Decision, Denial, Endpoint, Event, Fault, Lane, Obligation,
@@ -24,6 +24,7 @@ pub struct Gate {
     names: Arc<dyn Names>,
     meter: Arc<dyn Meter>,
     approver: Arc<dyn Approver>,
+    site: fn() -> Option<Text>,
     subject: Subject,
     ops: AtomicU64,
 }
@@ -91,6 +92,13 @@ impl Builder {
         self
     }
 
+    /// Asks `site` where in the program the calling thread is, for every record but those of allowed reads: programs
+    /// read all the time, and finding the place costs more than deciding. Without it no record names a call site.
+    pub fn site(mut self, site: fn() -> Option<Text>) -> Self {
+        self.gate.site = site;
+        self
+    }
+
     /// Names the agent and the caller's own label of the run.
     pub fn identity(mut self, agent: Option<Text>, run: Option<Text>) -> Self {
         self.gate.subject.agent = agent;
@@ -136,6 +144,7 @@ impl Gate {
                 names: Arc::new(NoNames),
                 meter: Arc::new(Uncounted),
                 approver: Arc::new(Nobody),
+                site: || None,
                 subject,
                 ops: AtomicU64::new(0),
             },
@@ -189,6 +198,7 @@ impl Gate {
         let subject = Subject { tid, claimed: claims, ..self.subject.clone() };
         let foreseen = catch_unwind(AssertUnwindSafe(|| {
             let weighed = self.weigh(subject, action.clone(), addresses);
+            self.release(&action);
             let Weighed { request, decision, .. } = &weighed;
             if decision.is_allow()
                 || !self.enforces(decision)
@@ -223,26 +233,43 @@ impl Gate {
         let enforced = self.enforces(&weighed.decision);
         let refused = !weighed.decision.is_allow() && enforced;
         let Kept { op, request, decision, written } = self.keep(weighed, enforced);
-        if refused {
-            return Err(self.policy.denial(&request, &decision));
-        }
-        if !written {
-            return Err(self.unwritable(&request));
-        }
-        if decision.obligations.contains(&Obligation::Approve) {
-            self.approve(op, &request)?;
-        }
+        let refusal = if refused {
+            Some(self.policy.denial(&request, &decision))
+        } else if !written {
+            Some(self.unwritable(&request))
+        } else if decision.obligations.contains(&Obligation::Approve) {
+            self.approve(op, &request).err()
+        } else {
+            None
+        };
         let Request { action, subject, .. } = *request;
-        self.meter.count(&action);
-        Ok(Grant { action, op, pid: subject.pid })
+        match refusal {
+            None => Ok(Grant { action, op, pid: subject.pid }),
+            Some(denial) => {
+                self.release(&action);
+                Err(denial)
+            }
+        }
     }
 
-    /// Completes a request and decides it.
+    /// Takes back what was counted for an operation that does not happen, or that somebody else counts.
+    fn release(&self, action: &Action) {
+        if !self.policy.limits().is_empty() {
+            self.meter.release(action);
+        }
+    }
+
+    /// Completes a request and decides it; it counts from here on.
     fn weigh(&self, subject: Subject, action: Action, addresses: &[IpAddr]) -> Weighed {
         let started = Instant::now();
-        let request = Box::new(self.complete(subject, action, addresses));
+        let mut request = Box::new(self.complete(subject, action, addresses));
         let decision = self.policy.decide(&request);
         let ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        // After the decision, which does not look at it.
+        let telling = !decision.is_allow() || !decision.obligations.is_empty() || !request.action.reads();
+        if telling && request.subject.claimed.site.is_none() {
+            request.subject.claimed.site = (self.site)();
+        }
         Weighed { request, decision, ns }
     }
 
@@ -260,7 +287,11 @@ impl Gate {
     /// person's approval where that is asked for. Nothing is recorded, hence nothing granted.
     pub fn foresee(&self, action: Action, claims: Claims, addresses: &[IpAddr]) -> Option<Reason> {
         let subject = Subject { claimed: claims, ..self.subject.clone() };
-        let weighed = catch_unwind(AssertUnwindSafe(|| self.weigh(subject, action, addresses).decision));
+        let weighed = catch_unwind(AssertUnwindSafe(|| {
+            let weighed = self.weigh(subject, action, addresses);
+            self.release(&weighed.request.action);
+            weighed.decision
+        }));
         let decision = weighed.unwrap_or_else(|_| Decision::fault(Fault::Panic));
         (!decision.is_allow() && self.enforces(&decision)).then_some(decision.reason)
     }
@@ -275,8 +306,11 @@ impl Gate {
             _ => SmallVec::new(),
         };
         let limits = self.policy.limits();
-        let counters =
-            if limits.is_empty() { Counters::default() } else { relevant(self.meter.counters(time), limits) };
+        let counters = if limits.is_empty() {
+            Counters::default()
+        } else {
+            relevant(self.meter.reserve(&action, time), limits)
+        };
         Request {
             action,
             subject,
@@ -371,8 +405,7 @@ fn is_certain(action: &Action, reason: Reason) -> bool {
 /// The clock of decisions and of pins. A clock before 1970 reads as 1970: every `until` is then in the future of nothing that
 /// matters, and budgets only shrink.
 pub fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+    SystemTime::now().into()
 }
 
 /// Only the counters that some limit looks at: the record holds what the decision used, no more.

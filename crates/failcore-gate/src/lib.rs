@@ -17,5 +17,7 @@ pub mod resolve;
 mod sockaddr;
 
 pub use gate::{Actor, Builder, Gate, Grant, now};
-pub use ports::{Approver, Carrier, Meter, Names, NoNames, Nobody, Sink, SinkError, Uncounted};
+pub use ports::{
+    Approver, Carrier, DNS_PORT, Meter, Names, NoNames, Nobody, Sender, Sink, SinkError, Uncounted,
+};
 pub use sockaddr::SockAddr;

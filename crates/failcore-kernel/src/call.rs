@@ -30,12 +30,16 @@ pub(crate) enum Answer {
         /// Whether it closes on exec.
         close_on_exec: bool,
     },
-    /// This descriptor in place of one that the task has, and success.
+    /// This descriptor in place of one that the task has, and a return value.
     Replaced {
         /// What is injected.
         fd: OwnedFd,
         /// The number that means it from now on.
         number: i32,
+        /// Whether it closes on exec.
+        close_on_exec: bool,
+        /// The value.
+        value: i64,
     },
     /// The kernel performs the call: nothing judged can change any more, or it is verified afterwards.
     Proceed,
@@ -117,6 +121,14 @@ impl Call<'_> {
             return pidfd_getfd(thread, fd, PidfdGetfdFlags::empty());
         }
         pidfd_getfd(self.process.pidfd(), fd, PidfdGetfdFlags::empty())
+    }
+
+    /// Whether one of the task's descriptors closes on exec (proc_pid_fdinfo(5)).
+    pub(crate) fn closes_on_exec(&self, fd: i32) -> bool {
+        let info = std::fs::read(format!("/proc/{}/fdinfo/{fd}", self.notice.tid)).unwrap_or_default();
+        let flags = crate::tasks::field(&info, b"flags:")
+            .and_then(|octal| i32::from_str_radix(std::str::from_utf8(octal).ok()?, 8).ok());
+        flags.is_none_or(|flags| flags & libc::O_CLOEXEC != 0)
     }
 
     fn held(&self, what: &str) -> Result<OwnedFd, Errno> {

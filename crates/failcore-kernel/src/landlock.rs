@@ -29,11 +29,12 @@ pub(crate) struct Domains {
     pub(crate) agent: Option<OwnedFd>,
 }
 
-/// Makes the domains of a plan; none where it confines nothing.
+/// Makes the domains of a plan; none where it confines nothing. `clears` is a directory in which the guardian removes
+/// the run's cgroup when the parent is gone.
 ///
 /// # Errors
 /// The kernel's, where a rule set cannot be made.
-pub(crate) fn domains(plan: &Plan) -> Result<Option<Domains>, RulesetError> {
+pub(crate) fn domains(plan: &Plan, clears: Option<&Path>) -> Result<Option<Domains>, RulesetError> {
     let Some(files) = &plan.files else { return Ok(None) };
     // Requests to devices are the device's own matter: who may open it may use it.
     let all = AccessFs::from_all(KNOWN) & !BitFlags::from(AccessFs::IoctlDev);
@@ -58,6 +59,9 @@ pub(crate) fn domains(plan: &Plan) -> Result<Option<Domains>, RulesetError> {
     }
     // What the supervisor itself needs to know of the agent's tasks.
     acting = grant(acting, Path::new("/proc"), AccessFs::ReadFile | AccessFs::ReadDir)?;
+    if let Some(dir) = clears {
+        acting = beneath(acting, dir, AccessFs::RemoveDir.into())?;
+    }
     for port in plan.connect.iter().flatten() {
         acting = acting.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
     }

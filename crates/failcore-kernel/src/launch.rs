@@ -23,8 +23,10 @@ use rustix::process::{
     Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, getrlimit, pidfd_getfd, pidfd_open, setrlimit,
 };
 
+use crate::cgroup::Cgroup;
 use crate::filter::assemble;
 use crate::guardian::{Message, Prepared, Raw, Step, start};
+use crate::island::Island;
 use crate::landlock::{Domains, domains};
 use crate::notify::Listener;
 use crate::plan::Plan;
@@ -44,6 +46,10 @@ pub struct Launch {
     pub cwd: Option<PathBuf>,
     /// Whether it reads nothing from the supervisor's standard input.
     pub stdin_null: bool,
+    /// The cgroup that it starts in and cannot leave.
+    pub cgroup: Option<Arc<Cgroup>>,
+    /// Bytes of private memory that each of its processes may ask for at most (`RLIMIT_DATA`, getrlimit(2)).
+    pub private_memory: Option<u64>,
 }
 
 /// What a supervisor has of its parent's side.
@@ -145,7 +151,8 @@ impl Supervisor {
         if let (Some(ports), Some(carrier)) = (&mut plan.connect, &parent.carrier) {
             ports.extend(carrier.tcp_ports());
         }
-        let domains = domains(&plan).map_err(|why| StartError::Kernel {
+        let clears = launch.cgroup.as_ref().map(|cgroup| cgroup.base());
+        let domains = domains(&plan, clears).map_err(|why| StartError::Kernel {
             step: "cannot make the Landlock domain",
             why: std::io::Error::other(why),
         })?;
@@ -174,6 +181,10 @@ impl Supervisor {
             terminal: raw(&terminal),
             stdin: raw(&stdin),
             descriptors,
+            memory: launch.private_memory.unwrap_or(libc::RLIM_INFINITY),
+            cgroup: launch.cgroup.as_ref().map(|cgroup| cgroup.hold()).transpose().map_err(|why| {
+                StartError::Kernel { step: "cannot hold the run's cgroup", why: why.into() }
+            })?,
         };
         // What acts for the agent has no more rights than the agent: a thread that gives up its privileges is the
         // ancestor of both.
@@ -216,6 +227,11 @@ impl Supervisor {
     /// The program's process id.
     pub fn agent(&self) -> u32 {
         self.agent
+    }
+
+    /// A process of the supervisor's own, where it has one by now: not the program's, and gone when the supervision is.
+    pub fn helper(&self) -> Option<u32> {
+        self.shared.island_made().map(Island::pid)
     }
 
     /// Answers no call of the program until [`Supervisor::release`], so that nothing is done for it; it may still run
@@ -310,6 +326,8 @@ fn step_error(step: i32, why: std::io::Error) -> StartError {
         StartError::Directory(why)
     } else if is(Step::Domain) {
         StartError::Kernel { step: "cannot enter the Landlock domain", why }
+    } else if is(Step::Cgroup) {
+        StartError::Kernel { step: "cannot start the program in its cgroup", why }
     } else if is(Step::NoFilter) {
         StartError::Kernel { step: "cannot install the seccomp filter", why }
     } else {

@@ -6,16 +6,20 @@
 //! the record. The parent drains the rings into the trace and grants each ring credit only for space that is
 //! assured on disk: no credit, no operation.
 
+mod alive;
 mod attach;
 mod attributes;
 mod call;
 mod calls;
 mod carried;
+mod cgroup;
 mod directories;
 mod exec;
 mod features;
 mod filter;
 mod guardian;
+mod ipc;
+mod island;
 mod landlock;
 mod launch;
 mod lineage;
@@ -45,6 +49,7 @@ mod walk;
 mod wire;
 
 pub use attach::{AttachError, Attachment, Supervised};
+pub use cgroup::{Cgroup, CgroupError, is_in_version_1, mounts as cgroup_mounts};
 pub use features::Features;
 pub use launch::{Launch, Parent, StartError, Supervisor};
 pub use page::{RunPage, Sampled};

@@ -110,13 +110,19 @@ impl Listener {
         self.add(notice, fd, SEND_TOO, 0, close_on_exec)
     }
 
-    /// Puts a descriptor into the task in place of `number`, closed on exec; the call still waits.
+    /// Puts a descriptor into the task in place of `number`; the call still waits.
     ///
     /// # Errors
     /// `EBADF` for a number that the task's limit does not allow, `ENOENT` where it is gone.
-    pub(crate) fn replace(&self, notice: &Notice, fd: BorrowedFd<'_>, number: u32) -> Result<(), Errno> {
+    pub(crate) fn replace(
+        &self,
+        notice: &Notice,
+        fd: BorrowedFd<'_>,
+        number: u32,
+        close_on_exec: bool,
+    ) -> Result<(), Errno> {
         const SET_NUMBER: u32 = 1;
-        self.add(notice, fd, SET_NUMBER, number, true)
+        self.add(notice, fd, SET_NUMBER, number, close_on_exec)
     }
 
     fn add(

@@ -170,7 +170,9 @@ fn coverage(policy: &PolicySet, features: &Features, plan: &Plan) -> Coverage {
             | Verb::ProcessLimit
             | Verb::KernelCall
             | Verb::Unmapped => (Hold::Binding, SUPERVISOR),
-            Verb::NetResolve | Verb::NetHttp | Verb::NativeLoad | Verb::EnvRead => (Hold::None, "nothing"),
+            // What is not passed is not there, and what other processes have is closed to the run.
+            Verb::EnvRead => (Hold::Binding, "environment chosen when the program starts"),
+            Verb::NetResolve | Verb::NetHttp | Verb::NativeLoad => (Hold::None, "nothing"),
         };
         VerbCoverage { verb: *verb, hold, by: by.into() }
     });

@@ -17,6 +17,7 @@ use failcore_model::Event;
 use rustix::io::Errno;
 use rustix::thread::futex;
 
+use crate::alive;
 use crate::page::RunPage;
 use crate::shared::Shared;
 
@@ -53,6 +54,8 @@ pub(crate) enum RingError {
     TooLarge,
     #[error("the parent grants no more space")]
     NoCredit,
+    #[error("the parent that writes the trace is gone")]
+    ParentGone,
     #[error("another thread failed while writing")]
     Poisoned,
 }
@@ -67,7 +70,7 @@ pub(crate) struct Producer {
 
 impl Producer {
     pub(crate) fn map(fd: impl AsFd, page: RunPage) -> Result<Self, Errno> {
-        let shared = Shared::map(fd)?;
+        let shared = Shared::map_alone(fd)?;
         if shared.len() != HEADER + CAPACITY {
             return Err(Errno::INVAL);
         }
@@ -106,6 +109,10 @@ impl Producer {
 
     fn await_credit(&self, end: u64) -> Result<(), RingError> {
         let header = self.header();
+        // Credit outlives the parent, the ring does not.
+        if !alive::is_held(self.page.alive()) {
+            return Err(RingError::ParentGone);
+        }
         if header.credit.load(Acquire) >= end {
             return Ok(());
         }
@@ -115,6 +122,9 @@ impl Producer {
             let seen = header.bell.load(Acquire);
             if header.credit.load(SeqCst) >= end {
                 break Ok(());
+            }
+            if !alive::is_held(self.page.alive()) {
+                break Err(RingError::ParentGone);
             }
             if Instant::now() >= deadline {
                 break Err(RingError::NoCredit);
@@ -217,7 +227,7 @@ mod tests {
 
     fn ring() -> (Producer, Consumer) {
         let (page, page_fd) = RunPage::create(failcore_model::Timestamp(0)).unwrap();
-        drop((page, &page_fd));
+        std::mem::forget(alive::hold(&page).unwrap());
         let (consumer, fd) = Consumer::create().unwrap();
         (Producer::map(fd, RunPage::map(page_fd).unwrap()).unwrap(), consumer)
     }
@@ -275,6 +285,21 @@ mod tests {
         consumer.grant();
         assert!(producer.append(&notice("z".repeat(MAX_RECORD + 1))).is_err());
         producer.append(&notice("small".into())).unwrap();
+    }
+
+    #[test]
+    fn credit_is_worth_nothing_without_the_parent() {
+        let (page, page_fd) = RunPage::create(failcore_model::Timestamp(0)).unwrap();
+        let holding = alive::hold(&page).unwrap();
+        let (consumer, fd) = Consumer::create().unwrap();
+        let producer = Producer::map(fd, RunPage::map(page_fd).unwrap()).unwrap();
+        consumer.grant();
+        producer.append(&notice("kept".into())).unwrap();
+        drop(holding);
+        let started = Instant::now();
+        while producer.append(&notice("lost".into())).is_ok() {
+            assert!(started.elapsed() < Duration::from_secs(5), "it goes on and on");
+        }
     }
 
     #[test]

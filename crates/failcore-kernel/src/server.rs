@@ -10,16 +10,17 @@ use std::sync::atomic::{
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use failcore_gate::{Approver, Meter, Sink};
-use failcore_model::{Event, Reason, Text, Timestamp};
+use failcore_model::{Event, Reason, Text};
 use failcore_trace::{TraceError, Writer};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Resource, getrlimit, pidfd_open};
 
+use crate::alive::{self, Holding};
 use crate::own::{self, Own, OwnSink};
 use crate::page::{RunPage, Sampled};
 use crate::peer::Peer;
@@ -34,6 +35,8 @@ use crate::wire::{Ask, Verdict, Welcome, receive, send};
 const EXPANSION: u64 = 2;
 /// Processes attached at once.
 const MAX_PROCESSES: usize = 4096;
+/// Descriptors that they leave to us, each of which takes one: without any, a program could not even be stopped.
+const SPARE: u64 = 128;
 /// Questions and handshakes under way at once.
 const MAX_CONNECTIONS: usize = 256;
 /// How long the writer naps between looks while records are coming, so that producers need no wake-up call.
@@ -75,6 +78,8 @@ pub struct Server {
     socket: PathBuf,
     acceptor: JoinHandle<()>,
     drainer: JoinHandle<Writer>,
+    /// Tells the agent's processes that there is somebody to write what they record.
+    _holding: Holding,
 }
 
 /// Why the parent's side could not start.
@@ -168,7 +173,8 @@ impl Server {
         let reception =
             Reception::open(socket).map_err(|why| ServerError::Listen { socket: socket.into(), why })?;
         let policy = sealed("failcore-policy", served.policy.as_bytes()).map_err(ServerError::Memory)?;
-        let (page, page_fd) = RunPage::create(now()).map_err(ServerError::Memory)?;
+        let (page, page_fd) = RunPage::create(SystemTime::now().into()).map_err(ServerError::Memory)?;
+        let holding = alive::hold(&page).map_err(ServerError::Thread)?;
         let (joined, joins) = mpsc::channel();
         let state = Arc::new(State {
             served,
@@ -206,12 +212,17 @@ impl Server {
                 })
                 .map_err(ServerError::Thread)?
         };
-        Ok(Self { state, socket: socket.into(), acceptor, drainer })
+        Ok(Self { state, socket: socket.into(), acceptor, drainer, _holding: holding })
     }
 
     /// The run's counters.
     pub fn page(&self) -> &RunPage {
         &self.state.page
+    }
+
+    /// Takes `by` out of the run's time: it was paused for so long.
+    pub fn postpone(&self, by: Duration) {
+        self.state.page.postpone(by);
     }
 
     /// Publishes what was measured of the run from outside.
@@ -349,11 +360,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
-}
-
 fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd, Errno> {
     let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     let mut file = File::from(fd);
@@ -390,7 +396,9 @@ fn answer(state: &State, connection: &OwnedFd, pid: Pid, supervised: Option<&Sup
 }
 
 fn let_in(state: &State, connection: &OwnedFd, pid: Pid, supervised: Option<&Supervised>) {
-    if lock(&state.broken).is_some() || state.processes.load(SeqCst) >= MAX_PROCESSES {
+    let room = getrlimit(Resource::Nofile).current.map_or(u64::MAX, |most| most.saturating_sub(SPARE));
+    let most = usize::try_from(room).unwrap_or(usize::MAX).min(MAX_PROCESSES);
+    if lock(&state.broken).is_some() || state.processes.load(SeqCst) >= most {
         return;
     }
     let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return };
@@ -538,6 +546,9 @@ impl Drain<'_> {
     }
 
     fn grant(&mut self) {
+        if lock(&self.state.broken).is_some() {
+            return;
+        }
         let rings = self.members.iter().filter(|member| !member.shunned).count() as u64;
         let room = EXPANSION * (rings * CAPACITY as u64 + own::CAPACITY);
         let assured = self.write(|writer| writer.reserve(room));
@@ -548,20 +559,18 @@ impl Drain<'_> {
         }
     }
 
-    /// Writes, and remembers when the trace cannot be written any more: no credit is granted from then on.
+    /// Writes, and remembers when the trace cannot be written any more: no credit is granted from then on. What still
+    /// arrives was allowed on credit given before, for which there is space: it is written all the same.
     ///
-    /// Returns false where it was not written, also because it was no event at all.
+    /// Returns false where it was no event at all.
     fn write<T>(&mut self, write: impl FnOnce(&mut Writer) -> Result<T, TraceError>) -> bool {
-        if lock(&self.state.broken).is_some() {
-            return true; // what was granted before is all that can still arrive; nothing new is allowed
-        }
         match write(&mut self.writer) {
             Ok(_) => true,
             // One process's record, not the trace: that process gets no more credit.
             Err(TraceError::NotAnEvent(_) | TraceError::Unredactable(_)) => false,
             Err(error) => {
                 self.state.own.close(&error.to_string());
-                *lock(&self.state.broken) = Some(error.to_string());
+                lock(&self.state.broken).get_or_insert_with(|| error.to_string());
                 true
             }
         }

@@ -51,7 +51,7 @@ impl Slots {
     }
 
     pub(crate) fn map(fd: impl AsFd) -> Result<Self, Errno> {
-        let shared = Shared::map(fd)?;
+        let shared = Shared::map_alone(fd)?;
         if shared.len() == SLOTS * SIZE { Ok(Self(shared)) } else { Err(Errno::INVAL) }
     }
 

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use failcore_gate::SockAddr;
-use failcore_model::{Action, Claims, Endpoint, Family, FileRef, SocketKind, Text, Transport, UnixAddr};
+use failcore_model::{Action, Endpoint, Family, FileRef, SocketKind, Text, Transport, UnixAddr};
 use rustix::fs::{AtFlags, CWD, OFlags, fcntl_getfl, fstat, statat};
 use rustix::io::Errno;
 use rustix::net::sockopt::{socket_domain, socket_protocol, socket_type};
@@ -31,6 +31,8 @@ pub(crate) struct Socket {
     pub(crate) domain: AddressFamily,
     pub(crate) kind: SocketType,
     protocol: u32,
+    /// Whether `fd` is another one than the task's, which it is to get in place of its own.
+    pub(crate) replaced: bool,
 }
 
 impl Socket {
@@ -45,7 +47,18 @@ impl Socket {
             kind: socket_type(&fd)?,
             protocol: socket_protocol(&fd)?.map_or(0, |protocol| protocol.as_raw().get()),
             fd,
+            replaced: false,
         })
+    }
+
+    /// Success with this value, for a call on the task's descriptor `number`.
+    pub(crate) fn answer(self, call: &Call<'_>, number: i32, value: i64) -> Answer {
+        match self.replaced {
+            true => {
+                Answer::Replaced { fd: self.fd, number, close_on_exec: call.closes_on_exec(number), value }
+            }
+            false => Answer::Value(value),
+        }
     }
 
     pub(crate) fn transport(&self) -> Transport {
@@ -191,9 +204,9 @@ pub(crate) fn connect(call: &Call<'_>) -> Reply {
         return DONE;
     };
     if let Action::Connect(Endpoint::Inet { transport: Transport::Udp, addr }) = &peer.action
-        && addr.port() == 0
+        && is_probe(call, *addr)
     {
-        return reachable(*addr);
+        return reachable(call, &socket, *addr);
     }
     if let Some(carried) = Carried::of(call, &peer.action) {
         carried.connect(call, &socket)?;
@@ -216,15 +229,32 @@ fn enter(call: &Call<'_>, door: &Door) -> Reply {
     }
     let (fd, slots) = door.admit(call.process.pid, &call.process.born_in)?;
     call.process.attached(slots);
-    Ok(Answer::Replaced { fd, number: call.int(0) })
+    Ok(Answer::Replaced { fd, number: call.int(0), close_on_exec: true, value: 0 })
 }
 
-/// The C library asks which addresses have a route by connecting a datagram socket to port 0. It is told, and the
-/// socket stays unconnected, so that nothing can be sent this way.
-fn reachable(addr: SocketAddr) -> Reply {
-    let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let probe = rustix::net::socket_with(family, SocketType::DGRAM, rustix::net::SocketFlags::CLOEXEC, None)?;
+/// Whether a datagram socket is connected only to learn whether an address has a route, as C libraries do that put the
+/// addresses of a name in order (RFC 6724): to port 0 or the service's (glibc), or to 65535 (musl). The service's is one
+/// that the program may reach by TCP alone.
+fn is_probe(call: &Call<'_>, addr: SocketAddr) -> bool {
+    let connect = |transport| Action::Connect(Endpoint::Inet { transport, addr });
+    addr.port() == 0
+        || is_refused(call, &connect(Transport::Udp))
+            && (addr.port() == u16::MAX || !is_refused(call, &connect(Transport::Tcp)))
+}
+
+/// Tells whether an address has a route, and from which address of ours, which the task asks its socket for next; the
+/// C library aborts where that is of another family. The socket is connected to that very address and port 0, where
+/// nobody can be, so that nothing it sends leaves this machine.
+fn reachable(call: &Call<'_>, socket: &Socket, addr: SocketAddr) -> Reply {
+    if !call.shared.listener.is_waiting(&call.notice) {
+        return Err(Errno::SRCH);
+    }
+    let probe =
+        rustix::net::socket_with(socket.domain, SocketType::DGRAM, rustix::net::SocketFlags::CLOEXEC, None)?;
     rustix::net::connect(&probe, &addr)?;
+    let mut own = SocketAddr::try_from(rustix::net::getsockname(&probe)?).map_err(|_| Errno::AFNOSUPPORT)?;
+    own.set_port(0);
+    connect_to(call, socket, &inet(own))?;
     DONE
 }
 
@@ -252,14 +282,18 @@ pub(crate) fn bind(call: &Call<'_>) -> Reply {
         SockAddr::Other { family, raw } => (Endpoint::Other { family: family.into(), raw }, bytes),
         _ => return Err(Errno::INVAL),
     };
-    if chooses_nothing(&endpoint)
-        && call.shared.parent.gate.foresee(Action::Bind(endpoint.clone()), Claims::default(), &[]).is_some()
-    {
+    let (chooses_nothing, action) = (chooses_nothing(&endpoint), Action::Bind(endpoint));
+    if chooses_nothing && is_refused(call, &action) {
         return DONE;
     }
-    let grant = call.judge(Action::Bind(endpoint))?;
+    let grant = call.judge(action)?;
     call.concluded(grant, bind_to(&socket, &bytes))?;
     DONE
+}
+
+/// Whether the policy refuses it, where the answer changes only how it is done: no decision is made by this.
+fn is_refused(call: &Call<'_>, action: &Action) -> bool {
+    call.shared.parent.gate.foresee(action.clone(), call.process.claims(call.notice.tid), &[]).is_some()
 }
 
 /// Resolvers bind their datagram socket to any address and any port before they send. Sending does that by itself: so

@@ -6,7 +6,7 @@
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use failcore_model::{Action, Denial, Event, Outcome, Text};
@@ -18,12 +18,14 @@ use crate::call::{Answer, Call, Reply};
 use crate::calls::{Row, Rule, row};
 use crate::directories::Directories;
 use crate::filter::ruling;
+use crate::ipc::Objects;
+use crate::island::Island;
 use crate::launch::Parent;
 use crate::notify::{Listener, Notice};
 use crate::patience::{self, Patience};
 use crate::standstill::Standstill;
 use crate::tasks::{Process, Tasks, Verified, descends};
-use crate::{attributes, exec, messages, names, open, processes, sockets};
+use crate::{attributes, exec, ipc, messages, names, open, processes, sockets};
 
 /// Workers that may wait at once; more calls queue in the kernel.
 const MOST_WORKERS: usize = 1024;
@@ -39,7 +41,11 @@ pub(crate) const PROBED: i32 = libc::EKEYREJECTED;
 pub(crate) struct Shared {
     pub(crate) listener: Arc<Listener>,
     pub(crate) parent: Parent,
+    /// Where resolvers ask that take answers from none but whom they asked; made when the first one does.
+    island: OnceLock<Option<Island>>,
     pub(crate) tasks: Tasks,
+    /// System V objects of the run.
+    pub(crate) objects: Objects,
     pub(crate) patience: Patience,
     /// Keeps workers from acting while the run is paused.
     pub(crate) standstill: Standstill,
@@ -77,7 +83,9 @@ impl Shared {
             processes: parent.gate.policy().limits().processes,
             listener: Arc::new(listener),
             parent,
+            island: OnceLock::new(),
             tasks: Tasks::default(),
+            objects: Objects::default(),
             patience: Patience::default(),
             standstill: Standstill::default(),
             names: RwLock::new(()),
@@ -95,6 +103,16 @@ impl Shared {
     /// Whether a process belongs to the run; the guardian and the supervisor do not.
     pub(crate) fn in_run(&self, pid: u32) -> bool {
         pid != self.root && descends(pid, self.root)
+    }
+
+    /// The island, made where it is not there yet; nothing where it cannot be made.
+    pub(crate) fn island(&self) -> Option<&Island> {
+        self.island.get_or_init(|| Island::make().ok()).as_ref()
+    }
+
+    /// The island, where it was made.
+    pub(crate) fn island_made(&self) -> Option<&Island> {
+        self.island.get()?.as_ref()
     }
 
     /// While held, names may change: every change of names that the agent makes holds it.
@@ -291,9 +309,10 @@ fn handle(shared: &Shared, notice: Notice) -> bool {
     let sent = match reply {
         Ok(Answer::Value(value)) => shared.listener.succeed(&notice, value),
         Ok(Answer::Proceed) => shared.listener.proceed(&notice),
-        Ok(Answer::Replaced { fd, number }) => {
-            match shared.listener.replace(&notice, std::os::fd::AsFd::as_fd(&fd), number.unsigned_abs()) {
-                Ok(()) => shared.listener.succeed(&notice, 0),
+        Ok(Answer::Replaced { fd, number, close_on_exec, value }) => {
+            let (fd, number) = (std::os::fd::AsFd::as_fd(&fd), number.unsigned_abs());
+            match shared.listener.replace(&notice, fd, number, close_on_exec) {
+                Ok(()) => shared.listener.succeed(&notice, value),
                 Err(errno) => shared.listener.fail(&notice, errno.raw_os_error()),
             }
         }
@@ -421,6 +440,17 @@ fn handler(nr: i64) -> Option<fn(&Call<'_>) -> Reply> {
         libc::SYS_sendto => messages::sendto,
         libc::SYS_sendmsg => messages::sendmsg,
         libc::SYS_sendmmsg => messages::sendmmsg,
+        libc::SYS_shmget => ipc::shmget,
+        libc::SYS_semget => ipc::semget,
+        libc::SYS_msgget => ipc::msgget,
+        libc::SYS_shmat
+        | libc::SYS_shmctl
+        | libc::SYS_semop
+        | libc::SYS_semctl
+        | libc::SYS_semtimedop
+        | libc::SYS_msgsnd
+        | libc::SYS_msgrcv
+        | libc::SYS_msgctl => ipc::on_object,
         libc::SYS_kill => processes::kill,
         libc::SYS_tkill => processes::tkill,
         libc::SYS_tgkill => processes::tgkill,

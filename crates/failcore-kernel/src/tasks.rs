@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use failcore_model::{Claims, Denial, FileId, Text};
@@ -28,6 +29,8 @@ pub(crate) struct Process {
     slots: RwLock<Option<Arc<Slots>>>,
     /// The image it is about to run, between the verdict and its first call after.
     expected: Mutex<Option<Expected>>,
+    /// Whether it was noted that its resolver may not take the answers it gets.
+    pub(crate) noted: AtomicBool,
 }
 
 /// The program that a process runs.
@@ -115,6 +118,7 @@ impl Tasks {
             pidfd: pidfd_open(raw, PidfdFlags::empty())?,
             image: RwLock::new(Arc::new(image_of(pid))),
             expected: Mutex::default(),
+            noted: AtomicBool::default(),
         });
         let previous = write(&self.processes).insert(pid, Arc::clone(&process));
         // Two threads of a new process may meet here; the first to arrive announces it.

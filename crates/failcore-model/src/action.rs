@@ -255,6 +255,15 @@ pub enum NativeObject {
 }
 
 impl Action {
+    /// Whether it only reads a file.
+    pub fn reads(&self) -> bool {
+        match self {
+            Self::Open { rights, .. } => Rights::READ.contains(*rights),
+            Self::Read(_) => true,
+            _ => false,
+        }
+    }
+
     /// The verb of the action.
     pub fn verb(&self) -> Verb {
         match self {

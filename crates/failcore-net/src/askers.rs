@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use failcore_gate::Actor;
+use failcore_gate::Sender;
 use failcore_model::Transport;
 
 /// Sockets that are known at once; with more, the one that was made known first is forgotten and gets no answer.
@@ -21,23 +21,15 @@ pub(crate) struct Askers(Mutex<Table>);
 
 #[derive(Debug, Default)]
 struct Table {
-    known: HashMap<(Transport, SocketAddr), Asker>,
+    known: HashMap<(Transport, SocketAddr), Sender>,
     order: VecDeque<(Transport, SocketAddr)>,
 }
 
-/// Who asks.
-#[derive(Debug, Clone)]
-pub(crate) struct Asker {
-    pub(crate) actor: Actor,
-    /// The address that answers seem to come from, where that is not the broker's own.
-    pub(crate) answered_as: Option<SocketAddr>,
-}
-
 impl Askers {
-    pub(crate) fn add(&self, transport: Transport, from: SocketAddr, asker: Asker) {
-        let key = (transport, plain(from));
+    pub(crate) fn add(&self, sender: Sender) {
+        let key = (sender.transport, plain(sender.from));
         let mut table = self.lock();
-        if table.known.insert(key, asker).is_none() {
+        if table.known.insert(key, sender).is_none() {
             table.order.push_back(key);
         }
         while table.order.len() > MOST {
@@ -47,7 +39,7 @@ impl Askers {
         }
     }
 
-    pub(crate) fn of(&self, transport: Transport, from: SocketAddr) -> Option<Asker> {
+    pub(crate) fn of(&self, transport: Transport, from: SocketAddr) -> Option<Sender> {
         self.lock().known.get(&(transport, plain(from))).cloned()
     }
 
@@ -74,8 +66,9 @@ fn plain(addr: SocketAddr) -> SocketAddr {
 mod tests {
     use super::*;
 
-    fn asker(pid: u32) -> Asker {
-        Asker { actor: Actor { pid, tid: pid, exe: "/bin/agent".into() }, answered_as: None }
+    fn sender(transport: Transport, from: SocketAddr, pid: u32) -> Sender {
+        let actor = failcore_gate::Actor { pid, tid: pid, exe: "/bin/agent".into() };
+        Sender { transport, from, answered_as: None, actor, claims: Default::default() }
     }
 
     fn at(port: u16) -> SocketAddr {
@@ -83,17 +76,17 @@ mod tests {
     }
 
     fn pid(askers: &Askers, transport: Transport, from: SocketAddr) -> Option<u32> {
-        askers.of(transport, from).map(|asker| asker.actor.pid)
+        askers.of(transport, from).map(|sender| sender.actor.pid)
     }
 
     #[test]
     fn a_socket_is_its_last_owners() {
         let askers = Askers::default();
-        askers.add(Transport::Udp, "[::ffff:127.0.0.1]:9".parse().unwrap(), asker(1));
+        askers.add(sender(Transport::Udp, "[::ffff:127.0.0.1]:9".parse().unwrap(), 1));
         assert_eq!(pid(&askers, Transport::Udp, at(9)), Some(1));
         assert_eq!(pid(&askers, Transport::Tcp, at(9)), None);
-        askers.add(Transport::Udp, at(9), asker(2));
-        askers.add(Transport::Tcp, at(9), asker(3));
+        askers.add(sender(Transport::Udp, at(9), 2));
+        askers.add(sender(Transport::Tcp, at(9), 3));
         assert_eq!(pid(&askers, Transport::Udp, at(9)), Some(2));
         askers.remove(Transport::Tcp, at(9));
         assert_eq!(pid(&askers, Transport::Tcp, at(9)), None);
@@ -105,7 +98,7 @@ mod tests {
         let askers = Askers::default();
         let last = u16::try_from(MOST).unwrap() + 10;
         for port in 1..=last {
-            askers.add(Transport::Udp, at(port), asker(port.into()));
+            askers.add(sender(Transport::Udp, at(port), port.into()));
         }
         assert_eq!(pid(&askers, Transport::Udp, at(10)), None);
         assert_eq!(pid(&askers, Transport::Udp, at(11)), Some(11));

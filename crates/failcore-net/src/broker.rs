@@ -14,18 +14,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use failcore_gate::{Actor, Carrier, Gate, now};
-use failcore_model::{Coverage, Hold, Transport, Verb};
+use failcore_gate::{Actor, Carrier, DNS_PORT, Gate, Sender, now};
+use failcore_model::{Claims, Coverage, Hold, Text, Transport, Verb};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use crate::Resolver;
 use crate::as_asked::AsAsked;
-use crate::askers::{Asker, Askers};
+use crate::askers::Askers;
 use crate::judged::{Judged, Said};
 use crate::question::{NoQuestion, Question, framed};
 
-/// The port of DNS (RFC 1035 section 4.2). What is encrypted (853, 443) is a connection like any other.
-const DNS: u16 = 53;
 /// Threads that judge and look up for datagrams.
 const MOST_WORKERS: usize = 16;
 /// Datagrams that wait for one of them; more are lost, as datagrams may be.
@@ -70,8 +68,11 @@ struct Shared {
     judged: Judged,
     askers: Askers,
     as_asked: AsAsked,
-    doors: Vec<Door>,
-    /// Rings when it is over.
+    /// On loopback, by family.
+    doors: Vec<Arc<Door>>,
+    /// In the run's own network.
+    more: Mutex<Vec<Arc<Door>>>,
+    /// Rings when it is over, or there is one more.
     bell: OwnedFd,
     over: AtomicBool,
     waiting: Mutex<Waiting>,
@@ -79,11 +80,11 @@ struct Shared {
     streams: Mutex<Vec<(SocketAddr, TcpStream)>>,
 }
 
-/// The sockets of one family.
+/// Sockets that are served.
 #[derive(Debug)]
 struct Door {
     udp: UdpSocket,
-    tcp: TcpListener,
+    tcp: Option<TcpListener>,
 }
 
 /// Datagrams on their way to a worker.
@@ -98,9 +99,9 @@ struct Waiting {
 
 #[derive(Debug)]
 struct Datagram {
-    door: usize,
+    door: Arc<Door>,
     from: SocketAddr,
-    asker: Asker,
+    asker: Sender,
     question: Question,
 }
 
@@ -111,14 +112,15 @@ impl Broker {
     /// # Errors
     /// The kernel's, where there is no loopback, no descriptor or no thread to be had.
     pub fn start(gate: Arc<Gate>, resolver: Resolver) -> io::Result<Self> {
-        let mut doors = vec![Door::at(Ipv4Addr::LOCALHOST.into())?];
+        let mut doors = vec![Arc::new(Door::at(Ipv4Addr::LOCALHOST.into())?)];
         // A machine without IPv6 has no servers to ask by it either.
-        doors.extend(Door::at(Ipv6Addr::LOCALHOST.into()));
+        doors.extend(Door::at(Ipv6Addr::LOCALHOST.into()).map(Arc::new));
         let shared = Arc::new(Shared {
             judged: Judged::new(gate, resolver),
             askers: Askers::default(),
             as_asked: AsAsked::open(),
             doors,
+            more: Mutex::default(),
             bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             over: AtomicBool::new(false),
             waiting: Mutex::default(),
@@ -126,7 +128,7 @@ impl Broker {
             streams: Mutex::default(),
         });
         let of = Arc::clone(&shared);
-        let serving = Builder::new().name("failcore-names".into()).spawn(move || of.serve())?;
+        let serving = Builder::new().name("failcore-names".into()).spawn(move || of.serve_all())?;
         Ok(Self { shared, serving: Some(serving) })
     }
 
@@ -162,7 +164,7 @@ impl Drop for Broker {
 
 impl Carrier for Shared {
     fn instead_of(&self, transport: Transport, to: SocketAddr) -> Option<SocketAddr> {
-        if to.port() != DNS {
+        if to.port() != DNS_PORT {
             return None;
         }
         let v4 = self.doors.first()?;
@@ -173,21 +175,29 @@ impl Carrier for Shared {
         let door = if to.ip().to_canonical().is_ipv4() { v4 } else { self.doors.get(1).unwrap_or(v4) };
         match transport {
             Transport::Udp => mapped(door.udp.local_addr()),
-            Transport::Tcp => mapped(door.tcp.local_addr()),
+            Transport::Tcp => mapped(door.tcp.as_ref()?.local_addr()),
             Transport::Other => None,
         }
     }
 
     fn tcp_ports(&self) -> Vec<u16> {
-        self.doors.iter().filter_map(|door| Some(door.tcp.local_addr().ok()?.port())).collect()
+        self.doors.iter().filter_map(|door| Some(door.tcp.as_ref()?.local_addr().ok()?.port())).collect()
     }
 
     fn answers_as(&self, asked: SocketAddr) -> bool {
         self.as_asked.can(asked)
     }
 
-    fn carries(&self, transport: Transport, from: SocketAddr, answered_as: Option<SocketAddr>, actor: Actor) {
-        self.askers.add(transport, from, Asker { actor, answered_as });
+    fn serve(&self, socket: OwnedFd) -> io::Result<()> {
+        let udp = UdpSocket::from(socket);
+        udp.set_nonblocking(true)?;
+        lock(&self.more).push(Arc::new(Door { udp, tcp: None }));
+        self.ring();
+        Ok(())
+    }
+
+    fn carry(&self, sender: Sender) {
+        self.askers.add(sender);
     }
 }
 
@@ -196,52 +206,75 @@ impl Door {
         let (udp, tcp) = (UdpSocket::bind((at, 0))?, TcpListener::bind((at, 0))?);
         udp.set_nonblocking(true)?;
         tcp.set_nonblocking(true)?;
-        Ok(Self { udp, tcp })
+        Ok(Self { udp, tcp: Some(tcp) })
+    }
+
+    /// Whether it is on loopback, where anybody can come; nobody but the run comes to the others.
+    fn is_public(&self) -> bool {
+        self.tcp.is_some()
     }
 }
 
 impl Shared {
     /// Takes datagrams and streams in, until the end.
-    fn serve(self: &Arc<Self>) {
+    fn serve_all(self: &Arc<Self>) {
         while !self.over.load(SeqCst) {
-            let mut sockets: Vec<_> = self
-                .doors
-                .iter()
-                .flat_map(|door| {
-                    [PollFd::new(&door.udp, PollFlags::IN), PollFd::new(&door.tcp, PollFlags::IN)]
-                })
-                .collect();
-            sockets.push(PollFd::new(&self.bell, PollFlags::IN));
+            let doors: Vec<Arc<Door>> = self.doors.iter().chain(lock(&self.more).iter()).cloned().collect();
+            let mut sockets = vec![PollFd::new(&self.bell, PollFlags::IN)];
+            sockets.extend(doors.iter().map(|door| PollFd::new(&door.udp, PollFlags::IN)));
+            sockets
+                .extend(doors.iter().filter_map(|door| Some(PollFd::new(door.tcp.as_ref()?, PollFlags::IN))));
             match poll(&mut sockets, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(_) => return,
             }
-            let ready: Vec<bool> = sockets.iter().map(|socket| !socket.revents().is_empty()).collect();
-            for door in 0..self.doors.len() {
-                if ready[2 * door] {
-                    self.take_datagram(door);
-                }
-                if ready[2 * door + 1] {
-                    self.take_stream(door);
-                }
+            let mut ready = sockets.iter().map(|socket| !socket.revents().is_empty());
+            if ready.next() == Some(true) {
+                let _ = rustix::io::read(&self.bell, &mut [0; 8]);
             }
+            let datagrams: Vec<_> = doors.iter().filter(|_| ready.next() == Some(true)).collect();
+            let streams: Vec<_> =
+                doors.iter().filter(|door| door.is_public() && ready.next() == Some(true)).collect();
+            datagrams.into_iter().for_each(|door| self.take_datagram(door));
+            streams.into_iter().for_each(|door| self.take_stream(door));
         }
     }
 
-    fn take_datagram(self: &Arc<Self>, door: usize) {
+    fn ring(&self) {
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+    }
+
+    fn take_datagram(self: &Arc<Self>, door: &Arc<Door>) {
         // One byte more than is read as a message, so that a longer one is known to be none.
         let mut bytes = [0; LONGEST + 1];
-        let udp = &self.doors[door].udp;
-        let Ok((len, from)) = udp.recv_from(&mut bytes) else { return };
-        let Some(asker) = self.askers.of(Transport::Udp, from) else { return };
+        let Ok((len, from)) = door.udp.recv_from(&mut bytes) else { return };
+        let asker = match door.is_public() {
+            true => self.askers.of(Transport::Udp, from),
+            false => Some(self.asker_there(from)),
+        };
+        let Some(asker) = asker else { return };
         if len > LONGEST {
             return;
         }
         match Question::read(&bytes[..len]) {
-            Ok(question) => self.hand_over(Datagram { door, from, asker, question }),
+            Ok(question) => {
+                self.hand_over(Datagram { door: Arc::clone(door), from, asker, question });
+            }
             Err(NoQuestion::Answer(answer)) => self.send(door, from, &asker, &answer),
             Err(NoQuestion::Silence) => {}
         }
+    }
+
+    /// Whose a socket in the run's own network is: the run's in any case.
+    fn asker_there(&self, from: SocketAddr) -> Sender {
+        let from = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), from.port());
+        self.askers.of(Transport::Udp, from).unwrap_or_else(|| Sender {
+            transport: Transport::Udp,
+            from,
+            answered_as: None,
+            actor: Actor { pid: 0, tid: 0, exe: Text::default() },
+            claims: Claims::default(),
+        })
     }
 
     /// Gives a datagram to a worker, and starts one where none is idle.
@@ -278,21 +311,22 @@ impl Shared {
             drop(waiting);
             let Datagram { door, from, asker, question } = datagram;
             let said = self.answer(&asker, &question);
-            self.send(door, from, &asker, &question.datagram(said.reply(now())));
+            // Before it is answered: whoever has the answer may ask the same again.
             lock(&self.waiting).known.remove(&(from, question.id()));
+            self.send(&door, from, &asker, &question.datagram(said.reply(now())));
         }
     }
 
-    fn send(&self, door: usize, to: SocketAddr, asker: &Asker, answer: &[u8]) {
+    fn send(&self, door: &Door, to: SocketAddr, asker: &Sender, answer: &[u8]) {
         // Lost, as a datagram may be.
         let _ = match asker.answered_as {
             Some(asked) => self.as_asked.send(asked, to, answer),
-            None => self.doors[door].udp.send_to(answer, to).map(drop),
+            None => door.udp.send_to(answer, to).map(drop),
         };
     }
 
-    fn take_stream(self: &Arc<Self>, door: usize) {
-        let Ok((stream, from)) = self.doors[door].tcp.accept() else { return };
+    fn take_stream(self: &Arc<Self>, door: &Door) {
+        let Some(Ok((stream, from))) = door.tcp.as_ref().map(TcpListener::accept) else { return };
         let Ok(ours) = stream.try_clone() else { return };
         let mut streams = lock(&self.streams);
         if streams.len() >= MOST_STREAMS {
@@ -347,15 +381,15 @@ impl Shared {
     }
 
     /// The answer, whatever happens.
-    fn answer(&self, asker: &Asker, question: &Question) -> Said {
-        let answer = || self.judged.answer(&asker.actor, question);
+    fn answer(&self, asker: &Sender, question: &Question) -> Said {
+        let answer = || self.judged.answer(asker, question);
         catch_unwind(AssertUnwindSafe(answer)).unwrap_or(Said::Failed)
     }
 
     /// Ends the serving. Look-ups under way end by themselves, and their answers go nowhere.
     fn end(&self) {
         self.over.store(true, SeqCst);
-        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+        self.ring();
         drop(lock(&self.waiting));
         self.work.notify_all();
         for (_, stream) in lock(&self.streams).iter() {

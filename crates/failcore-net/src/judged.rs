@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use failcore_gate::{Actor, Gate, Grant, now};
-use failcore_model::{Action, Claims, Denial, HostName, Reason, Text, Timestamp};
+use failcore_gate::{Gate, Grant, Sender, now};
+use failcore_model::{Action, Denial, HostName, Reason, Text, Timestamp};
 
 use crate::question::{About, Question, Reply};
 use crate::resolver::{ResolveError, Resolver};
@@ -24,8 +24,11 @@ const MOST_SECONDS: u64 = 60;
 pub(crate) struct Judged {
     gate: Arc<Gate>,
     resolver: Resolver,
-    remembered: Mutex<HashMap<(u32, HostName), Remembered>>,
+    remembered: Mutex<HashMap<Key, Remembered>>,
 }
+
+/// Who asks, in which tool scope, for what.
+type Key = (u32, Vec<Text>, HostName);
 
 struct Remembered {
     since: Instant,
@@ -56,7 +59,7 @@ impl Judged {
     }
 
     /// Answers a question. Blocks as long as the judgement, which may ask a person, and the system's resolver do.
-    pub(crate) fn answer(&self, actor: &Actor, question: &Question) -> Said {
+    pub(crate) fn answer(&self, asker: &Sender, question: &Question) -> Said {
         let about = question.about();
         let name = match question.name() {
             Ok(name) if about != About::Unknown => name,
@@ -64,25 +67,24 @@ impl Judged {
             // let it pass.
             _ => {
                 let action = Action::Unmapped(Text::from(format!("dns {}", question.text()).as_str()));
-                return match self.check(actor, action, &[]) {
+                return match self.check(asker, action, &[]) {
                     Err(said) => said,
                     Ok(_) => Said::NoName,
                 };
             }
         };
-        let operation = self.operation(actor.pid, &name);
-        let granted = operation.granted.get_or_init(|| self.check(actor, Action::Resolve(name.clone()), &[]));
+        let operation = self.operation((asker.actor.pid, asker.claims.scope.clone(), name.clone()));
+        let granted = operation.granted.get_or_init(|| self.check(asker, Action::Resolve(name.clone()), &[]));
         match granted {
             Err(said) => said.clone(),
             Ok(_) if about == About::Other => Said::nothing(),
-            Ok(grant) => operation.found.get_or_init(|| self.look_up(actor, &name, grant)).clone(),
+            Ok(grant) => operation.found.get_or_init(|| self.look_up(asker, &name, grant)).clone(),
         }
     }
 
     /// The operation that a question belongs to.
-    fn operation(&self, pid: u32, name: &HostName) -> Arc<Operation> {
+    fn operation(&self, key: Key) -> Arc<Operation> {
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (pid, name.clone());
         let lasts =
             |of: &Remembered| of.since.elapsed() < ONE_OPERATION || Arc::strong_count(&of.operation) > 1;
         if let Some(found) = remembered.get(&key).filter(|found| lasts(found)) {
@@ -99,7 +101,7 @@ impl Judged {
         operation
     }
 
-    fn look_up(&self, actor: &Actor, name: &HostName, grant: &Grant) -> Said {
+    fn look_up(&self, asker: &Sender, name: &HostName, grant: &Grant) -> Said {
         let resolve = |name: &HostName| Action::Resolve(name.clone());
         let found = match self.resolver.look_up(grant) {
             Ok(found) => found,
@@ -109,12 +111,12 @@ impl Judged {
         // name is not reached by another.
         if let Some(alias) = &found.canonical
             && let Some(Reason::Forbidden | Reason::Always | Reason::Caution) =
-                self.gate.foresee(resolve(alias), Claims::default(), &[])
-            && let Err(said) = self.check(actor, resolve(alias), &[])
+                self.gate.foresee(resolve(alias), asker.claims.clone(), &[])
+            && let Err(said) = self.check(asker, resolve(alias), &[])
         {
             return said;
         }
-        let grants = |addr| self.gate.foresee(resolve(name), Claims::default(), &[addr]).is_none();
+        let grants = |addr| self.gate.foresee(resolve(name), asker.claims.clone(), &[addr]).is_none();
         match self.resolver.admit(name, &found.addrs, now(), grants) {
             Ok(answer) => {
                 Said::Exists { addrs: answer.addrs.into(), canonical: found.canonical, until: answer.until }
@@ -123,16 +125,16 @@ impl Judged {
                 if let ResolveError::NotPublic { dropped, .. } = &error {
                     // Judged again with the addresses, which says why and leaves a record.
                     let addrs: Vec<_> = dropped.iter().map(|(addr, _)| *addr).collect();
-                    drop(self.check(actor, resolve(name), &addrs));
+                    drop(self.check(asker, resolve(name), &addrs));
                 }
                 failed(&error)
             }
         }
     }
 
-    fn check(&self, actor: &Actor, action: Action, addrs: &[IpAddr]) -> Result<Grant, Said> {
+    fn check(&self, asker: &Sender, action: Action, addrs: &[IpAddr]) -> Result<Grant, Said> {
         self.gate
-            .check_for(actor.clone(), action, Claims::default(), addrs)
+            .check_for(asker.actor.clone(), action, asker.claims.clone(), addrs)
             .map_err(|denial| refused(&denial))
     }
 }

@@ -88,6 +88,13 @@ impl Resolver {
     /// How long a pin counts. getaddrinfo(3) tells no time to live, so it is one span for all: long enough for a
     /// program that keeps addresses for its next connections, short enough that a name that moved is asked again.
     pub const TTL: Duration = Duration::from_secs(300);
+    /// Files by which the system's resolver finds what a name means: nsswitch.conf(5), hosts(5), resolv.conf(5),
+    /// host.conf(5), gai.conf(5).
+    ///
+    /// # Security
+    /// Who can write one of them says what every granted name leads to.
+    pub const FILES: [&str; 5] =
+        ["/etc/nsswitch.conf", "/etc/hosts", "/etc/resolv.conf", "/etc/host.conf", "/etc/gai.conf"];
     /// Addresses of one name that are taken, so that no name crowds the others out of the table.
     const MOST: usize = 256;
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use failcore_gate::{Actor, Carrier, Gate, Names, Sink, SinkError, now};
+use failcore_gate::{Actor, Carrier, Gate, Names, Sender, Sink, SinkError, now};
 use failcore_model::{AbsPath, Action, Event, HostName, Lane, Reason, Transport, Verdict};
 use failcore_net::{Broker, Found, LookupError, Pins, Resolver};
 use failcore_policy::{Environment, PolicySet};
@@ -116,6 +116,10 @@ fn actor(pid: u32) -> Actor {
     Actor { pid, tid: pid, exe: "/bin/agent".into() }
 }
 
+fn sender(transport: Transport, from: SocketAddr, answered_as: Option<SocketAddr>, pid: u32) -> Sender {
+    Sender { transport, from, answered_as, actor: actor(pid), claims: Default::default() }
+}
+
 fn question(name: &str, kind: RecordType) -> Vec<u8> {
     let labels = name.split('.').map(str::as_bytes);
     raw_question(&Name::from_labels(labels).unwrap(), kind)
@@ -136,14 +140,14 @@ impl World {
         let socket = UdpSocket::bind((if door.is_ipv4() { "127.0.0.1" } else { "::1" }, 0)).unwrap();
         socket.connect(door).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        self.carrier.carries(Transport::Udp, socket.local_addr().unwrap(), None, actor(pid));
+        self.carrier.carry(sender(Transport::Udp, socket.local_addr().unwrap(), None, pid));
         socket
     }
 
     fn stream(&self, pid: u32) -> TcpStream {
         let stream = TcpStream::connect(self.carrier.instead_of(Transport::Tcp, SERVER).unwrap()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        self.carrier.carries(Transport::Tcp, stream.local_addr().unwrap(), None, actor(pid));
+        self.carrier.carry(sender(Transport::Tcp, stream.local_addr().unwrap(), None, pid));
         stream
     }
 
@@ -558,12 +562,42 @@ fn an_answer_comes_from_the_address_that_was_asked_where_that_may_be() {
         let door = world.carrier.instead_of(Transport::Udp, server).unwrap();
         let socket = UdpSocket::bind((door.ip(), 0)).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        world.carrier.carries(Transport::Udp, socket.local_addr().unwrap(), Some(server), actor(7));
+        world.carrier.carry(sender(Transport::Udp, socket.local_addr().unwrap(), Some(server), 7));
         let asked = question("good.example", RecordType::A);
         socket.send_to(&asked, door).unwrap();
         let mut bytes = [0; 512];
         let (len, from) = socket.recv_from(&mut bytes).unwrap();
         assert_eq!(from, server);
         assert_eq!(Message::from_vec(&bytes[..len]).unwrap().answers.len(), 1);
+    }
+}
+
+#[test]
+fn in_the_runs_own_network_everybody_is_answered_and_known_by_port() {
+    let world = world(GRANTED, &[("good.example", &[PUBLIC])]);
+    let served = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let server = served.local_addr().unwrap();
+    world.carrier.serve(served.into()).unwrap();
+    let asks = UdpSocket::bind("127.0.0.1:0").unwrap();
+    asks.set_read_timeout(Some(PATIENCE)).unwrap();
+    let asked = question("good.example", RecordType::A);
+    let pids = || {
+        let events = world.kept.events.lock().unwrap();
+        let pid = |event: &Event| match event {
+            Event::Decided { request, .. } => Some(request.subject.pid),
+            _ => None,
+        };
+        events.iter().filter_map(pid).collect::<Vec<_>>()
+    };
+    for (known, expected) in [(None, vec![0]), (Some(7), vec![0, 7])] {
+        if let Some(pid) = known {
+            let from = (Ipv4Addr::UNSPECIFIED, asks.local_addr().unwrap().port()).into();
+            world.carrier.carry(sender(Transport::Udp, from, None, pid));
+        }
+        asks.send_to(&asked, server).unwrap();
+        let mut bytes = [0; 512];
+        let (len, from) = asks.recv_from(&mut bytes).unwrap();
+        assert_eq!((from, Message::from_vec(&bytes[..len]).unwrap().answers.len()), (server, 1));
+        assert_eq!(pids(), expected);
     }
 }

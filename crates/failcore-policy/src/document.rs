@@ -158,6 +158,9 @@ pub(crate) struct Budgets {
 pub(crate) struct Trace {
     /// Who holds read-only opens.
     pub(crate) reads: Reads,
+    /// Environment variables whose values are kept out of the record, by name or pattern; those whose names say that they
+    /// hold a secret are kept out anyway.
+    pub(crate) redact: Vec<At<String>>,
 }
 
 /// A scope that narrows what some tools may do. An absent list is the session's; an empty one grants nothing.
@@ -172,8 +175,9 @@ pub(crate) struct Tool {
     pub(crate) net: Net,
     #[serde(default)]
     pub(crate) process: Process,
+    /// Environment variables are the whole program's. Not held.
     #[serde(default)]
-    pub(crate) env: Env,
+    pub(crate) env: Option<At<Later>>,
     #[serde(default)]
     pub(crate) native: Native,
 }

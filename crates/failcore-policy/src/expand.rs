@@ -25,6 +25,7 @@ pub(crate) struct Draft {
     rules: Vec<Rule>,
     tools: Vec<resolved::Tool>,
     singles: Singles,
+    redact: Vec<Glob>,
 }
 
 /// What the keys that hold one value instead of a list grant the session; `None` is a value that grants nothing.
@@ -41,6 +42,7 @@ impl Draft {
     /// Takes in another draft's rules beside these; returns those ids that were taken already.
     pub(crate) fn add(&mut self, other: Self) -> Vec<RuleId> {
         self.add_singles(other.singles);
+        self.redact.extend(other.redact);
         let offset = self.tools.len() as u16;
         let mut taken = Vec::new();
         for mut rule in other.rules {
@@ -76,6 +78,7 @@ impl Draft {
             name: document.name.clone(),
             mode: document.mode,
             reads: document.trace.reads,
+            redact: self.redact,
             run: resolved::Run::of(env),
             tools: self.tools,
             rules: self.rules.into_iter().chain(self.singles.into_values().flatten()).collect(),
@@ -163,6 +166,12 @@ impl<'a> Expansion<'a> {
         }
         let unmapped = document.unmapped.permit.as_deref();
         self.list(Key::Unmapped, unmapped, |e| &e.0, |_, entry| name_object(entry, Object::Unmapped));
+        for name in &document.trace.redact {
+            match Glob::parse(name.get().as_bytes()) {
+                Ok(name) => self.draft.redact.push(name),
+                Err(error) => self.wrongs.push((name.span(), wrong_pattern(error))),
+            }
+        }
         for (n, tool) in document.tool.iter().enumerate() {
             self.scope(n, tool);
         }
@@ -184,7 +193,6 @@ impl<'a> Expansion<'a> {
             (Key::Exec, tool.process.exec.is_some()),
             (Key::Signal, tool.process.signal.is_some()),
             (Key::Limit, tool.process.limit.is_some()),
-            (Key::Env, tool.env.pass.is_some()),
             (Key::Native, tool.native.load.is_some()),
         ];
         let keys = keys.into_iter().filter(|(_, own)| *own).map(|(key, _)| key).collect();
@@ -197,11 +205,17 @@ impl<'a> Expansion<'a> {
                 self.wrongs.push((value.span(), Wrong::new(format!("`{name}` is not held yet"))));
             }
         }
+        if let Some(env) = &tool.env {
+            let wrong = Wrong::new("the environment of a single tool is not held").help(
+                "variables are the whole program's from its start: name them in `[env] pass`, or not at all",
+            );
+            self.wrongs.push((env.span(), wrong));
+        }
         self.tool = Some(self.draft.tools.len() as u16);
         let rule = self.rule(Key::Tool, id.clone(), tool.name.span(), tool.name.get().clone(), Vec::new());
         self.draft.rules.push(Rule { effect: Effect::Forbid, ..rule });
         self.draft.tools.push(resolved::Tool { name, keys, rule: id });
-        self.lists(&tool.fs, &tool.net, &tool.process, &tool.env, &tool.native);
+        self.lists(&tool.fs, &tool.net, &tool.process, &Env::default(), &tool.native);
         self.tool = None;
     }
 
@@ -316,6 +330,13 @@ impl<'a> Expansion<'a> {
             if let Some((name, _)) = grant_only.iter().find(|(_, set)| *set && effect != Effect::Permit) {
                 let wrong = Wrong::new(format!("`{name}` says nothing on a deny"));
                 self.wrongs.push((span.clone(), wrong.help("a deny stands for everyone, without end")));
+            }
+            let per_operation = [("approve", entry.approve), ("audit", entry.audit)];
+            if let Some((name, _)) = per_operation.iter().find(|(_, set)| *set && key == Key::Env) {
+                let wrong = Wrong::new(format!("`{name}` is not held under `[env]`")).help(
+                    "the program has its variables from the start: none is asked for that could be judged",
+                );
+                self.wrongs.push((span.clone(), wrong));
             }
             if entry.only == Some(Rights::empty()) {
                 self.wrongs.push((span.clone(), Wrong::new("`only = []` leaves nothing of the entry")));

@@ -235,15 +235,6 @@ impl Index {
         self.classes.get(&class).map(Vec::as_slice).unwrap_or_default()
     }
 
-    pub(crate) fn env_passes(&self, name: &[u8]) -> bool {
-        let mut passes = false;
-        self.env.walk([(name, None)].into_iter(), |n, whole| {
-            let meta = &self.metas[*n as usize];
-            passes |= whole && meta.effect == Effect::Permit && meta.tool.is_none();
-        });
-        passes
-    }
-
     /// The `[[tool]]` entries for a tool of that name, by position.
     pub(crate) fn tools_of(&self, tool: &[u8], mut visit: impl FnMut(u16)) {
         self.tools.walk([(tool, None)].into_iter(), |n, whole| {

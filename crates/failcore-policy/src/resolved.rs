@@ -19,6 +19,9 @@ pub(crate) struct Resolved {
     pub(crate) name: Option<String>,
     pub(crate) mode: Mode,
     pub(crate) reads: Reads,
+    /// Patterns over the names of variables whose values are kept out of the record.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) redact: Vec<crate::pattern::Glob>,
     #[serde(default, skip_serializing_if = "Run::is_none")]
     pub(crate) run: Run,
     #[serde(default, rename = "tool", skip_serializing_if = "Vec::is_empty")]
@@ -72,6 +75,7 @@ impl Resolved {
             name: None,
             mode: Mode::Enforce,
             reads: Reads::Binding,
+            redact: Vec::new(),
             run: Run::default(),
             tools: Vec::new(),
             rules: Vec::new(),

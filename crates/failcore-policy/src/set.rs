@@ -140,14 +140,25 @@ impl PolicySet {
         self.resolved.reads
     }
 
+    /// The patterns of those variables' names whose values are kept out of the record.
+    pub fn redacted(&self) -> impl Iterator<Item = String> {
+        self.resolved.redact.iter().map(|name| String::from_utf8_lossy(name.text()).into_owned())
+    }
+
+    /// Each `[[tool]]` entry: the pattern of its name, and the lists it has of its own, the empty ones too.
+    pub fn tools(&self) -> impl Iterator<Item = (String, &[Key])> {
+        let tools = self.resolved.tools.iter();
+        tools.map(|tool| (String::from_utf8_lossy(tool.name.text()).into_owned(), tool.keys.as_slice()))
+    }
+
+    /// Whether the value of this environment variable is kept out of the record.
+    pub fn redacts(&self, variable: &[u8]) -> bool {
+        self.resolved.redact.iter().any(|name| name.matches(variable))
+    }
+
     /// The budgets.
     pub fn limits(&self) -> &Limits {
         &self.index.limits
-    }
-
-    /// Whether an environment variable reaches the program.
-    pub fn env_passes(&self, name: &[u8]) -> bool {
-        self.index.env_passes(name)
     }
 
     /// Whether some `[[tool]]` entry narrows the tool of that name.
@@ -158,11 +169,11 @@ impl PolicySet {
     }
 
     /// Refuses every change to these paths and to what lies below, whatever the policy says: the trace, the
-    /// policy file.
+    /// policy file, what host names are looked up by.
     #[must_use]
     pub fn protect(self, paths: &[AbsPath]) -> Self {
         use failcore_model::Rights;
-        self.always_refuse(paths, Rights::all() - Rights::READ, "the gate's own files stay as they are")
+        self.always_refuse(paths, Rights::all() - Rights::READ, "what the gate goes by stays as it is")
     }
 
     /// Refuses every use of these paths and of what lies below, reading too, whatever the policy says: the key that

@@ -241,7 +241,7 @@ fn document(text: &str) -> (Document, Vec<(Range<usize>, Wrong)>) {
     if !errors.is_empty() {
         // Only the first: one missing bracket makes nonsense of all that follows.
         let first = errors.iter().take(1);
-        let wrongs = first.map(|e| (e.span().unwrap_or_default(), Wrong::new(e.message()))).collect();
+        let wrongs = first.map(|e| (e.span().unwrap_or_default(), syntax(e.message()))).collect();
         return (Document::default(), wrongs);
     }
     let mut wrongs = Vec::new();
@@ -257,6 +257,10 @@ fn document(text: &str) -> (Document, Vec<(Range<usize>, Wrong)>) {
             }
         }
     }
+}
+
+fn syntax(message: &str) -> Wrong {
+    Wrong::new(message).help("a policy is a TOML file; what follows is looked at once this is mended")
 }
 
 /// Removes the key or value that stands at `span`, or the smallest that holds it.

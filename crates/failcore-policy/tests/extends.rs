@@ -137,3 +137,17 @@ fn the_runs_own_settings_come_from_the_named_file() {
     assert_eq!((child.mode(), child.name()), (Mode::Enforce, None));
     assert_ne!(base.reads(), child.reads());
 }
+
+#[test]
+fn what_is_kept_out_of_the_record_adds_up() {
+    let files = Files::new(&[
+        ("base.toml", "[trace]\nredact = [\"CORP_*\"]"),
+        ("child.toml", "extends = [\"base.toml\"]\n[trace]\nredact = [\"DB_PIN\"]"),
+    ]);
+    let set = files.load("child.toml");
+    let again = PolicySet::from_resolved(set.resolved()).unwrap();
+    for set in [set, again] {
+        let redacts = |name: &str| set.redacts(name.as_bytes());
+        assert_eq!(["CORP_X", "DB_PIN", "DB_PINS", "PATH"].map(redacts), [true, true, false, false]);
+    }
+}

@@ -12,7 +12,8 @@ use failcore_policy::PolicySet;
 use crate::monitor::{self, Identity, Source, Stand};
 use crate::patched_net::PINS;
 use crate::{
-    expected, hook_attach, hook_context, hook_make, hook_patch, hook_raise, program, scope, supervised,
+    expected, hook_attach, hook_context, hook_make, hook_patch, hook_raise, hook_site, program, scope,
+    supervised,
 };
 
 /// The variable of the dynamic loader (ld.so(8)).
@@ -95,6 +96,7 @@ impl Source for Run {
         let policy = PolicySet::from_resolved(&attachment.policy).map_err(|error| error.to_string())?;
         let gate = Gate::builder(Arc::new(policy), attachment.sink(), Lane::Runtime)
             .names(Arc::clone(&PINS) as _)
+            .site(hook_site::here)
             .meter(attachment.meter())
             .approver(Arc::new(Patient(attachment.approver())))
             .identity(attachment.agent.clone(), attachment.run.clone())

@@ -56,6 +56,12 @@ pub(crate) fn system(args: Args<'_>) -> Judged {
     Ok(())
 }
 
+/// `os.fork`, `os.forkpty`: a supervisor keeps the child in the scope that the thread is in now.
+pub(crate) fn fork(_: Args<'_>) -> Judged {
+    supervised::tell_scope();
+    Ok(())
+}
+
 /// `os.kill` (pid, signal).
 pub(crate) fn kill(args: Args<'_>) -> Judged {
     let (Some(pid), Some(number)) = (args.int(0), args.int(1)) else {

@@ -22,6 +22,7 @@ mod hook_make;
 mod hook_object;
 mod hook_patch;
 mod hook_raise;
+mod hook_site;
 mod hook_socket;
 mod hook_sqlite;
 mod module;

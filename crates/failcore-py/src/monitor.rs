@@ -14,7 +14,7 @@ use failcore_model::{Action, Claims, Denial, Event, FileRef, Reason, Text};
 use smallvec::SmallVec;
 
 use crate::scope::{self, Held};
-use crate::supervised;
+use crate::{hook_site, supervised};
 
 /// Makes the gate of one process: a gate does not survive a fork, so the child asks for its own.
 pub(crate) trait Source: Send + Sync {
@@ -87,10 +87,20 @@ impl Post {
         let stand = self.stand()?;
         let Stand { gate, supervised } = &stand.1;
         if let Some(supervised) = supervised {
-            supervised::tell(supervised, scope, claims);
-            if supervised::sees(&action) {
-                return gate.check_ahead(action, claims.clone(), addresses).map(|()| None);
+            let mut claims = claims.clone();
+            if supervised::is_carried(&action) {
+                supervised::tell(supervised, scope, &claims);
+                return Ok(None);
             }
+            if supervised::sees(&action) {
+                // The supervisor records it, and cannot look for itself.
+                if !action.reads() {
+                    claims.site = hook_site::here();
+                }
+                supervised::tell(supervised, scope, &claims);
+                return gate.check_ahead(action, claims, addresses).map(|()| None);
+            }
+            supervised::tell(supervised, scope, &claims);
         }
         gate.check(action, claims.clone(), addresses).map(Some)
     }

@@ -72,6 +72,8 @@ pub(crate) fn fork_exec(call: &mut Call) -> Judged {
     }
     let (program, image) = match first_runnable(&candidates, cwd.as_deref())? {
         Found::Program(program, image) => (program, image),
+        // A supervisor judges whatever the child tries.
+        Found::Nothing(_) if supervised::is_on() => return replace_list(call, 1, "", &candidates),
         Found::Nothing(errno) => {
             let Some(never) = never(errno) else { return Err(Refusal::os(errno).into()) };
             return replace_list(call, 1, "", &[never]);

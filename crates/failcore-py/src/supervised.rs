@@ -7,8 +7,9 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use failcore_gate::DNS_PORT;
 use failcore_kernel::{Slot, Slots, Supervised};
-use failcore_model::{Action, Claims, Denial, Text};
+use failcore_model::{Action, Claims, Denial, Endpoint, Text, Transport};
 
 use crate::monitor;
 use crate::scope::{self, Held};
@@ -38,6 +39,17 @@ pub(crate) fn sees(action: &Action) -> bool {
         Action::Socket { .. } => true,
         _ => true,
     }
+}
+
+/// Whether the supervisor decides on what is sent, whomever it is sent to: DNS servers, in whose place the name broker
+/// answers.
+pub(crate) fn is_carried(action: &Action) -> bool {
+    let (Action::Connect(Endpoint::Inet { transport, addr })
+    | Action::Send(Endpoint::Inet { transport, addr })) = action
+    else {
+        return false;
+    };
+    addr.port() == DNS_PORT && matches!(transport, Transport::Tcp | Transport::Udp)
 }
 
 /// The calling thread's slot.
@@ -110,9 +122,13 @@ pub(crate) fn tell_scope() {
     monitor::each_supervised(|supervised| tell(supervised, &held, &claims));
 }
 
-/// Forgets what was refused before: what is heard after the next call is about that call.
+/// Makes ready to hear of the next call alone: what was refused before is forgotten.
 pub(crate) fn listen() {
-    drop(heard());
+    if is_on() {
+        monitor::each_supervised(|supervised| {
+            with_own(supervised, |own| drop(own.slots.reply(own.slot)));
+        });
+    }
 }
 
 /// Why the calling thread's last call was refused, where the supervisor said so.

@@ -27,6 +27,7 @@ mod writer;
 pub use error::TraceError;
 pub use index::Index;
 pub use key::{SigningKey, VerifyingKey};
+pub use layout::discard;
 pub use prove::{Proof, prove, verify_proof};
 pub use reader::Reader;
 pub use redact::{Redactor, is_redacted, redacted_field};

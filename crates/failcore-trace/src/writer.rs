@@ -4,7 +4,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use failcore_model::{Event, TRACE_VERSION, Timestamp};
 use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
@@ -108,16 +108,8 @@ impl Writer {
         }
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(TraceError::io("create", dir))?;
         let path = layout::segment(dir, 0);
-        // The trace itself is the lock: whoever makes it owns the directory.
-        let file = create(dir, &path)?;
-        let leaves = create(dir, &dir.join(layout::LEAVES))?;
-        let checkpoints = create(dir, &dir.join(layout::CHECKPOINTS))?;
-        for (name, text) in
-            [(layout::POLICY, policy.to_owned()), (layout::KEY, format!("{}\n", key.verifying_key()))]
-        {
-            let path = dir.join(name);
-            create(dir, &path)?.write_all(text.as_bytes()).map_err(TraceError::io("write", &path))?;
-        }
+        let signer = key.signer()?;
+        let (file, leaves, checkpoints) = furnish(dir, policy, &format!("{}\n", key.verifying_key()))?;
         let redactor = options
             .redactor
             .take()
@@ -126,7 +118,7 @@ impl Writer {
         Ok(Self {
             dir: dir.into(),
             session: session.into(),
-            signer: key.signer()?,
+            signer,
             options,
             redactor,
             segment: 0,
@@ -395,9 +387,7 @@ impl Writer {
 
     /// Never earlier than the record before, whatever happens to the clock.
     fn now(&mut self) -> Timestamp {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
-        self.last = self.last.max(now);
+        self.last = self.last.max(SystemTime::now().into());
         self.last
     }
 }
@@ -416,6 +406,30 @@ fn agent_event(json: &[u8]) -> Result<Event, TraceError> {
         }
         event => Ok(event),
     }
+}
+
+/// Makes the files of a new trace; where one of them cannot be made, those made before it go again.
+fn furnish(dir: &Path, policy: &str, key: &str) -> Result<(File, File, File), TraceError> {
+    let mut made = Vec::new();
+    let mut make = |path: PathBuf, text: &str| {
+        let mut file = create(dir, &path)?;
+        made.push(path.clone());
+        file.write_all(text.as_bytes()).map_err(TraceError::io("write", &path))?;
+        Ok(file)
+    };
+    // The trace itself is the lock: whoever makes it owns the directory.
+    let files = (|| {
+        let file = make(layout::segment(dir, 0), "")?;
+        let leaves = make(dir.join(layout::LEAVES), "")?;
+        let checkpoints = make(dir.join(layout::CHECKPOINTS), "")?;
+        make(dir.join(layout::POLICY), policy)?;
+        make(dir.join(layout::KEY), key)?;
+        Ok((file, leaves, checkpoints))
+    })();
+    if files.is_err() {
+        made.iter().rev().for_each(|path| drop(std::fs::remove_file(path)));
+    }
+    files
 }
 
 fn create(dir: &Path, path: &Path) -> Result<File, TraceError> {

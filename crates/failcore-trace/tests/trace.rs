@@ -112,3 +112,17 @@ fn segments_are_one_trace() {
     let proof = prove(&dir, 30).unwrap();
     assert_eq!(verify_proof(&proof, &key.verifying_key()).unwrap().seq, 30);
 }
+
+#[test]
+fn a_trace_that_cannot_be_begun_leaves_what_was_there() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("project");
+    fs::create_dir(&dir).unwrap();
+    // Somebody's own, in a directory that is not meant for traces.
+    fs::write(dir.join("policy.toml"), "theirs").unwrap();
+    let key = SigningKey::load_or_create(&home.path().join("key")).unwrap();
+    assert!(matches!(Writer::create(&dir, "0190c0de", &key, "ours"), Err(TraceError::Exists(_))));
+    let names: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["policy.toml"]);
+    assert_eq!(fs::read_to_string(dir.join("policy.toml")).unwrap(), "theirs");
+}

@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::clock::Clock;
 use super::terminal::{Put, Terminal, person, timeout};
 use crate::control;
-use crate::ui::Notes;
+use crate::ui::{Notes, place};
 
 /// How often a terminal is looked for that was not there, or not ours to ask at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -144,7 +144,9 @@ impl Approvals {
         };
         let agent = request.subject.agent.as_ref().map(|agent| format!("{agent}, ")).unwrap_or_default();
         let tool = tool.map(|tool| format!(", tool {tool}")).unwrap_or_default();
-        let asker = format!("{agent}process {}{tool}", request.subject.pid);
+        let site = request.subject.claimed.site.as_ref();
+        let site = site.map(|site| format!(", at {}", place(site))).unwrap_or_default();
+        let asker = format!("{agent}process {}{tool}{site}", request.subject.pid);
         let others: Vec<BorrowedFd<'_>> =
             std::iter::once(bell.as_fd()).chain(process.as_ref().map(AsFd::as_fd)).collect();
         let mut noted = false;

@@ -2,6 +2,7 @@
 //! rest to whoever stays with the program.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -61,7 +62,7 @@ pub(super) struct Control {
     _seat: Seat,
     reception: Arc<Reception>,
     acceptor: JoinHandle<()>,
-    given: Receiver<Given>,
+    given: Rc<Receiver<Given>>,
     desk: Arc<Desk>,
 }
 
@@ -104,13 +105,18 @@ impl Control {
                 .spawn(move || reception.accept(|connection| desk.receive(connection)))
                 .map_err(|source| Problem::System { what: "listen for orders", source })?
         };
-        Ok(Self { _seat: seat, reception, acceptor, given, desk })
+        Ok(Self { _seat: seat, reception, acceptor, given: Rc::new(given), desk })
     }
 
     /// The next order, if there is one.
     pub(super) fn next(&self) -> Option<Given> {
         let _ = rustix::io::read(&self.desk.bell, &mut [0; 8]);
         self.given.try_recv().ok()
+    }
+
+    /// The orders that come in while one is carried out.
+    pub(super) fn orders(&self) -> Rc<Receiver<Given>> {
+        Rc::clone(&self.given)
     }
 
     /// Becomes readable with an order.

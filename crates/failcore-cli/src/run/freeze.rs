@@ -1,47 +1,42 @@
-//! A tree of processes that stands still: none of them gets to its next instruction until it is let go.
+//! The processes of a program, held where they are: none of them gets to its next instruction until it is let go.
 //!
-//! A thread of ours seizes every thread of theirs and interrupts it (ptrace(2), `PTRACE_SEIZE`). SIGSTOP would not do: a
-//! program can set itself going again, by a timer that sends SIGCONT; parents, and shells that mind their jobs, are told
-//! of it; and who had been stopped before could not be told from who was stopped by us. Only where a process may not be
-//! seized (it runs with other rights, or has a tracer) is it stopped that way.
-//!
-//! Letting go is the end of our thread: the kernel lets go of all that it held.
+//! Where the run has a cgroup of its own, the kernel freezes that. Else a thread of ours seizes every thread of theirs
+//! and interrupts it (ptrace(2), `PTRACE_SEIZE`). SIGSTOP would not do: a program can set itself going again, by a timer
+//! that sends SIGCONT; parents, and shells that mind their jobs, are told of it; and who had been stopped before could
+//! not be told from who was stopped by us. Only where a process may not be seized (it runs with other rights, or has a
+//! tracer) is it stopped that way.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
+use failcore_kernel::Cgroup;
 use nix::sys::ptrace;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd;
-use rustix::process::{Pid, Signal, pidfd_send_signal};
+use procfs::FromRead;
+use procfs::process::Stat;
+use rustix::process::{Signal, pidfd_send_signal};
 
-use super::tree::{Member, below};
+use super::tree::{Below, Member};
 
 /// How long it may take until all stand still.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long between looks.
 const LOOK: Duration = Duration::from_millis(1);
-/// How often those that ended while they were held are handed on to their parents.
-const REAP: Duration = Duration::from_millis(50);
 
-/// A thread's number, and when it started.
-type Thread = (i32, u64);
-
-/// Every process of the tree, held until this is dropped.
+/// Every process of the program, held until this is dropped.
 pub(crate) struct Frozen {
-    /// Closed to let go.
-    hold: Option<Sender<Infallible>>,
-    holder: Option<JoinHandle<()>>,
-    /// Those that were stopped by a signal.
-    stopped: Vec<OwnedFd>,
+    /// Where the kernel holds them.
+    cgroup: Option<Arc<Cgroup>>,
+    /// Where we do.
+    seized: Option<Seized>,
 }
 
-/// Why a tree does not stand still; everything of it was let go again.
+/// Why they do not stand still; all were let go again.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unfrozen {
     /// This process could not be held.
@@ -50,41 +45,86 @@ pub(super) enum Unfrozen {
     /// There were always new ones.
     #[error("its processes come faster than they can be held")]
     TooMany,
-    /// There could be no thread.
-    #[error("cannot start a thread: {0}")]
-    Thread(std::io::Error),
+    /// They could not be looked at, or there could be no thread.
+    #[error("its processes cannot be held: {0}")]
+    System(#[from] std::io::Error),
 }
 
 impl Frozen {
-    /// Holds every process below `own`, but `root` only where `counts` says so; those that are born meanwhile too.
-    pub(super) fn new(own: Pid, root: Option<Pid>, counts: bool) -> Result<Self, Unfrozen> {
-        let root = root.map(|root| root.as_raw_nonzero().get());
-        let (hold, held) = mpsc::channel();
-        let (tell, told) = mpsc::channel();
-        // Seized for as long as this very thread lives.
-        let holder = std::thread::Builder::new()
-            .name("failcore-pause".into())
-            .spawn(move || {
-                let mut seen = HashSet::new();
-                let stopped = seize_all(own, root.filter(|_| !counts), &mut seen);
-                let stands = stopped.is_ok();
-                let heard = tell.send(stopped).is_ok();
-                // How the root ends is for others to hear.
-                seen.retain(|(tid, _)| Some(*tid) != root);
-                while stands && heard && held.recv_timeout(REAP) == Err(RecvTimeoutError::Timeout) {
-                    seen.retain(|(tid, _)| !hand_on(*tid));
+    /// Holds every process of the program, those that are born meanwhile too.
+    pub(super) fn new(below: Below, cgroup: Option<&Arc<Cgroup>>) -> Result<Self, Unfrozen> {
+        if let Some(cgroup) = cgroup {
+            let frozen = Self { cgroup: Some(Arc::clone(cgroup)), seized: None };
+            match cgroup.freeze(LOOK) {
+                Ok(()) => return Ok(frozen),
+                // Whoever waits for its supervisor, or for a child that shares its memory, is told only when that is
+                // over: the kernel does not call such a cgroup frozen, though nothing in it runs.
+                Err(rustix::io::Errno::TIMEDOUT) => {
+                    return rest(below, |state| state == 'R').map(|()| frozen);
                 }
-            })
-            .map_err(Unfrozen::Thread)?;
-        let mut frozen = Self { hold: Some(hold), holder: Some(holder), stopped: Vec::new() };
-        // It ends without a word only by a panic.
-        let panicked = |_| Unfrozen::Thread(std::io::Error::other("it panicked"));
-        frozen.stopped = told.recv().map_err(panicked)??;
-        Ok(frozen)
+                // An older kernel.
+                Err(_) => {}
+            }
+        }
+        Ok(Self { cgroup: None, seized: Some(Seized::new(below)?) })
     }
 }
 
 impl Drop for Frozen {
+    fn drop(&mut self) {
+        if let Some(cgroup) = &self.cgroup {
+            let _ = cgroup.thaw();
+        }
+        drop(self.seized.take());
+    }
+}
+
+/// Waits until no thread of the program is in a state that counts as running.
+fn rest(below: Below, runs: impl Fn(char) -> bool) -> Result<(), Unfrozen> {
+    let until = Instant::now() + PATIENCE;
+    'look: loop {
+        for member in below.members()? {
+            if member.threads()?.iter().any(|thread| runs(thread.state)) {
+                if Instant::now() > until {
+                    return Err(Unfrozen::Process(member.stat.pid));
+                }
+                std::thread::sleep(LOOK);
+                continue 'look;
+            }
+        }
+        return Ok(());
+    }
+}
+
+/// Every process, held by a thread of ours. The end of that thread lets them go: the kernel sees to it.
+struct Seized {
+    /// Closed to end it.
+    hold: Option<Sender<Infallible>>,
+    holder: Option<JoinHandle<()>>,
+    /// Those that were stopped by a signal.
+    stopped: Vec<OwnedFd>,
+}
+
+impl Seized {
+    fn new(below: Below) -> Result<Self, Unfrozen> {
+        let (hold, held) = mpsc::channel::<Infallible>();
+        let (tell, told) = mpsc::channel();
+        let holder = std::thread::Builder::new().name("failcore-pause".into()).spawn(move || {
+            let seized = seize_all(below);
+            let stands = seized.is_ok();
+            if tell.send(seized).is_ok() && stands {
+                let Err(_closed) = held.recv();
+            }
+        })?;
+        let mut seized = Self { hold: Some(hold), holder: Some(holder), stopped: Vec::new() };
+        // It ends without a word only by a panic.
+        let panicked = |_| Unfrozen::System(std::io::Error::other("the thread that holds them panicked"));
+        seized.stopped = told.recv().map_err(panicked)??;
+        Ok(seized)
+    }
+}
+
+impl Drop for Seized {
     fn drop(&mut self) {
         self.hold = None;
         if let Some(holder) = self.holder.take() {
@@ -101,74 +141,68 @@ fn go_on(stopped: &[OwnedFd]) {
 }
 
 /// Seizes until nobody is left that was not seized, and nobody runs any more; those that were stopped instead.
-fn seize_all(own: Pid, spare: Option<i32>, seen: &mut HashSet<Thread>) -> Result<Vec<OwnedFd>, Unfrozen> {
-    let until = Instant::now() + PATIENCE;
+fn seize_all(below: Below) -> Result<Vec<OwnedFd>, Unfrozen> {
     let mut stopped = Vec::new();
+    let seized = seize_each(below, &mut stopped);
+    // What sleeps wakes at the interruption; what waits for a disk, for its supervisor or for a child that shares its
+    // memory ends that call alone before it stands.
+    let rests = seized.and_then(|()| rest(below, |state| matches!(state, 'R' | 'S')));
+    match rests {
+        Ok(()) => Ok(stopped),
+        Err(why) => {
+            go_on(&stopped);
+            Err(why)
+        }
+    }
+}
+
+fn seize_each(below: Below, stopped: &mut Vec<OwnedFd>) -> Result<(), Unfrozen> {
+    let until = Instant::now() + PATIENCE;
+    let mut seen = HashSet::new();
     loop {
-        let (mut found, mut running) = (false, None);
-        for member in below(own).iter().filter(|member| Some(member.stat.pid) != spare) {
-            for thread in member.process.tasks().into_iter().flatten().flatten() {
-                let Ok(stat) = thread.stat() else { continue };
-                // Dead, or at least never to run again.
-                if matches!(stat.state, 'Z' | 'X' | 'x') {
-                    continue;
-                }
-                if seen.insert((stat.pid, stat.starttime)) {
+        let mut found = false;
+        for member in below.members()? {
+            for thread in member.threads()? {
+                if !is_dead(thread.state) && seen.insert((thread.pid, thread.starttime)) {
                     found = true;
-                    if !seize(stat.pid) && !is_gone(stat.pid) {
-                        match stop(member) {
-                            Some(process) => stopped.extend(process),
-                            None => running = Some(member.stat.pid),
-                        }
+                    if !seize(&thread) && is_alive(&thread) {
+                        stopped.extend(stop(&member)?);
                     }
-                // What sleeps wakes at the interruption; what waits for a disk, for us as its supervisor or for a
-                // child that shares its memory ends that call alone before it stands.
-                } else if matches!(stat.state, 'R' | 'S') {
-                    running = Some(member.stat.pid);
                 }
             }
         }
-        if running.is_none() && !found {
-            return Ok(stopped);
+        if !found {
+            return Ok(());
         }
         if Instant::now() > until {
-            go_on(&stopped);
-            return Err(running.map_or(Unfrozen::TooMany, Unfrozen::Process));
-        }
-        if !found {
-            std::thread::sleep(LOOK);
+            return Err(Unfrozen::TooMany);
         }
     }
 }
 
 /// Seizes one thread and interrupts it.
-fn seize(tid: i32) -> bool {
-    let thread = unistd::Pid::from_raw(tid);
-    ptrace::seize(thread, ptrace::Options::empty()).is_ok() && ptrace::interrupt(thread).is_ok()
+fn seize(thread: &Stat) -> bool {
+    let tid = unistd::Pid::from_raw(thread.pid);
+    // Its number can have become another's; one that is seized and not interrupted runs on.
+    ptrace::seize(tid, ptrace::Options::empty()).is_ok() && is_alive(thread) && ptrace::interrupt(tid).is_ok()
 }
 
-fn is_gone(tid: i32) -> bool {
-    procfs::process::Process::new(tid)
-        .and_then(|thread| thread.stat())
-        .map_or(true, |stat| matches!(stat.state, 'Z' | 'X' | 'x'))
+/// Whether it is still there, and can run.
+fn is_alive(thread: &Stat) -> bool {
+    let now = Stat::from_file(format!("/proc/{}/stat", thread.pid));
+    now.is_ok_and(|now| now.starttime == thread.starttime && !is_dead(now.state))
 }
 
-/// Stops a process by a signal: what sets it going again, or that it stood already; nothing where it may not be.
-fn stop(member: &Member) -> Option<Option<OwnedFd>> {
+fn is_dead(state: char) -> bool {
+    matches!(state, 'Z' | 'X' | 'x')
+}
+
+/// Stops a process by a signal: what sets it going again; nothing where it stood already.
+fn stop(member: &Member) -> Result<Option<OwnedFd>, Unfrozen> {
     if member.stat.state == 'T' {
-        return Some(None);
+        return Ok(None);
     }
-    let process = member.pidfd()?;
-    pidfd_send_signal(&process, Signal::STOP).ok()?;
-    Some(Some(process))
-}
-
-/// Who ends while it is seized is told of to its tracer first, and to its parent once the tracer has heard it; whether
-/// it has ended.
-fn hand_on(tid: i32) -> bool {
-    let ours = WaitPidFlag::WNOHANG | WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
-    matches!(
-        waitpid(unistd::Pid::from_raw(tid), Some(ours)),
-        Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(Errno::ECHILD)
-    )
+    let process = member.pidfd().ok_or(Unfrozen::Process(member.stat.pid))?;
+    pidfd_send_signal(&process, Signal::STOP).map_err(|_| Unfrozen::Process(member.stat.pid))?;
+    Ok(Some(process))
 }

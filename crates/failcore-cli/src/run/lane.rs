@@ -1,10 +1,10 @@
 //! Which lane a run gets, and what that lane holds. It is never quietly a weaker one than was asked for.
 
 use failcore_gate::coverage;
-use failcore_kernel::{Features, Plan};
+use failcore_kernel::{Cgroup, CgroupError, Features, Plan, is_in_version_1};
 use failcore_model::{Coverage, Hold, Lane};
 use failcore_net::Broker;
-use failcore_policy::PolicySet;
+use failcore_policy::{Limits, PolicySet};
 
 use crate::args::LaneChoice;
 use crate::failure::Problem;
@@ -20,13 +20,48 @@ pub(super) fn choose(choice: LaneChoice) -> Result<Lane, Problem> {
     }
 }
 
-/// What the kernel is to hold of a policy in a lane, and what is held in all.
-pub(super) fn lower(lane: Lane, policy: &PolicySet) -> (Plan, Coverage) {
+/// What the kernel is to hold of a policy in a lane, and what is held in all: the cgroup of the run `session`, if there can
+/// be one, is made on the way.
+pub(super) fn lower(lane: Lane, session: &str, policy: &PolicySet) -> (Option<Cgroup>, Plan, Coverage) {
     let hook = coverage::runtime(Hold::Binding);
     if lane == Lane::Runtime {
-        return (Plan::default(), hook);
+        return (None, Plan::default(), hook);
     }
     let (plan, mut coverage) = failcore_kernel::lower(policy, &Features::probe());
     Broker::covers(&mut coverage);
-    (plan, coverage.beside(&hook))
+    let cgroup = Cgroup::create(session, policy.limits());
+    coverage.notes.extend(limits_held(policy.limits(), cgroup.as_ref()));
+    (cgroup.ok(), plan, coverage.beside(&hook))
+}
+
+/// Who holds the limits, and how closely.
+fn limits_held(limits: &Limits, cgroup: Result<&Cgroup, &CgroupError>) -> Vec<String> {
+    let mut notes = vec![match cgroup {
+        Ok(cgroup) => format!("the run has a cgroup of its own: {}", cgroup.path().display()),
+        Err(why) => format!("the run has no cgroup of its own ({why}): its processes are found by descent"),
+    }];
+    let without = |controller: &str| match cgroup {
+        Ok(_) if is_in_version_1(controller) => {
+            format!("the {controller} controller belongs to cgroup version 1 here")
+        }
+        Ok(_) => format!("the {controller} controller is not to be had for it"),
+        Err(_) => "without a cgroup".into(),
+    };
+    if limits.memory.is_some() {
+        notes.push(match cgroup {
+            Ok(cgroup) if cgroup.holds_memory() => "limits.memory is held by the kernel".into(),
+            _ => format!("limits.memory is measured, and can be passed in between ({})", without("memory")),
+        });
+    }
+    if limits.processes.is_some() {
+        notes.push("limits.processes is held by the supervisor, at each fork".into());
+        notes.push(match cgroup {
+            Ok(cgroup) if cgroup.holds_threads() => "the kernel bounds threads too".into(),
+            _ => format!("nothing bounds threads ({})", without("pids")),
+        });
+    }
+    if limits.write_bytes.is_some() {
+        notes.push("limits.write_bytes is measured, and can be passed in between".into());
+    }
+    notes
 }

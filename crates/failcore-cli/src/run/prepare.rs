@@ -1,11 +1,13 @@
 //! Everything a run needs before its program starts; whatever fails here leaves nothing behind.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use failcore_kernel::{HOOK_VAR, Plan, SOCKET_VAR};
-use failcore_model::{AbsPath, Event, FileId, Lane, RuleId, Text};
+use failcore_kernel::{Cgroup, HOOK_VAR, Plan, SOCKET_VAR, cgroup_mounts};
+use failcore_model::{AbsPath, Action, Context, Event, FileId, Lane, Request, RuleId, Subject, Text};
+use failcore_net::Resolver;
 use failcore_policy::{Environment, Mode, PolicySet, Python};
 use failcore_trace::{Options, Redactor, SigningKey, Writer};
 use tempfile::TempDir;
@@ -32,10 +34,13 @@ pub(super) struct Prepared {
     pub(super) hook: PathBuf,
     preload: PathBuf,
     command: Vec<Text>,
-    key: SigningKey,
+    /// Where the key lies that signs the trace.
+    key: PathBuf,
     trace: PathBuf,
     /// Whether the trace's directory was made here.
     made: bool,
+    /// Whether the trace in it was.
+    begun: bool,
     /// Where the program attaches; closed to it otherwise.
     door: TempDir,
     /// The program's private directory for temporary files.
@@ -61,8 +66,7 @@ impl Prepared {
             Some(dir) => std::path::absolute(dir).map_err(io_problem("resolve", dir))?,
             None => failcore_trace::runs_dir().map_err(Problem::trace)?.join(&session),
         };
-        let key_path = failcore_trace::key_path().map_err(Problem::trace)?;
-        let key = SigningKey::load_or_create(&key_path).map_err(Problem::trace)?;
+        let key = failcore_trace::key_path().map_err(Problem::trace)?;
 
         let private = |purpose: &str| {
             let dir = std::env::temp_dir();
@@ -84,11 +88,17 @@ impl Prepared {
 
         let own = std::env::current_exe().unwrap_or_default();
         let state = failcore_trace::state_dir().map_err(Problem::trace)?;
+        // A write there moves a process out of what holds the run.
+        let cgroups = cgroup_mounts();
         let gates_own = [&trace, &hook, &preload, &state, &own]
             .into_iter()
+            .chain(&cgroups)
             .map(PathBuf::as_path)
             .chain(file.as_deref())
             .filter(|file| !file.as_os_str().is_empty());
+        // A link may be changed where it stands, and what it leads to there.
+        let names = Resolver::FILES.map(Path::new);
+        let gates_own = gates_own.chain(names).map(real).chain(names.map(spelt));
         // The command itself, and what brings the hook into a Python, may be started and read; a deny still stands.
         let mut policy = policy;
         if lane == Lane::Kernel {
@@ -99,9 +109,9 @@ impl Prepared {
             }
         }
         // Out of the program's reach, whatever the policy says; the control sockets of this run and of all others too.
-        let secrets = [key_path.clone(), door.path().to_owned()].into_iter().chain(control::paths());
+        let secrets = [key.clone(), door.path().to_owned()].into_iter().chain(control::paths());
         let secrets = secrets.map(|path| real(&path)).collect::<Result<Vec<_>, _>>()?;
-        let policy = policy.protect(&gates_own.map(real).collect::<Result<Vec<_>, _>>()?).hide(&secrets);
+        let policy = policy.protect(&gates_own.collect::<Result<Vec<_>, _>>()?).hide(&secrets);
 
         Ok(Self {
             lane,
@@ -116,13 +126,15 @@ impl Prepared {
             key,
             trace,
             made: false,
+            begun: false,
             door,
             tmp,
         })
     }
 
-    /// Begins the trace, with the policy as it will be enforced, and what the kernel will hold of it.
-    pub(super) fn open_trace(&mut self) -> Result<(Writer, Plan), Failure> {
+    /// Begins the trace, with the policy as it will be enforced, and what the kernel will hold of it; also the run's
+    /// cgroup, where there is one.
+    pub(super) fn open_trace(&mut self) -> Result<(Writer, Plan, Option<Cgroup>), Failure> {
         // The directory first, so that its identity is known to the policy that the trace keeps.
         if !self.trace.exists() {
             std::fs::DirBuilder::new()
@@ -139,7 +151,9 @@ impl Prepared {
         begun
     }
 
-    fn begin(&mut self) -> Result<(Writer, Plan), Failure> {
+    fn begin(&mut self) -> Result<(Writer, Plan, Option<Cgroup>), Failure> {
+        // Made on the first run, and only where nothing else stands in its way.
+        let key = SigningKey::load_or_create(&self.key).map_err(Problem::trace)?;
         let identities: Vec<(RuleId, FileId)> = self
             .policy
             .literal_denies()
@@ -150,27 +164,28 @@ impl Prepared {
             })
             .collect();
         self.policy = self.policy.clone().with_identities(&identities);
-        let options = Options {
-            redactor: Some(Redactor::default().with_secrets_of(std::env::vars_os())),
-            ..Options::default()
-        };
+        let redactor = Redactor::of_environment(std::env::vars_os(), |name| self.policy.redacts(name));
+        let options = Options { redactor: Some(redactor), ..Options::default() };
         let mut writer =
-            Writer::create_with(&self.trace, &self.session, &self.key, self.policy.resolved(), options)
+            Writer::create_with(&self.trace, &self.session, &key, self.policy.resolved(), options)
                 .map_err(Problem::trace)?;
-        let (plan, coverage) = lane::lower(self.lane, &self.policy);
+        self.begun = true;
+        let (cgroup, plan, coverage) = lane::lower(self.lane, &self.session, &self.policy);
         let opened = Event::SessionOpened {
             policy: self.policy.digest().to_owned(),
             coverage: Box::new(coverage),
             command: self.command.clone(),
         };
         writer.append(&opened).map_err(Problem::trace)?;
-        Ok((writer, plan))
+        Ok((writer, plan, cgroup))
     }
 
     /// Takes back a trace of a program that never started.
     pub(super) fn discard_trace(&self) {
         if self.made {
             drop(std::fs::remove_dir_all(&self.trace));
+        } else if self.begun {
+            failcore_trace::discard(&self.trace);
         }
     }
 
@@ -195,7 +210,7 @@ impl Prepared {
 
     /// What of this environment reaches the program, and what the lane adds.
     pub(super) fn environment(&self) -> Vec<(OsString, OsString)> {
-        let passed = |name: &OsString| self.policy.env_passes(name.as_encoded_bytes());
+        let passed = |name: &OsString| self.passes(name);
         let mut env: Vec<(OsString, OsString)> = std::env::vars_os()
             .filter(|(name, _)| {
                 passed(name) && name != "LD_PRELOAD" && !name.as_encoded_bytes().starts_with(b"FAILCORE_")
@@ -212,6 +227,19 @@ impl Prepared {
         env.push((SOCKET_VAR.into(), self.socket().into()));
         env.push((HOOK_VAR.into(), self.hook.clone().into()));
         env
+    }
+}
+
+impl Prepared {
+    /// Whether a variable reaches the program: the decision about reading it, made once for the whole run. Nothing is
+    /// attempted yet, so nothing is recorded.
+    fn passes(&self, name: &OsStr) -> bool {
+        let request = Request {
+            action: Action::EnvRead(text(name)),
+            subject: Subject::default(),
+            context: Context { time: SystemTime::now().into(), ..Context::default() },
+        };
+        self.policy.decide(&request).is_allow() || self.policy.mode() == Mode::Audit
     }
 }
 

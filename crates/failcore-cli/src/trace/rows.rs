@@ -7,7 +7,7 @@ use failcore_model::{
     Answer, Coverage, Decision, Event, Hold, Obligation, Outcome, Reason, Record, Request, Text,
 };
 
-use crate::ui::{BAD, FAINT, GOOD, STRONG, Styled, WARN, count};
+use crate::ui::{BAD, FAINT, GOOD, STRONG, Styled, WARN, count, place};
 
 /// How many refusals the summary names.
 const NAMED: usize = 10;
@@ -150,6 +150,9 @@ fn judged(request: &Request, decision: &Decision, enforced: bool, operation: &st
     if !request.subject.claimed.scope.is_empty() {
         let scope: Vec<String> = request.subject.claimed.scope.iter().map(ToString::to_string).collect();
         line += &format!(" {}", Styled(FAINT, format_args!("[{}]", scope.join("/"))));
+    }
+    if let Some(site) = &request.subject.claimed.site {
+        line += &format!(" {}", Styled(FAINT, format_args!("at {}", place(site))));
     }
     line
 }

@@ -118,15 +118,20 @@ impl World {
         };
         writer.append(&opened).unwrap();
         for (op, words) in (0..).zip(requests) {
-            // `tool: verb resource` was asked inside a tool scope; a final `?` says that nothing is there.
+            // `tool: verb resource` was asked inside a tool scope, ` @ agent.py:3` at that place of the program; a final
+            // `?` says that nothing is there.
+            let (words, site) =
+                words.split_once(" @ ").map_or((*words, None), |(words, at)| (words, Some(at)));
             let (tool, words) =
-                words.split_once(": ").map_or((None, *words), |(tool, rest)| (Some(tool), rest));
+                words.split_once(": ").map_or((None, words), |(tool, rest)| (Some(tool), rest));
             let absent = words.ends_with('?');
             let mut request = ask(words.trim_end_matches('?'), &self.abs(), &env).unwrap();
             request.subject.pid = 7;
             request.subject.tid = 7;
             request.subject.agent = Some("researcher".into());
             request.subject.claimed.scope = tool.map(Text::from).into_iter().collect();
+            request.subject.claimed.site =
+                site.map(|site| Text::from(self.path().join(site).as_os_str().as_encoded_bytes()));
             if absent && let failcore_model::Action::Open { file, .. } = &mut request.action {
                 file.exists = false;
             }
