@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use failcore_kernel::{Cgroup, Sampled};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus as Ended, waitid};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use procfs::process::{Process, Stat};
 use procfs::{FromRead, ProcError};
 use rustix::process::{
@@ -172,13 +172,17 @@ impl Tree {
     /// which are handed on to their parents by that.
     fn reap(&mut self) {
         let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        while let Ok(Ended::Exited(ended, _) | Ended::Signaled(ended, ..)) = waitid(Id::All, look) {
+        while let Some(ended) = waitid(Id::All, look).ok().and_then(|status| status.pid()) {
             let Some(pid) = Pid::from_raw(ended.as_raw()) else { return };
             let written = Member::of(pid)
                 .ok()
                 .filter(|member| member.stat.ppid == raw(self.below.own))
                 .map_or(0, |member| member.written());
             let Ok(Some((_, status))) = waitpid(Some(pid), WaitOptions::NOHANG) else { return };
+            // Who is held is told of as well.
+            if status.stopped() {
+                continue;
+            }
             self.written += written;
             if self.root == Some(pid) {
                 self.ended = Some(status);
