@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use failcore_model::Verb;
@@ -48,6 +49,20 @@ pub(crate) enum Color {
 pub(crate) enum Command {
     /// Run a program under a policy
     Run(Run),
+    /// List the runs that are under way
+    Ps,
+    /// Hold a run still: nothing of it runs and nothing is done for it
+    Pause(Named),
+    /// Let a paused run go on
+    Resume(Named),
+    /// End a run and everything it started, at once
+    Stop(Stop),
+    /// Show the records of a run as they are written, until it ends
+    Tail(Tail),
+    /// Allow what a run asks leave for; without a number, list what it asks
+    Approve(Asked),
+    /// Refuse what a run asks leave for; without a number, list what it asks
+    Deny(Asked),
     /// Check a policy: errors, rules without effect, and what each lane holds
     Check(Check),
     /// Say what a policy answers to one request, and why
@@ -104,10 +119,59 @@ pub(crate) struct Run {
     /// Your own label for this run, for the trace
     #[arg(long = "run", value_name = "LABEL")]
     pub(crate) label: Option<String>,
+    /// How long a question for leave (`approve = true`) waits for an answer, here or by `failcore approve`
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = time)]
+    pub(crate) patience: Duration,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     #[arg(value_hint = ValueHint::CommandWithArguments)]
     pub(crate) command: Vec<OsString>,
+}
+
+/// A run under way is named by its session id, by a unique beginning of that, or by the label it was given with
+/// `--run`.
+#[derive(Debug, Args)]
+pub(crate) struct Named {
+    /// The run
+    #[arg(value_name = "RUN")]
+    pub(crate) run: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  failcore stop 0198f3a2
+  failcore stop --grace 5s nightly")]
+pub(crate) struct Stop {
+    #[command(flatten)]
+    pub(crate) named: Named,
+    /// Ask the program to end first (SIGTERM), and wait so long before it is made to
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = time)]
+    pub(crate) grace: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Tail {
+    /// The run; one that has ended is named as its trace is
+    #[arg(value_name = "RUN")]
+    pub(crate) run: String,
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Asked {
+    #[command(flatten)]
+    pub(crate) named: Named,
+    /// The number of the question
+    #[arg(value_name = "ID")]
+    pub(crate) id: Option<u64>,
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    failcore_policy::duration(text)
+        .map(Duration::from_nanos)
+        .ok_or_else(|| "write it as `5s` or `1m30s`".into())
 }
 
 /// What enforces the policy.

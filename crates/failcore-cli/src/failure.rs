@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use failcore_kernel::{ServerError, StartError};
+use failcore_kernel::{ServerError, StartError, WireError};
 use failcore_policy::PolicyError;
 use failcore_trace::TraceError;
 use miette::Diagnostic;
@@ -114,6 +114,26 @@ pub(crate) enum Problem {
         "it is called like a Python interpreter but does not behave as one; name the real one"
     ))]
     NeverEntered { program: PathBuf },
+
+    // Runs under way.
+    /// There is none of that name.
+    #[error("no run under way is called `{name}`")]
+    #[diagnostic(help(
+        "`failcore ps` lists those there are, `failcore trace list` those that have ended too"
+    ))]
+    NoRun { name: String },
+    /// It does not answer.
+    #[error("the run {session} does not answer: {error}")]
+    #[diagnostic(help(
+        "its `failcore run` may be stopped in its terminal (`fg` there sets it going); `failcore stop` ends it all the same"
+    ))]
+    Unanswered { session: String, error: WireError },
+    /// Where runs are found is not this user's alone.
+    #[error("`{}` is not closed to others, or not yours", path.display())]
+    #[diagnostic(help(
+        "whoever can enter it could stop your runs: see what is in it, then `chmod 700` it, or remove it"
+    ))]
+    Shared { path: PathBuf },
 
     // The trace.
     /// A trace cannot be written, found, read or believed.
@@ -233,7 +253,9 @@ impl Problem {
                 | TraceError::Unverified(_) => Exit::Unverified,
                 _ => Exit::Failure,
             },
-            Self::Missing { .. } | Self::Exists { .. } | Self::Nonsense { .. } => Exit::Usage,
+            Self::Missing { .. } | Self::Exists { .. } | Self::Nonsense { .. } | Self::NoRun { .. } => {
+                Exit::Usage
+            }
             Self::NoProgram { .. }
             | Self::NotHeld { .. }
             | Self::LaneMissing { .. }
@@ -242,7 +264,11 @@ impl Problem {
             | Self::NotInstalled { .. }
             | Self::Spawn { .. }
             | Self::Start { .. } => Exit::NotStarted,
-            Self::NeverEntered { .. } | Self::Io { .. } | Self::System { .. } => Exit::Failure,
+            Self::NeverEntered { .. }
+            | Self::Unanswered { .. }
+            | Self::Shared { .. }
+            | Self::Io { .. }
+            | Self::System { .. } => Exit::Failure,
         }
     }
 }

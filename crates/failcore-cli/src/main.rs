@@ -6,6 +6,7 @@
 mod args;
 mod check;
 mod completions;
+mod control;
 mod doctor;
 mod exit;
 mod explain;
@@ -23,6 +24,7 @@ mod ui;
 use std::process::ExitCode;
 
 use clap::Parser;
+use failcore_model::Answer;
 
 use args::{Cli, Command, Face};
 use exit::Exit;
@@ -60,6 +62,13 @@ fn misread(error: &clap::Error) -> Failure {
 fn dispatch(command: &Command, ui: &mut Ui) -> Result<Exit, Failure> {
     match command {
         Command::Run(args) => run::run(args, ui),
+        Command::Ps => control::ps(ui),
+        Command::Pause(args) => control::pause(args, ui),
+        Command::Resume(args) => control::resume(args, ui),
+        Command::Stop(args) => control::stop(args, ui),
+        Command::Tail(args) => control::tail(args, ui),
+        Command::Approve(args) => control::answer(args, Answer::Approved, ui),
+        Command::Deny(args) => control::answer(args, Answer::Denied, ui),
         Command::Check(args) => check::run(args, ui),
         Command::Explain(args) => explain::run(args, ui),
         Command::Policy(args) => policy::run(args, ui),

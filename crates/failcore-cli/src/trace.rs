@@ -13,7 +13,7 @@ use failcore_trace::{Alteration, Integrity, Reader, Report, VerifyingKey};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use crate::args::{Show, Trace};
+use crate::args::{Filter, Trace};
 use crate::exit::Exit;
 use crate::explain::Explanation;
 use crate::failure::{Failure, Problem};
@@ -30,8 +30,8 @@ const TAIL_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) fn run(args: &Trace, ui: &mut Ui) -> Result<Exit, Failure> {
     match args {
         Trace::List => list(ui),
-        Trace::Show(args) => show(args, false, ui),
-        Trace::Tail(args) => show(args, true, ui),
+        Trace::Show(args) => show(&locate(&args.trace)?, &args.filter, false, ui),
+        Trace::Tail(args) => tail(&locate(&args.trace)?, &args.filter, ui),
         Trace::Verify { trace, key } => verify(trace, key.as_deref(), ui),
         Trace::Prove { trace, seq } => {
             let dir = locate(trace)?;
@@ -61,13 +61,18 @@ pub(crate) fn read(dir: &Path) -> Result<Reader, Failure> {
     Reader::open(dir).map_err(|error| Problem::trace(error).into())
 }
 
-fn show(args: &Show, follow: bool, ui: &mut Ui) -> Result<Exit, Failure> {
-    let mut reader = read(&locate(&args.trace)?)?;
+/// Shows the records of the trace in `dir`, and those that come, until it is closed.
+pub(crate) fn tail(dir: &Path, filter: &Filter, ui: &mut Ui) -> Result<Exit, Failure> {
+    show(dir, filter, true, ui)
+}
+
+fn show(dir: &Path, filter: &Filter, follow: bool, ui: &mut Ui) -> Result<Exit, Failure> {
+    let mut reader = read(dir)?;
     if follow {
         reader = reader.follow();
     }
-    let mut chosen = Chosen::new(&args.filter)?;
-    let mut rows = Rows::new(args.filter.all);
+    let mut chosen = Chosen::new(filter)?;
+    let mut rows = Rows::new(filter.all);
     loop {
         for record in reader.by_ref() {
             let record = match record {

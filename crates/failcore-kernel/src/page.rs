@@ -93,8 +93,8 @@ impl RunPage {
         self.header().memory.store(sampled.memory, Relaxed);
     }
 
-    /// Takes `by` out of the run's time: it was paused for so long.
-    pub fn postpone(&self, by: Duration) {
+    /// As [`Server::postpone`](crate::Server::postpone).
+    pub(crate) fn postpone(&self, by: Duration) {
         self.header().opened.fetch_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX), Relaxed);
     }
 

@@ -1,10 +1,9 @@
-//! A unix socket at which others call: each caller is given a thread of its own, up to a number at once.
+//! A unix socket at which others call.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -18,27 +17,25 @@ const NAP: Duration = Duration::from_millis(1);
 /// Callers that may wait to be accepted.
 const BACKLOG: i32 = 128;
 
-/// A listening socket, and how many are being talked to.
+/// A listening socket.
 pub struct Reception {
     listener: OwnedFd,
-    most: usize,
-    busy: AtomicUsize,
     closed: AtomicBool,
 }
 
 impl Reception {
-    /// Listens at `socket`, where nothing may be yet; `most` conversations are held at once.
+    /// Listens at `socket`, where nothing may be yet.
     ///
     /// # Errors
     /// The kernel's.
     ///
     /// # Security
     /// Who may connect is up to the directory that the socket lies in.
-    pub fn open(socket: &Path, most: usize) -> Result<Arc<Self>, Errno> {
+    pub fn open(socket: &Path) -> Result<Self, Errno> {
         let listener = unix()?;
         bind(&listener, &SocketAddrUnix::new(socket)?)?;
         listen(&listener, BACKLOG)?;
-        Ok(Arc::new(Self { listener, most, busy: AtomicUsize::new(0), closed: AtomicBool::new(false) }))
+        Ok(Self { listener, closed: AtomicBool::new(false) })
     }
 
     /// Hands every connection to `serve`, until [`Reception::close`].
@@ -54,50 +51,10 @@ impl Reception {
         }
     }
 
-    /// Holds a conversation on a thread of its own. Whoever finds no place sees the connection close, which is a no.
-    ///
-    /// # Errors
-    /// `EAGAIN` where too many are being talked to already.
-    pub fn attend(self: &Arc<Self>, talk: impl FnOnce() + Send + 'static) -> Result<(), Errno> {
-        if self.busy.fetch_add(1, SeqCst) >= self.most {
-            self.busy.fetch_sub(1, SeqCst);
-            return Err(Errno::AGAIN);
-        }
-        let place = Place(Arc::clone(self));
-        let spawned = std::thread::Builder::new().name("failcore-attend".into()).spawn(move || {
-            let _place = place;
-            talk();
-        });
-        spawned.map(drop).map_err(|_| Errno::AGAIN)
-    }
-
     /// Accepts nobody any more.
     pub fn close(&self) {
         self.closed.store(true, SeqCst);
         let _ = shutdown(&self.listener, Shutdown::Both);
-    }
-
-    /// Waits for the conversations under way, but no longer than `patience`.
-    pub fn settle(&self, patience: Duration) {
-        let until = Instant::now() + patience;
-        while self.busy.load(SeqCst) > 0 && Instant::now() < until {
-            std::thread::sleep(NAP);
-        }
-    }
-}
-
-impl AsFd for Reception {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
-    }
-}
-
-/// A conversation's place, given back however it ends.
-struct Place(Arc<Reception>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.busy.fetch_sub(1, SeqCst);
     }
 }
 

@@ -18,7 +18,7 @@ use failcore_trace::{TraceError, Writer};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Resource, getrlimit, pidfd_open};
 
 use crate::alive::{self, Holding};
 use crate::own::{self, Own, OwnSink};
@@ -36,6 +36,8 @@ use crate::wire::{Ask, Verdict, Welcome, receive, send};
 const EXPANSION: u64 = 2;
 /// Processes attached at once.
 const MAX_PROCESSES: usize = 4096;
+/// Descriptors that they leave to us, each of which takes one: without any, a program could not even be stopped.
+const SPARE: u64 = 128;
 /// Questions and handshakes under way at once.
 const MAX_CONNECTIONS: usize = 256;
 /// How long the writer naps between looks while records are coming, so that producers need no wake-up call.
@@ -113,10 +115,11 @@ struct State {
     /// Where it is counted: on a page of our own under a supervisor, else on the one that all share.
     meter: RunPage,
     approver: Arc<dyn Approver>,
-    reception: Arc<Reception>,
+    reception: Reception,
     joined: mpsc::Sender<Joined>,
     stopping: AtomicBool,
     processes: AtomicUsize,
+    connections: AtomicUsize,
     own: Arc<Own>,
     /// What persons answered to processes that have not recorded it yet.
     answered: Mutex<Vec<(u32, Answer, Text)>>,
@@ -173,8 +176,8 @@ impl Server {
         approver: Arc<dyn Approver>,
     ) -> Result<Self, ServerError> {
         writer.reserve(EXPANSION * (CAPACITY as u64 + own::CAPACITY))?;
-        let reception = Reception::open(socket, MAX_CONNECTIONS)
-            .map_err(|why| ServerError::Listen { socket: socket.into(), why })?;
+        let reception =
+            Reception::open(socket).map_err(|why| ServerError::Listen { socket: socket.into(), why })?;
         let policy = sealed("failcore-policy", served.policy.as_bytes()).map_err(ServerError::Memory)?;
         let page = || RunPage::create(SystemTime::now().into()).map_err(ServerError::Memory);
         let (page, page_fd, meter) = match (page()?, served.supervised) {
@@ -194,6 +197,7 @@ impl Server {
             joined,
             stopping: AtomicBool::new(false),
             processes: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
             own: Arc::default(),
             answered: Mutex::default(),
             tally: Counts::default(),
@@ -221,6 +225,11 @@ impl Server {
                 .map_err(ServerError::Thread)?
         };
         Ok(Self { state, socket: socket.into(), acceptor, drainer, _holding: holding })
+    }
+
+    /// Takes `by` out of the run's time: it was paused for so long.
+    pub fn postpone(&self, by: Duration) {
+        self.state.meter.postpone(by);
     }
 
     /// Publishes what was measured of the run from outside.
@@ -333,8 +342,19 @@ struct Supervised {
 impl State {
     /// Runs a conversation on a thread of its own.
     fn attend(self: &Arc<Self>, talk: impl FnOnce(&Self) + Send + 'static) -> Result<(), Errno> {
-        let state = Arc::clone(self);
-        self.reception.attend(move || talk(&state))
+        if self.connections.fetch_add(1, SeqCst) >= MAX_CONNECTIONS {
+            self.connections.fetch_sub(1, SeqCst);
+            return Err(Errno::AGAIN);
+        }
+        let shared = Arc::clone(self);
+        let spawned = std::thread::Builder::new().name("failcore-attend".into()).spawn(move || {
+            talk(&shared);
+            shared.connections.fetch_sub(1, SeqCst);
+        });
+        if spawned.is_err() {
+            self.connections.fetch_sub(1, SeqCst);
+        }
+        spawned.map(drop).map_err(|_| Errno::AGAIN)
     }
 
     fn record(&self, event: Event) {
@@ -384,7 +404,9 @@ fn answer(state: &State, connection: &OwnedFd, pid: Pid, supervised: Option<&Sup
 }
 
 fn let_in(state: &State, connection: &OwnedFd, pid: Pid, supervised: Option<&Supervised>) {
-    if lock(&state.broken).is_some() || state.processes.load(SeqCst) >= MAX_PROCESSES {
+    let room = getrlimit(Resource::Nofile).current.map_or(u64::MAX, |most| most.saturating_sub(SPARE));
+    let most = usize::try_from(room).unwrap_or(usize::MAX).min(MAX_PROCESSES);
+    if lock(&state.broken).is_some() || state.processes.load(SeqCst) >= most {
         return;
     }
     let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return };

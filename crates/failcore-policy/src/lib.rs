@@ -32,7 +32,7 @@ pub use capability::Capability;
 pub use document::schema;
 pub use environment::{Environment, Python};
 pub use error::{PolicyError, Problem};
-pub use limits::Limits;
+pub use limits::{Limits, duration};
 pub use pattern::{Glob, Part, Pattern, PatternError};
 pub use rule::{Args, Effect, HostPattern, Key, Object, Over, Rule, Way};
 pub use set::{Mode, PolicySet, Reads, Stdin};

@@ -12,8 +12,10 @@ use failcore_policy::{Environment, Mode, PolicySet, Python};
 use failcore_trace::{Options, Redactor, SigningKey, Writer};
 use tempfile::TempDir;
 
+use super::control::About;
 use super::{io_problem, lane, text};
 use crate::args::{Run, Stdin};
+use crate::control;
 use crate::failure::{Failure, Problem};
 use crate::install::Installation;
 use crate::interpreter::Program;
@@ -107,10 +109,10 @@ impl Prepared {
                 policy = policy.permit_read(&real(part)?);
             }
         }
-        // Out of the program's reach, whatever the policy says.
-        let policy = policy
-            .protect(&gates_own.collect::<Result<Vec<_>, _>>()?)
-            .hide(&[real(&key)?, real(door.path())?]);
+        // Out of the program's reach, whatever the policy says; the control sockets of this run and of all others too.
+        let secrets = [key.clone(), door.path().to_owned()].into_iter().chain(control::paths());
+        let secrets = secrets.map(|path| real(&path)).collect::<Result<Vec<_>, _>>()?;
+        let policy = policy.protect(&gates_own.collect::<Result<Vec<_>, _>>()?).hide(&secrets);
 
         Ok(Self {
             lane,
@@ -191,6 +193,20 @@ impl Prepared {
     /// Whether the program reads nothing from our standard input.
     pub(super) fn stdin_null(&self, args: &Run) -> bool {
         args.stdin == Stdin::Null || self.policy.stdin() == failcore_policy::Stdin::Null
+    }
+
+    /// What does not change about this run.
+    pub(super) fn about(&self) -> About {
+        About {
+            session: self.session.clone(),
+            agent: self.agent.clone(),
+            label: self.label.clone(),
+            lane: self.lane,
+            policy: self.policy.name().map(str::to_owned),
+            command: self.command.clone(),
+            trace: self.trace.clone(),
+            since: failcore_gate::now(),
+        }
     }
 
     /// The socket where the program's processes attach.
