@@ -21,6 +21,7 @@ def interpreter():
 
 @pytest.mark.parametrize("module", FAST)
 def test_the_same_results_with_and_without_the_gate(interpreter, module):
-    differences, compared = harness.compare(interpreter, module, harness.Gate(harness.command()))
+    gate = harness.Gate(harness.command())
+    differences, compared = harness.compare(interpreter, module, gate, harness.without(interpreter, module))
     assert compared > 50
     assert [d for d in differences if not d.reason] == []
