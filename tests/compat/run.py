@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import platform
 import signal
 import sys
@@ -146,12 +147,13 @@ def document(
     lanes: Sequence[str], found: Sequence[harness.Interpreter], modules: Sequence[str], results: Results
 ) -> str:
     """docs/compatibility.md."""
+    user = "root" if os.geteuid() == 0 else "an ordinary user"
     lines = [
         "# Compatibility",
         "",
         "CPython's own test modules, run twice each: without the gate, and under `failcore run` with",
         "`preset:allow-all`. The same tests must come out the same way. Written by `make compat`; do not edit.",
-        f"Last written {datetime.date.today()} on {platform.system()} {platform.machine()}.",
+        f"Last written {datetime.date.today()} on {platform.system()} {platform.machine()}, by {user}.",
         "",
         "Each cell is *tests compared* / *tests that come out differently*, a difference being one that three runs",
         "repeat. No resource of regrtest is enabled, so tests that need the public network or much memory are",
