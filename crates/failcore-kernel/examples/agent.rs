@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     let sink = attachment.sink();
     for n in 0..records {
         let text = format!("{n} with {more} more descriptors under {}", attachment.policy);
-        if sink.append(&Event::Notice { text }).is_err() {
+        if sink.append(&Event::ScopeLeft { pid: n, tid: n, scope: vec![text.into()] }).is_err() {
             return ExitCode::from(1);
         }
     }

@@ -23,12 +23,9 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::own::{self, Own, OwnSink};
 use crate::page::{RunPage, Sampled};
-use crate::ring::{CAPACITY, Consumer};
+use crate::ring::{CAPACITY, Consumer, EXPANSION};
 use crate::wire::{Ask, Verdict, Welcome, receive, send};
 
-/// Bytes the trace may take for each byte in a ring: the line's own head, and JSON that grows when it is written
-/// canonically.
-const EXPANSION: u64 = 2;
 /// Processes attached at once.
 const MAX_PROCESSES: usize = 4096;
 /// Questions and handshakes under way at once.
@@ -120,7 +117,7 @@ impl Server {
         mut writer: Writer,
         approver: Arc<dyn Approver>,
     ) -> Result<Self, ServerError> {
-        writer.reserve(EXPANSION * (CAPACITY as u64 + own::CAPACITY))?;
+        writer.reserve(EXPANSION * CAPACITY as u64 + 2 * own::CAPACITY)?;
         let listener =
             open_listener(socket).map_err(|why| ServerError::Listen { socket: socket.into(), why })?;
         let policy = sealed("failcore-policy", served.policy.as_bytes()).map_err(ServerError::Memory)?;
@@ -418,7 +415,7 @@ impl Drain<'_> {
                     Ok(Some(())) => {
                         any = true;
                         let record = std::mem::take(&mut self.record);
-                        if !self.write(|writer| writer.stage_body(&record)) {
+                        if !self.write(|writer| writer.stage_packed(&record)) {
                             self.shun(at);
                         }
                         self.record = record;
@@ -445,7 +442,7 @@ impl Drain<'_> {
 
     fn grant(&mut self) {
         let rings = self.members.iter().filter(|member| !member.shunned).count() as u64;
-        let room = EXPANSION * (rings * CAPACITY as u64 + own::CAPACITY);
+        let room = rings * EXPANSION * CAPACITY as u64 + 2 * own::CAPACITY;
         let assured = self.write(|writer| writer.reserve(room));
         if assured && lock(&self.state.broken).is_none() {
             for member in self.members.iter().filter(|member| !member.shunned) {

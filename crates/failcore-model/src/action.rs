@@ -127,14 +127,14 @@ pub struct FileRef {
     pub path: AbsPath,
     /// Whether something is there.
     pub exists: bool,
-    /// Identity of the object and then of each directory above it, as far as determined; empty when not.
+    /// Identity of the object, if it was determined, and then of each directory above it; empty when not.
     pub ids: SmallVec<[FileId; 1]>,
 }
 
 impl FileRef {
     /// A reference to a resolved path, asked for by that very path, whose identity was not determined.
     pub fn at(path: AbsPath) -> Self {
-        Self { asked: Text::from(path.as_bytes()), path, exists: true, ids: SmallVec::new() }
+        Self { asked: path.clone().into(), path, exists: true, ids: SmallVec::new() }
     }
 }
 

@@ -10,7 +10,7 @@ use common::{decided, opened, writer};
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use failcore_model::{Event, Record};
-use failcore_trace::{Index, Reader, verify};
+use failcore_trace::{Index, Reader, Unpacker, pack, verify};
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -61,6 +61,8 @@ fn trace(c: &mut Criterion<CpuTime>) {
     let home = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap();
     let events: Vec<Event> = (0..64).map(decided).collect();
     let body = serde_json::to_vec(&events[7]).unwrap();
+    let mut packed = Vec::new();
+    pack(&events[7], &mut packed).unwrap();
 
     let mut group = c.benchmark_group("record");
     group.throughput(Throughput::Elements(1));
@@ -72,6 +74,15 @@ fn trace(c: &mut Criterion<CpuTime>) {
         });
     });
     group.bench_function("decode", |b| b.iter(|| serde_json::from_slice::<Event>(black_box(&body)).unwrap()));
+    group.bench_function("pack", |b| {
+        let mut out = Vec::new();
+        b.iter(|| {
+            out.clear();
+            pack(black_box(&events[7]), &mut out).unwrap();
+        });
+    });
+    let mut unpacker = Unpacker::default();
+    group.bench_function("unpack", |b| b.iter(|| unpacker.unpack(black_box(&packed)).unwrap()));
     let mut at = 0;
     let dir = home.path().join("append");
     let (mut appender, _) = writer(&dir, 4096, 1 << 30);
@@ -91,12 +102,11 @@ fn trace(c: &mut Criterion<CpuTime>) {
             cpu() - start
         });
     });
-    group.bench_function("append an agent's bytes", |b| b.iter(|| appender.append_body(&body).unwrap()));
-    group.bench_function("append an agent's bytes in batches of 64", |b| {
+    group.bench_function("append an agent's records in batches of 64", |b| {
         b.iter_custom(|n| {
             let start = cpu();
             for _ in 0..n.div_ceil(64) {
-                (0..64).for_each(|_| appender.stage_body(&body).unwrap());
+                (0..64).for_each(|_| appender.stage_packed(&packed).unwrap());
                 appender.flush().unwrap();
             }
             cpu() - start

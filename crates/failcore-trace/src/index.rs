@@ -7,14 +7,15 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use failcore_model::Record;
+use failcore_model::{Record, Timestamp};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::lines::{Lines, MAX_LINE, Step};
 use crate::merkle::{Frontier, record_hash};
-use crate::rows::Row;
+use crate::packed::{Fact, Unpacker, append};
 use crate::{Report, TraceError, layout, reader};
 
 const MAGIC: &[u8; 16] = b"failcore index 1";
@@ -23,9 +24,28 @@ const MAGIC: &[u8; 16] = b"failcore index 1";
 pub struct Index {
     path: PathBuf,
     file: BufReader<File>,
-    session: String,
+    session: Arc<str>,
+    unpacker: Unpacker,
     row: Vec<u8>,
     left: u64,
+}
+
+/// One record of the index.
+#[derive(Serialize, Deserialize)]
+#[serde(bound(deserialize = "'de: 'a"))]
+struct Row<'a> {
+    seq: u64,
+    ts: u64,
+    fact: Fact<'a>,
+}
+
+impl<'a> Row<'a> {
+    /// The row of a record; `None` for records that no decision depends on.
+    fn of(record: &'a Record) -> Option<Self> {
+        let fact = Fact::of(&record.event)
+            .filter(|fact| matches!(fact, Fact::Decided(_) | Fact::Approval { .. }))?;
+        Some(Self { seq: record.seq, ts: record.ts.0, fact })
+    }
 }
 
 /// What an index is made from.
@@ -71,7 +91,14 @@ impl Index {
             return Ok(None);
         }
         file.seek(SeekFrom::Start(start)).map_err(TraceError::io("read", &path))?;
-        Ok(Some(Self { path, file, session: header.session, row: Vec::new(), left: header.rows }))
+        Ok(Some(Self {
+            path,
+            file,
+            session: header.session.into(),
+            unpacker: Unpacker::default(),
+            row: Vec::new(),
+            left: header.rows,
+        }))
     }
 
     /// Makes the index of the signed records anew and opens it.
@@ -112,7 +139,8 @@ impl Index {
         self.row.resize(length, 0);
         self.file.read_exact(&mut self.row).map_err(TraceError::io("read", &self.path))?;
         let row: Row<'_> = postcard::from_bytes(&self.row).map_err(|_| bad())?;
-        row.record(&self.session).ok_or_else(bad)
+        let event = self.unpacker.event(row.fact).ok_or_else(bad)?;
+        Ok(Record { seq: row.seq, ts: Timestamp(row.ts), session: Arc::clone(&self.session), event })
     }
 }
 
@@ -172,7 +200,7 @@ fn write(dir: &Path, draft: &Path, report: &Report) -> Result<(), TraceError> {
         let Some(facts) = Row::of(&record) else { continue };
         row.clear();
         row.extend_from_slice(&[0; 4]);
-        row = postcard::to_extend(&facts, row).map_err(|_| unwritable())?;
+        append(&facts, &mut row).map_err(|_| unwritable())?;
         let length = u32::try_from(row.len() - 4).map_err(|_| unwritable())?;
         row[..4].copy_from_slice(&length.to_le_bytes());
         digest.update(&row);

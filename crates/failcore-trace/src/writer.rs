@@ -14,6 +14,7 @@ use signed_note::StandardSigner;
 
 use crate::checkpoint::{self, Head};
 use crate::merkle::{Frontier, record_hash};
+use crate::packed::Unpacker;
 use crate::{Redactor, SigningKey, TraceError, layout, runs};
 
 /// How a trace is written.
@@ -74,6 +75,7 @@ pub struct Writer {
     signed_at: Instant,
     next_checkpoint: u64,
     last: Timestamp,
+    unpacker: Unpacker,
     batch: Vec<u8>,
     ends: Vec<usize>,
     /// The process that made it: a forked child has the same file open.
@@ -142,6 +144,7 @@ impl Writer {
             signed_at: Instant::now(),
             next_checkpoint: 0,
             last: Timestamp(0),
+            unpacker: Unpacker::default(),
             batch: Vec::new(),
             ends: Vec::new(),
             owner: rustix::process::getpid(),
@@ -173,20 +176,6 @@ impl Writer {
         self.flush()
     }
 
-    /// Appends an event that came as JSON from an agent's process.
-    ///
-    /// # Security
-    /// The bytes are read as exactly one event and written anew: no second line, no field of the record's own
-    /// (`v`, `seq`, `ts`, `session`) and no doubled key can be slipped in. Events that only the writer's side
-    /// may state, such as the end of the session, are refused.
-    ///
-    /// # Errors
-    /// [`TraceError::NotAnEvent`] where they are none, otherwise as [`Writer::append`].
-    pub fn append_body(&mut self, json: &[u8]) -> Result<u64, TraceError> {
-        self.stage_body(json)?;
-        self.flush()
-    }
-
     /// Puts one event into the batch that [`Writer::flush`] writes.
     ///
     /// # Errors
@@ -204,12 +193,18 @@ impl Writer {
         staged
     }
 
-    /// As [`Writer::stage`], for an agent's JSON as in [`Writer::append_body`].
+    /// As [`Writer::stage`], for an event that an agent's process handed over in its compact form
+    /// ([`pack`](crate::pack)).
+    ///
+    /// # Security
+    /// The bytes are read as exactly one event and written anew: no second line and no field of the record's own
+    /// (`v`, `seq`, `ts`, `session`) can be slipped in. What only the writer's side may state, such as the end of
+    /// the session, has no such form.
     ///
     /// # Errors
     /// [`TraceError::NotAnEvent`]; the batch is as before.
-    pub fn stage_body(&mut self, json: &[u8]) -> Result<(), TraceError> {
-        let event = agent_event(json)?;
+    pub fn stage_packed(&mut self, bytes: &[u8]) -> Result<(), TraceError> {
+        let event = self.unpacker.unpack(bytes)?;
         self.stage(&event)
     }
 
@@ -398,17 +393,6 @@ impl Writer {
         let now = Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
         self.last = self.last.max(now);
         self.last
-    }
-}
-
-fn agent_event(json: &[u8]) -> Result<Event, TraceError> {
-    let text = std::str::from_utf8(json).map_err(|e| TraceError::NotAnEvent(e.to_string()))?;
-    let event: Event = serde_json::from_str(text).map_err(|e| TraceError::NotAnEvent(e.to_string()))?;
-    match event {
-        Event::SessionOpened { .. } | Event::SessionClosed { .. } | Event::SegmentOpened { .. } => {
-            Err(TraceError::NotAnEvent(format!("`{}` is not for an agent to say", event.kind())))
-        }
-        event => Ok(event),
     }
 }
 
