@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import sys
 from collections.abc import Callable
 from types import TracebackType
@@ -109,6 +108,8 @@ def tool(name: Any = None, /, *, step: str | None = None) -> Any:
 
 
 def _wrapped(function: Callable[P, R], name: str, step: str | None) -> Callable[P, R]:
+    import inspect  # half of what importing this package would cost
+
     wrapper: Any
     if inspect.iscoroutinefunction(function):
 
