@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use failcore_model::{IpClass, Rights, SignalTarget, Transport};
+use failcore_model::{FileId, IpClass, Rights, SignalTarget, Transport};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 use rustc_hash::FxHashMap;
@@ -20,7 +20,7 @@ pub(crate) struct Index {
     pub(crate) metas: Vec<Meta>,
     pub(crate) files: Trie<FileTerm>,
     /// Literal denies by identity.
-    pub(crate) ids: FxHashMap<failcore_model::FileId, Vec<FileTerm>>,
+    pub(crate) ids: Identities,
     pub(crate) images: Trie<ExecTerm>,
     pub(crate) libraries: Trie<u32>,
     pub(crate) ffi: Vec<u32>,
@@ -64,6 +64,34 @@ pub(crate) struct FileTerm {
     pub(crate) rights: Rights,
     /// Whether the pattern is one path.
     pub(crate) literal: bool,
+}
+
+/// Terms by the identity of a file. An object comes with that of each directory above it, few of which are known here.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Identities {
+    /// A bit for the last six of each inode number that is known: most others are told by it.
+    seen: u64,
+    terms: FxHashMap<FileId, Vec<FileTerm>>,
+}
+
+impl Identities {
+    fn insert(&mut self, id: FileId, term: FileTerm) {
+        self.seen |= 1 << (id.ino % 64);
+        self.terms.entry(id).or_default().push(term);
+    }
+
+    /// The terms of one identity.
+    pub(crate) fn of(&self, id: FileId) -> &[FileTerm] {
+        if self.seen >> (id.ino % 64) & 1 == 0 {
+            return &[];
+        }
+        self.terms.get(&id).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether none is known.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.seen == 0
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -162,7 +190,7 @@ impl Index {
                 let term = FileTerm { rule: n, rights: *rights, literal: path.literal().is_some() };
                 self.files.insert(path.parts(), term);
                 for id in &rule.ids {
-                    self.ids.entry(*id).or_default().push(term);
+                    self.ids.insert(*id, term);
                 }
             }
             Object::Net { host, over, ports, way } => {

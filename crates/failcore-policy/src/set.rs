@@ -222,6 +222,12 @@ impl PolicySet {
         self.rules().any(|rule| !rule.ids.is_empty())
     }
 
+    /// Whether a deny is held by the identity of an open file; also where that cannot be told.
+    pub fn concerns(&self, identity: impl FnOnce() -> Option<FileId>) -> bool {
+        let ids = &self.index.ids;
+        !ids.is_empty() && identity().is_none_or(|id| !ids.of(id).is_empty())
+    }
+
     fn with_rules(mut self, rules: impl IntoIterator<Item = Rule>) -> Self {
         for mut rule in rules {
             let same = self.rules().filter(|r| r.source == rule.source && r.key == rule.key).count();

@@ -1,14 +1,15 @@
 //! One call of a function of the interpreter, as its stand-in sees it: arguments to read and to replace.
 #![allow(unsafe_code, reason = "arguments arrive in CPython's calling conventions")]
 
-use std::any::Any;
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
+use failcore_model::Denial;
 use pyo3::ffi;
 use smallvec::SmallVec;
 
+use crate::expected::Guard;
 use crate::hook_context::is_finalising;
 use crate::hook_object::Object;
 use crate::hook_raise::{self, Refusal};
@@ -41,11 +42,15 @@ pub(crate) struct Call {
     owned: SmallVec<[Raw; 8]>,
     changed: bool,
     /// What must stay in force while the function runs.
-    guards: SmallVec<[Box<dyn Any>; 1]>,
+    guards: SmallVec<[Guard; 1]>,
     after: Option<After>,
+    refused: Option<Refused>,
     /// Whether the function came back, or was never called.
     finished: bool,
 }
+
+/// Whether the failure of a call was a refusal of ours, which then takes the place of its exception.
+pub(crate) type Refused = fn() -> Option<Denial>;
 
 /// What is done with a result; a refusal takes its place.
 pub(crate) type After = Box<dyn FnOnce(Object<'_>) -> Result<(), Box<Refusal>>>;
@@ -66,6 +71,7 @@ impl Call {
             changed: false,
             guards: SmallVec::new(),
             after: None,
+            refused: None,
             finished: true,
         };
         // SAFETY: tuples, dictionaries and vectors are as CPython's calling conventions say; all is borrowed for
@@ -168,8 +174,14 @@ impl Call {
     }
 
     /// Keeps something in force while the function runs.
-    pub(crate) fn keep(&mut self, guard: impl Any) {
-        self.guards.push(Box::new(guard));
+    pub(crate) fn keep(&mut self, guard: Guard) {
+        self.guards.push(guard);
+    }
+
+    /// Asks about a failure.
+    pub(crate) fn or_refused(&mut self, refused: Refused) {
+        drop(refused()); // of a call that nobody asked about
+        self.refused = Some(refused);
     }
 
     /// Looks at the result.
@@ -181,7 +193,7 @@ impl Call {
     ///
     /// # Safety
     /// `original` is the function that this call was meant for.
-    pub(crate) unsafe fn run(mut self, original: *mut c_void) -> Raw {
+    pub(crate) unsafe fn run(&mut self, original: *mut c_void) -> Raw {
         self.finished = false;
         // SAFETY: the caller vouches for `original`; its convention is that of `shape`.
         let result = unsafe {
@@ -201,6 +213,15 @@ impl Call {
         };
         self.finished = true;
         self.guards.clear();
+        if result.is_null()
+            && let Some(denial) = self.refused.and_then(|refused| refused())
+        {
+            let about = self.get(0, "file").or_else(|| self.get(0, "path"));
+            // SAFETY: the GIL is held; the exception of the failure gives way to ours.
+            unsafe { ffi::PyErr_Clear() };
+            hook_raise::raise(Refusal::of(denial).about(about, None));
+            return result;
+        }
         // SAFETY: the result is a new reference or null.
         if let (Some(after), Some(result)) = (self.after.take(), unsafe { Object::new(result) }) {
             let answer = catch_unwind(AssertUnwindSafe(|| after(result)))

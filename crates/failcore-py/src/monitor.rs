@@ -6,11 +6,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use failcore_gate::{Gate, Grant, resolve};
-use failcore_model::{Action, Context, Denial, Event, FileRef, Reason, Request, Subject, Text, Timestamp};
+use failcore_model::{
+    Action, Claims, Context, Denial, Event, Reason, Request, Rights, Subject, Text, Timestamp,
+};
 use smallvec::SmallVec;
 
 use crate::scope;
@@ -160,10 +162,21 @@ pub(crate) fn check(action: Action, addresses: &[IpAddr]) -> Result<(), Denial> 
 /// # Errors
 /// As [`check`].
 pub(crate) fn grant(action: Action, addresses: &[IpAddr]) -> Result<Option<Grant>, Denial> {
+    grant_claimed(action, scope::claims(), addresses)
+}
+
+/// As [`grant`], with what was claimed before; for where the GIL is not held.
+///
+/// # Errors
+/// As [`check`].
+pub(crate) fn grant_claimed(
+    action: Action,
+    claims: Claims,
+    addresses: &[IpAddr],
+) -> Result<Option<Grant>, Denial> {
     let posts = POSTS.load();
     let Some(posts) = posts.as_ref() else { return Ok(None) };
     let Some((last, before)) = posts.all.split_last() else { return Ok(None) };
-    let claims = scope::claims();
     for post in before {
         drop(post.gate()?.check(action.clone(), claims.clone(), addresses)?);
     }
@@ -215,9 +228,21 @@ pub(crate) fn file(
     at: Option<std::os::fd::BorrowedFd<'_>>,
     asked: &[u8],
     follow: resolve::Follow,
-) -> Result<FileRef, resolve::ResolveError> {
+) -> Result<resolve::Found, resolve::ResolveError> {
     let identities = POSTS.load().as_ref().is_some_and(|posts| posts.identities);
     resolve::file(at, asked, follow, identities)
+}
+
+/// Grants a presumed open for reading ([`resolve::presumed`]) where nothing stands against it; else nothing has
+/// happened. Only where one gate is in force, so that it is judged once.
+pub(crate) fn grant_presumed(asked: &[u8], claims: Claims, now: Instant) -> Option<(Arc<Gate>, Grant)> {
+    let posts = POSTS.load();
+    let posts = posts.as_ref()?;
+    let [post] = posts.all.as_slice() else { return None };
+    let file = resolve::presumed(asked, posts.identities, now)?;
+    let gate = post.gate().ok()?;
+    let grant = gate.grant_plain(Action::Open { file, rights: Rights::READ }, claims)?;
+    Some((gate, grant))
 }
 
 /// A denial where no gate can be asked.

@@ -9,7 +9,7 @@ use crate::hook_call::Call;
 use crate::hook_make as make;
 use crate::hook_object::{Object, directory};
 use crate::hook_raise::Refusal;
-use crate::{expected, monitor};
+use crate::{expected, monitor, opening};
 
 /// Replaces a path argument by what `__fspath__` says now; a wrong type is left for the function to complain of.
 fn settle(call: &mut Call, index: usize, name: &str) -> Result<(), Box<Refusal>> {
@@ -48,6 +48,18 @@ pub(crate) fn open(call: &mut Call) -> Judged {
     let dir = dir_fd(call, NOWHERE, "os.open")?;
     let guard = expected::note_open(call.get(0, "path"), dir);
     call.keep(guard);
+    call.or_refused(opening::refusal);
+    Ok(())
+}
+
+/// `io.open(file, mode, …, opener=None)`, which is `open`, and `io.open_code(path)`: so that the event behind them may
+/// leave part of the judging to the open itself.
+pub(crate) fn io_open(call: &mut Call) -> Judged {
+    let name = if call.get(0, "file").is_some() { "file" } else { "path" };
+    settle(call, 0, name)?;
+    let guard = expected::note_open(call.get(0, name), -1);
+    call.keep(guard);
+    call.or_refused(opening::refusal);
     Ok(())
 }
 
