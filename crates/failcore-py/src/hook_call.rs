@@ -5,7 +5,6 @@ use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
-use failcore_model::Denial;
 use pyo3::ffi;
 use smallvec::SmallVec;
 
@@ -13,7 +12,7 @@ use crate::expected::Guard;
 use crate::hook_context::is_finalising;
 use crate::hook_object::Object;
 use crate::hook_raise::{self, Refusal};
-use crate::monitor;
+use crate::{monitor, opening};
 
 type Raw = *mut ffi::PyObject;
 
@@ -44,13 +43,10 @@ pub(crate) struct Call {
     /// What must stay in force while the function runs.
     guards: SmallVec<[Guard; 1]>,
     after: Option<After>,
-    refused: Option<Refused>,
+    opens: bool,
     /// Whether the function came back, or was never called.
     finished: bool,
 }
-
-/// Whether the failure of a call was a refusal of ours, which then takes the place of its exception.
-pub(crate) type Refused = fn() -> Option<Denial>;
 
 /// What is done with a result; a refusal takes its place.
 pub(crate) type After = Box<dyn FnOnce(Object<'_>) -> Result<(), Box<Refusal>>>;
@@ -71,7 +67,7 @@ impl Call {
             changed: false,
             guards: SmallVec::new(),
             after: None,
-            refused: None,
+            opens: false,
             finished: true,
         };
         // SAFETY: tuples, dictionaries and vectors are as CPython's calling conventions say; all is borrowed for
@@ -178,10 +174,10 @@ impl Call {
         self.guards.push(guard);
     }
 
-    /// Asks about a failure.
-    pub(crate) fn or_refused(&mut self, refused: Refused) {
-        drop(refused()); // of a call that nobody asked about
-        self.refused = Some(refused);
+    /// It opens a file, and a refusal may come to light only then.
+    pub(crate) fn opens(&mut self) {
+        drop(opening::refusal()); // of an open that nobody asked about
+        self.opens = true;
     }
 
     /// Looks at the result.
@@ -213,14 +209,9 @@ impl Call {
         };
         self.finished = true;
         self.guards.clear();
-        if result.is_null()
-            && let Some(denial) = self.refused.and_then(|refused| refused())
-        {
+        if self.opens && result.is_null() {
             let about = self.get(0, "file").or_else(|| self.get(0, "path"));
-            // SAFETY: the GIL is held; the exception of the failure gives way to ours.
-            unsafe { ffi::PyErr_Clear() };
-            hook_raise::raise(Refusal::of(denial).about(about, None));
-            return result;
+            hook_raise::instead(opening::refusal(), about);
         }
         // SAFETY: the result is a new reference or null.
         if let (Some(after), Some(result)) = (self.after.take(), unsafe { Object::new(result) }) {

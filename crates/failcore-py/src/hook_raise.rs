@@ -146,6 +146,15 @@ pub(crate) fn raise(refusal: Refusal) {
     }
 }
 
+/// Sets the exception of a refusal that came to light when a call failed, instead of the failure's own.
+pub(crate) fn instead(refused: Option<Denial>, about: Option<Object<'_>>) {
+    if let Some(denial) = refused {
+        // SAFETY: the GIL is held; the failure's exception gives way.
+        unsafe { ffi::PyErr_Clear() };
+        raise(Refusal::of(denial).about(about, None));
+    }
+}
+
 /// Makes the exception without running Python code.
 fn build(py: Python<'_>, classes: &Bound<'_, PyModule>, refusal: &Refusal, denial: &Denial) -> PyResult<()> {
     let class = match &refusal.what {

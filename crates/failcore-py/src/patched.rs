@@ -4,23 +4,26 @@ use crate::hook_patch::Target;
 use crate::{patched_fs as fs, patched_net as net, patched_process as process, patched_thread as thread};
 
 macro_rules! targets {
-    ($($module:literal { $($(#[$class:literal])? $name:literal => $judge:path;)* })*) => {
+    ($($module:literal { $($(#[$class:literal])? $name:literal => $judge:path $(, around $around:path)?;)* })*) => {
         /// Every stand-in. Functions that a version or build lacks are left out when they are replaced.
         pub(crate) const TARGETS: &[Target] = &[$($(Target {
             module: $module,
             class: targets!(@class $($class)?),
             name: $name,
             judge: $judge,
+            around: targets!(@around $($around)?),
         },)*)*];
     };
     (@class) => { None };
+    (@around) => { None };
+    (@around $around:path) => { Some($around) };
     (@class $class:literal) => { Some($class) };
 }
 
 targets! {
     // `posix` is `os`'s other half: `os.open` is the same function object.
     c"posix" {
-        c"open" => fs::open;                    // the event leaves out dir_fd
+        c"open" => fs::open, around fs::around_open; // the event leaves out dir_fd
         c"mkfifo" => fs::make;                  // these raise no event
         c"mknod" => fs::make;
         c"chroot" => process::chroot;
@@ -36,8 +39,8 @@ targets! {
         c"posix_spawnp" => process::spawnp;
     }
     c"_io" {
-        c"open" => fs::io_open;                 // the open itself proves what was judged
-        c"open_code" => fs::io_open;
+        c"open" => fs::io_open, around fs::around_open; // the open itself proves what was judged
+        c"open_code" => fs::io_open, around fs::around_open;
     }
     c"_posixsubprocess" { c"fork_exec" => process::fork_exec; }  // subprocess and multiprocessing start programs here
     c"_thread" {

@@ -5,6 +5,7 @@ use failcore_model::{Action, Rights};
 
 use crate::decode_fs::{judge, resolve, rights};
 use crate::events::Judged;
+use crate::expected::Guard;
 use crate::hook_call::Call;
 use crate::hook_make as make;
 use crate::hook_object::{Object, directory};
@@ -48,8 +49,17 @@ pub(crate) fn open(call: &mut Call) -> Judged {
     let dir = dir_fd(call, NOWHERE, "os.open")?;
     let guard = expected::note_open(call.get(0, "path"), dir);
     call.keep(guard);
-    call.or_refused(opening::refusal);
+    call.opens();
     Ok(())
+}
+
+/// The same of a call whose first argument is a path already, with nothing that says what it is relative to.
+pub(crate) fn around_open(path: Object<'_>) -> Option<Guard> {
+    if !path.is_str() && !path.is_bytes() {
+        return None;
+    }
+    drop(opening::refusal()); // of an open that nobody asked about
+    Some(expected::note_open(Some(path), -1))
 }
 
 /// `io.open(file, mode, …, opener=None)`, which is `open`, and `io.open_code(path)`: so that the event behind them may
@@ -59,7 +69,7 @@ pub(crate) fn io_open(call: &mut Call) -> Judged {
     settle(call, 0, name)?;
     let guard = expected::note_open(call.get(0, name), -1);
     call.keep(guard);
-    call.or_refused(opening::refusal);
+    call.opens();
     Ok(())
 }
 
