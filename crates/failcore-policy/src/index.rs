@@ -155,33 +155,52 @@ impl NetTerm {
 impl Index {
     pub(crate) fn build(resolved: &Resolved) -> Self {
         let mut index = Self::default();
-        for (rule, n) in resolved.rules.iter().zip(0..) {
-            index.metas.push(Meta {
-                effect: rule.effect,
-                key: rule.key,
-                tool: rule.tool,
-                until: rule.until.map_or(u64::MAX, |until| until.0),
-                approve: rule.approve,
-                audit: rule.audit,
-                always: rule.always,
-            });
-            for object in &rule.objects {
-                index.add(n, rule, object);
-            }
-        }
+        resolved.rules.iter().for_each(|rule| index.insert(rule));
         for (tool, n) in resolved.tools.iter().zip(0..) {
             index.tools.insert_name(&tool.name, n);
         }
-        index.files.finish();
-        index.images.finish();
-        index.libraries.finish();
-        index.names.finish();
-        index.unix_paths.finish();
-        index.unix_names.finish();
-        index.env.finish();
-        index.unmapped.finish();
-        index.tools.finish();
+        index.finish();
         index
+    }
+
+    /// Adds the next rule; [`Index::finish`] is due after the last one.
+    pub(crate) fn insert(&mut self, rule: &Rule) {
+        let n = self.metas.len() as u32;
+        self.metas.push(Meta {
+            effect: rule.effect,
+            key: rule.key,
+            tool: rule.tool,
+            until: rule.until.map_or(u64::MAX, |until| until.0),
+            approve: rule.approve,
+            audit: rule.audit,
+            always: rule.always,
+        });
+        for object in &rule.objects {
+            self.add(n, rule, object);
+        }
+    }
+
+    /// Adds an identity that the files of rule `n` were found to have.
+    pub(crate) fn identify(&mut self, n: u32, rule: &Rule, id: FileId) {
+        for object in &rule.objects {
+            if let Object::File { path, rights } = object {
+                let literal = path.literal().is_some();
+                self.ids.insert(id, FileTerm { rule: n, rights: *rights, literal });
+            }
+        }
+    }
+
+    /// Prepares what was inserted for being looked up.
+    pub(crate) fn finish(&mut self) {
+        self.files.finish();
+        self.images.finish();
+        self.libraries.finish();
+        self.names.finish();
+        self.unix_paths.finish();
+        self.unix_names.finish();
+        self.env.finish();
+        self.unmapped.finish();
+        self.tools.finish();
     }
 
     fn add(&mut self, n: u32, rule: &Rule, object: &Object) {
@@ -189,9 +208,7 @@ impl Index {
             Object::File { path, rights } => {
                 let term = FileTerm { rule: n, rights: *rights, literal: path.literal().is_some() };
                 self.files.insert(path.parts(), term);
-                for id in &rule.ids {
-                    self.ids.insert(*id, term);
-                }
+                rule.ids.iter().for_each(|id| self.ids.insert(*id, term));
             }
             Object::Net { host, over, ports, way } => {
                 let term = NetTerm { rule: n, over: *over, ports: *ports, way: *way, below: false };
