@@ -160,6 +160,12 @@ impl TryFrom<Text> for AbsPath {
 /// Whether an absolute path has nothing to fold, as most have.
 fn is_folded(bytes: &[u8]) -> bool {
     let Some((b'/', rest)) = bytes.split_first() else { return false };
+    // Every traced operation pays for this: without early ends, so that many bytes are compared at once.
+    let suspicious = |pair: &[u8]| (pair[0] == b'/') & ((pair[1] == b'/') | (pair[1] == b'.'));
+    let any = bytes.windows(2).fold(false, |any, pair| any | suspicious(pair));
+    if !any && bytes.len() <= MAX_COMPONENT {
+        return rest.last() != Some(&b'/');
+    }
     rest.is_empty()
         || rest
             .split(|b| *b == b'/')

@@ -78,7 +78,10 @@ pub(crate) fn current() -> Current {
 pub(crate) fn claims() -> Claims {
     match current().held() {
         None => Claims::default(),
-        Some(scope) => Claims { scope: scope.path.clone(), step: scope.step.clone(), site: None },
+        Some(scope) => {
+            let path = scope.path.iter().cloned().collect();
+            Claims { scope: path, step: scope.step.clone(), site: None }
+        }
     }
 }
 

@@ -75,6 +75,8 @@ pub(crate) fn append(value: &impl Serialize, out: &mut Vec<u8>) -> postcard::Res
 #[derive(Default)]
 pub struct Unpacker {
     known: Known,
+    /// Who attempted what the row before spoke of.
+    subject: Subject,
 }
 
 impl Unpacker {
@@ -91,12 +93,20 @@ impl Unpacker {
         if !rest.is_empty() {
             return Err(TraceError::NotAnEvent("something follows it".into()));
         }
-        self.event(fact).ok_or_else(|| TraceError::NotAnEvent("it holds what no event can".into()))
+        if matches!(fact, Fact::Decided(Decided { who: None, .. })) {
+            return Err(TraceError::NotAnEvent("it does not say who".into()));
+        }
+        fact.event(self).ok_or_else(|| TraceError::NotAnEvent("it holds what no event can".into()))
     }
 
-    /// The event of a fact; `None` where it holds what no event can.
-    pub(crate) fn event(&mut self, fact: Fact<'_>) -> Option<Event> {
-        fact.event(&mut self.known)
+    /// The event of the next row of an index; `None` where it holds what no event can.
+    pub(crate) fn row(&mut self, fact: Fact<'_>) -> Option<Event> {
+        let new = matches!(fact, Fact::Decided(Decided { who: Some(_), .. }));
+        let event = fact.event(self)?;
+        if new && let Event::Decided { request, .. } = &event {
+            self.subject = request.subject.clone();
+        }
+        Some(event)
     }
 }
 
@@ -134,7 +144,7 @@ impl Known {
         known.clone()
     }
 
-    fn texts(&mut self, all: Texts<'_>) -> Vec<Text> {
+    fn texts<T: FromIterator<Text>>(&mut self, all: Texts<'_>) -> T {
         all.into_iter().map(|text| self.text(text)).collect()
     }
 
@@ -187,14 +197,8 @@ pub(crate) struct Decided<'a> {
     enforced: bool,
     ns: u64,
     action: What<'a>,
-    pid: u32,
-    tid: u32,
-    exe: Bytes<'a>,
-    agent: Option<Bytes<'a>>,
-    run: Option<Bytes<'a>>,
-    scope: Texts<'a>,
-    step: Option<Bytes<'a>>,
-    site: Option<Bytes<'a>>,
+    /// None where it is that of the row before; an agent always says.
+    who: Option<Who<'a>>,
     lane: Lane,
     time: u64,
     names: Vec<&'a str>,
@@ -205,6 +209,19 @@ pub(crate) struct Decided<'a> {
     rules: SmallVec<[&'a str; 2]>,
     obligations: Cow<'a, [Obligation]>,
     faults: Cow<'a, [Fault]>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(bound(deserialize = "'de: 'a"))]
+struct Who<'a> {
+    pid: u32,
+    tid: u32,
+    exe: Bytes<'a>,
+    agent: Option<Bytes<'a>>,
+    run: Option<Bytes<'a>>,
+    scope: Texts<'a>,
+    step: Option<Bytes<'a>>,
+    site: Option<Bytes<'a>>,
 }
 
 /// An action: the verb where several share a form.
@@ -254,6 +271,14 @@ enum Unix<'a> {
 }
 
 impl<'a> Fact<'a> {
+    /// Leaves out who it was, where that is known from the row before.
+    pub(crate) fn of_the_same(mut self) -> Self {
+        if let Self::Decided(decided) = &mut self {
+            decided.who = None;
+        }
+        self
+    }
+
     /// The fact of an event; `None` for events that are not for an agent to say.
     pub(crate) fn of(event: &'a Event) -> Option<Self> {
         Some(match event {
@@ -283,9 +308,10 @@ impl<'a> Fact<'a> {
     }
 
     /// The event again; `None` where the fact holds what no event can.
-    fn event(self, known: &mut Known) -> Option<Event> {
+    fn event(self, unpacker: &mut Unpacker) -> Option<Event> {
+        let known = &mut unpacker.known;
         Some(match self {
-            Self::Decided(decided) => return decided.event(known),
+            Self::Decided(decided) => return decided.event(unpacker),
             Self::Approval { op, pid, approved, who } => {
                 let answer = if approved { Answer::Approved } else { Answer::Denied };
                 Event::Approval { op, pid, answer, who: who.into() }
@@ -311,7 +337,6 @@ impl<'a> Decided<'a> {
     fn of(op: u64, request: &'a Request, decision: &'a Decision, enforced: bool, ns: u64) -> Self {
         // Taken apart field by field: a new one does not compile until it has its place here.
         let Request { action, subject, context } = request;
-        let Subject { pid, tid, exe, agent, run, claimed: Claims { scope, step, site } } = subject;
         let Context { lane, time, names, addresses, counters } = context;
         let Counters { wall_ns, operations, connections, processes, write_bytes, memory } = *counters;
         let Decision { verdict, reason, rules, obligations, faults } = decision;
@@ -320,14 +345,7 @@ impl<'a> Decided<'a> {
             enforced,
             ns,
             action: What::of(action),
-            pid: *pid,
-            tid: *tid,
-            exe: exe.into(),
-            agent: agent.as_ref().map(Bytes::from),
-            run: run.as_ref().map(Bytes::from),
-            scope: all(scope),
-            step: step.as_ref().map(Bytes::from),
-            site: site.as_ref().map(Bytes::from),
+            who: Some(Who::of(subject)),
             lane: *lane,
             time: time.0,
             names: names.iter().map(HostName::as_str).collect(),
@@ -341,23 +359,17 @@ impl<'a> Decided<'a> {
         }
     }
 
-    fn event(self, known: &mut Known) -> Option<Event> {
+    fn event(self, unpacker: &mut Unpacker) -> Option<Event> {
         let [wall_ns, operations, connections, processes, write_bytes, memory] = self.counters;
+        let subject = match self.who {
+            Some(who) => who.subject(&mut unpacker.known),
+            None => unpacker.subject.clone(),
+        };
+        let known = &mut unpacker.known;
         let names: Option<_> = self.names.into_iter().map(|name| HostName::parse(name).ok()).collect();
         let request = Request {
             action: self.action.action()?,
-            subject: Subject {
-                pid: self.pid,
-                tid: self.tid,
-                exe: known.text(self.exe),
-                agent: self.agent.map(|agent| known.text(agent)),
-                run: self.run.map(|run| known.text(run)),
-                claimed: Claims {
-                    scope: known.texts(self.scope),
-                    step: self.step.map(|step| known.text(step)),
-                    site: self.site.map(|site| known.text(site)),
-                },
-            },
+            subject,
             context: Context {
                 lane: self.lane,
                 time: Some(Timestamp(self.time)).filter(|time| *time < Timestamp::END)?,
@@ -380,6 +392,37 @@ impl<'a> Decided<'a> {
             enforced: self.enforced,
             ns: self.ns,
         })
+    }
+}
+
+impl<'a> Who<'a> {
+    fn of(subject: &'a Subject) -> Self {
+        let Subject { pid, tid, exe, agent, run, claimed: Claims { scope, step, site } } = subject;
+        Self {
+            pid: *pid,
+            tid: *tid,
+            exe: exe.into(),
+            agent: agent.as_ref().map(Bytes::from),
+            run: run.as_ref().map(Bytes::from),
+            scope: all(scope),
+            step: step.as_ref().map(Bytes::from),
+            site: site.as_ref().map(Bytes::from),
+        }
+    }
+
+    fn subject(self, known: &mut Known) -> Subject {
+        Subject {
+            pid: self.pid,
+            tid: self.tid,
+            exe: known.text(self.exe),
+            agent: self.agent.map(|agent| known.text(agent)),
+            run: self.run.map(|run| known.text(run)),
+            claimed: Claims {
+                scope: known.texts(self.scope),
+                step: self.step.map(|step| known.text(step)),
+                site: self.site.map(|site| known.text(site)),
+            },
+        }
     }
 }
 

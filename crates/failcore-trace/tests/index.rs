@@ -103,6 +103,13 @@ fn the_index_holds_what_decisions_depend_on_unchanged() {
     assert_eq!(index.map(Result::unwrap).collect::<Vec<_>>(), built);
     assert_eq!(Index::build(&dir, &report).unwrap().len(), built.len() as u64, "and again");
     assert!(verify(&dir, None).unwrap().is_valid(), "the index is no part of the trace");
+
+    // One process all along, which rows say once.
+    let dir = home.path().join("alike");
+    closed(&dir, 20, 8, u64::MAX);
+    let report = verify(&dir, None).unwrap();
+    let built: Vec<Record> = Index::build(&dir, &report).unwrap().map(Result::unwrap).collect();
+    assert_eq!(built, deciding(&dir));
 }
 
 #[test]
