@@ -1,59 +1,20 @@
-//! What a full, un-thinned record costs: append, verify, parse, in processor time of one core, so that a busy machine
-//! gives the same figures as an idle one.
+//! What a full, un-thinned record costs: append, verify, parse, in processor time of one core.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
 
 #[path = "../tests/common/mod.rs"]
 mod common;
+#[path = "../../../benches/cpu_time.rs"]
+mod cpu_time;
 
 use common::{decided, opened, writer};
-use criterion::measurement::{Measurement, ValueFormatter, WallTime};
+use cpu_time::{CpuTime, cpu};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use failcore_model::{Event, Record};
 use failcore_trace::{Index, Reader, Unpacker, pack, verify};
 use std::hint::black_box;
-use std::time::Duration;
 
 const RECORDS: u64 = 50_000;
-
-/// Processor time of this thread, in user and kernel.
-struct CpuTime;
-
-static WALL: WallTime = WallTime;
-
-fn cpu() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-}
-
-impl Measurement for CpuTime {
-    type Intermediate = Duration;
-    type Value = Duration;
-
-    fn start(&self) -> Duration {
-        cpu()
-    }
-
-    fn end(&self, start: Duration) -> Duration {
-        cpu() - start
-    }
-
-    fn add(&self, a: &Duration, b: &Duration) -> Duration {
-        *a + *b
-    }
-
-    fn zero(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn to_f64(&self, value: &Duration) -> f64 {
-        value.as_nanos() as f64
-    }
-
-    fn formatter(&self) -> &dyn ValueFormatter {
-        WALL.formatter()
-    }
-}
 
 fn trace(c: &mut Criterion<CpuTime>) {
     // In memory where possible: what the processor does is measured, not the disk.
