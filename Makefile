@@ -50,8 +50,6 @@ compat: $(VENV)/.installed $(VENV)/.test ## Run CPython's own tests with and wit
 
 attack-long: $(VENV)/.installed $(VENV)/.test ## Run the attacks that take minutes
 	FAILCORE_ATTACK_LONG=1 $(BIN)/python -m pytest tests/attacks
-	cargo build --locked -p failcore-kernel --examples
-	cargo test --locked -p failcore-kernel --test attacks --test supervise
 
 clean: ## Remove everything that was made here
 	rm -rf $(VENV) $(DATA) $(TARGET) dist demo/run .pytest_cache .mypy_cache .ruff_cache

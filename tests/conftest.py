@@ -6,17 +6,20 @@ agent's own report says only how it was refused.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import stat
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,8 +152,8 @@ def _matches(pattern: str, verb: str) -> bool:
 class World:
     """One test's directory: `work` (the workspace), `outside` (must stay as it is), policy, traces and keys."""
 
-    def __init__(self, base: Path, prefix: Path, as_user: Sequence[str], uid: int) -> None:
-        self.base, self.prefix, self.as_user, self.uid = base, prefix, list(as_user), uid
+    def __init__(self, base: Path, prefix: Path, as_user: Sequence[str], uid: int, lane: str) -> None:
+        self.base, self.prefix, self.as_user, self.uid, self.lane = base, prefix, list(as_user), uid, lane
         self.work, self.outside, self.home = base / "work", base / "outside", base / "home"
         self.secret = "secret-" + secrets.token_hex(16)
         self.runs = 0
@@ -215,7 +218,7 @@ class World:
             self.failcore,
             "run",
             "--lane",
-            "runtime",
+            self.lane,
             "--trace",
             str(trace),
         ]
@@ -258,6 +261,38 @@ class World:
             check=False,
         )
         return Run(done.returncode, done.stdout, done.stderr, trace, records(trace))
+
+    @contextlib.contextmanager
+    def under_way(
+        self,
+        script: str,
+        *args: str,
+        policy: str | Path | None = WORKSPACE,
+        options: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        argv: Sequence[str] | None = None,
+        before: Sequence[str] = ("setsid", "--wait"),
+    ) -> Iterator[UnderWay]:
+        """A run that can be given orders while the block lasts; without a terminal, unless `before` says otherwise."""
+        agent = self.work / "agent.py"
+        agent.write_text(PRELUDE + self.names() + script)
+        self.hand_over()
+        line, trace = self.command(argv or [self.python, str(agent), *args], policy=policy, options=options)
+        out, err = (self.base / f"{name}-{self.runs}" for name in ("out", "err"))
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            process = subprocess.Popen(
+                [*before, *line],
+                cwd=self.work,
+                env=self.environ(env),
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+            )
+        run = UnderWay(self, process, trace, out, err)
+        try:
+            yield run
+        finally:
+            run.make_end()
 
     def plain(
         self, script: str, *args: str, env: Mapping[str, str] | None = None, timeout: float = TIMEOUT
@@ -328,6 +363,92 @@ class World:
             if self.secret.encode() in path.read_bytes():
                 found.append(path)
         return found
+
+
+class UnderWay:
+    """A run that has not ended yet, as its owner sees it."""
+
+    def __init__(
+        self, world: World, process: subprocess.Popen[bytes], trace: Path, out: Path, err: Path
+    ) -> None:
+        self.world, self.process, self.trace, self.out, self.err = world, process, trace, out, err
+
+    def status(self) -> dict[str, Any] | None:
+        """What `failcore ps` says of it, if anything."""
+        found = [json.loads(line) for line in self.world.ask("--json", "ps").stdout.splitlines()]
+        return next((run for run in found if run.get("trace") == str(self.trace)), None)
+
+    @property
+    def session(self) -> str:
+        return str(wait_for(self.status, "the run is found")["session"])
+
+    def ready(self) -> None:
+        """Waits until the program has made the file `ready` in the workspace."""
+        ready = self.world.work / "ready"
+        wait_for(lambda: ready.exists() or self.process.poll() is not None, "it is ready")
+        assert ready.exists(), self.said()
+
+    def questions(self, number: int = 1) -> list[dict[str, Any]]:
+        """What waits for an answer, once it is so many."""
+
+        def enough() -> list[dict[str, Any]]:
+            waiting: list[dict[str, Any]] = (self.status() or {}).get("waiting", [])
+            return waiting if len(waiting) >= number else []
+
+        return list(wait_for(enough, "the program asks"))
+
+    def order(self, *argv: str, code: int = 0) -> str:
+        """Gives an order, such as `pause RUN`."""
+        command, *rest = argv
+        done = self.world.ask(command, self.session, *rest)
+        assert done.returncode == code, f"{argv}: {done.stdout}{done.stderr}{self.said()}"
+        return done.stdout + done.stderr
+
+    def said(self) -> str:
+        """What it said on its streams so far."""
+        return self.out.read_text(errors="replace") + self.err.read_text(errors="replace")
+
+    def ended(self, timeout: float = TIMEOUT) -> Run:
+        """How it ended."""
+        code = self.process.wait(timeout)
+        out, err = (path.read_text(errors="replace") for path in (self.out, self.err))
+        return Run(code, out, err, self.trace, records(self.trace))
+
+    def make_end(self) -> None:
+        """Leaves nothing behind, whatever the test found."""
+        for pid in processes_in(self.world.base):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.kill()
+        self.process.wait()
+
+
+def processes_in(base: Path) -> list[int]:
+    """Processes that work below a directory, `failcore` itself among them: found without asking it."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if Path(os.readlink(entry / "cwd")).is_relative_to(base) and state(entry) not in "ZX":
+                    found.append(int(entry.name))
+    return found
+
+
+def state(process: Path) -> str:
+    """The state of a process or thread below /proc, as a letter; `X` where it is gone."""
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return "X"
+
+
+def wait_for(found: Callable[[], Any], what: str, timeout: float = TIMEOUT) -> Any:
+    """Waits until there is something."""
+    end = time.monotonic() + timeout
+    while not (value := found()):
+        assert time.monotonic() < end, f"waited in vain until {what}"
+        time.sleep(0.02)
+    return value
 
 
 def records(trace: Path) -> list[dict[str, Any]]:
@@ -404,15 +525,26 @@ def ordinary_prefix() -> Iterator[Path]:
     shutil.rmtree(base)
 
 
+@pytest.fixture(params=["runtime", "kernel"])
+def lane(request: pytest.FixtureRequest) -> str:
+    """Each lane there is; a test of one lane alone says `@only("kernel")`."""
+    return str(request.param)
+
+
+def only(lane: str) -> pytest.MarkDecorator:
+    """For a test of what one lane alone holds."""
+    return pytest.mark.parametrize("lane", [lane], indirect=True)
+
+
 @pytest.fixture(params=["root", "ordinary"] if os.getuid() == 0 else ["ordinary"])
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
+def world(request: pytest.FixtureRequest, lane: str) -> Iterator[World]:
     """A world, for root and for an ordinary user; as an ordinary user, for that one alone."""
     prefix, as_user, uid = Path(sys.prefix), [], os.getuid()
     if request.param == "ordinary" and uid == 0:
         prefix, as_user, uid = request.getfixturevalue("ordinary_prefix"), AS_NOBODY, NOBODY
     base = Path(tempfile.mkdtemp(prefix="failcore-test-")).resolve()
     base.chmod(0o755)
-    yield World(base, prefix, as_user, uid)
+    yield World(base, prefix, as_user, uid, lane)
     shutil.rmtree(base, ignore_errors=True)
 
 

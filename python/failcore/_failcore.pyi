@@ -3,10 +3,30 @@
 import os
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, final
 
-P = ParamSpec("P")
-R = TypeVar("R")
+__all__ = [
+    "Denied",
+    "DeniedAbsent",
+    "DeniedImport",
+    "Policy",
+    "Session",
+    "_Carried",
+    "_Entered",
+    "_Scope",
+    "_TraceReader",
+    "__version__",
+    "_as_denied",
+    "_carry",
+    "_current",
+    "_enter",
+    "_events",
+    "_stand_ins",
+    "seal",
+]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 __version__: str
 
@@ -33,6 +53,7 @@ class DeniedImport(ImportError):
     hint: str | None
     retry: bool
 
+@final
 class Policy:
     """A checked policy; immutable."""
 
@@ -47,6 +68,7 @@ class Policy:
     @property
     def resolved(self) -> str: ...
 
+@final
 class Session:
     """One gate's lifetime inside a program."""
 
@@ -83,21 +105,26 @@ def seal(
 ) -> Session:
     """Puts a policy in force for the rest of the process's life."""
 
+@final
 class _Entered:
     def leave(self) -> None: ...
 
+@final
 class _Scope: ...
 
+@final
 class _Carried:
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
+@final
 class _TraceReader:
     def __new__(cls, name: str | os.PathLike[str]) -> _TraceReader: ...
     def __iter__(self) -> Iterator[str]: ...
     def __next__(self) -> str: ...
 
+def _as_denied(arguments: tuple[Any, ...], state: dict[str, Any]) -> Denied: ...
 def _enter(tool: str, step: str | None = None, task: bool = False) -> _Entered: ...
-def _carry(function: Callable[P, R]) -> Callable[P, R]: ...
+def _carry(function: Callable[_P, _R]) -> Callable[_P, _R]: ...
 def _current() -> tuple[bool, bool, str | None, str | None, str | None, list[str], str | None]: ...
 def _events() -> tuple[list[tuple[str, str | None, str | None]], list[str]]: ...
 def _stand_ins() -> list[str]: ...

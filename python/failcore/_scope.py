@@ -87,24 +87,51 @@ class scope:
 
 
 @overload
-def tool(function: Callable[P, R], /) -> Callable[P, R]: ...
+def tool(name: Callable[P, R], /) -> Callable[P, R]: ...
 @overload
 def tool(
-    name: str | None = None, /, *, step: str | None = None
+    name: str | None = None, /, *, step: str | None = None, isolate: bool = False
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
-def tool(name: Any = None, /, *, step: str | None = None) -> Any:
+def tool(name: Any = None, /, *, step: str | None = None, isolate: bool = False) -> Any:
     """Marks a function as a tool: while it runs, the scope of its name is in force.
 
     Works on plain functions, coroutine functions, generators and asynchronous generators. Without a name the
     function's own is taken.
+
+    With `isolate` each call runs in a process of its own, which cannot leave the scope: under `failcore run` in the
+    kernel lane the supervisor holds it, whatever code runs there. The process starts as a copy of this one (fork) with
+    every descriptor but the standard ones closed. What it returns or raises is passed back as plain data; everything
+    else is an `IsolationError`. Generators cannot be isolated.
     """
     if callable(name):
         return _wrapped(name, name.__name__, step)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        return _wrapped(function, name or function.__name__, step)
+        wrap = _isolated if isolate else _wrapped
+        return wrap(function, name or function.__name__, step)
 
     return decorate
+
+
+def _isolated(function: Callable[P, R], name: str, step: str | None) -> Callable[P, R]:
+    import inspect
+
+    from . import _isolate
+
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"`{name}` is a generator: an isolated tool answers once")
+    wrapper: Any
+    if inspect.iscoroutinefunction(function):
+
+        async def wrapper(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return await _isolate.call_async(function, args, kwargs, name, step)
+
+    else:
+
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return _isolate.call(function, args, kwargs, name, step)
+
+    return cast(Callable[P, R], functools.wraps(function)(wrapper))
 
 
 def _wrapped(function: Callable[P, R], name: str, step: str | None) -> Callable[P, R]:

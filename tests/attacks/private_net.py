@@ -2,9 +2,11 @@
 
     unshare --mount --net -- python private_net.py CONFIG REPORT -- COMMAND…
 
-CONFIG is JSON: `names` maps a host name to its successive answers (the last one stays), `addresses` are put on
-loopback, and a web server listens on `port` of each. REPORT gets what was asked and who got through to what. Nothing
-leaves the namespace: it has no other interface.
+CONFIG is JSON: `names` maps a host name to its successive answers (the last one stays), each a list of addresses, in
+which `=NAME` stands for an alias; `addresses` are put on loopback, and a web server listens on `port` of each, a name
+server on port 53. Where they are given, `hosts` are lines of /etc/hosts and `unix` paths in /run at which somebody
+listens. REPORT gets what was asked and who got through to what. Nothing leaves the namespace: it has no other
+interface.
 """
 
 import ctypes
@@ -45,9 +47,11 @@ def mount_over(path: str, text: str) -> None:
     os.unlink(file.name)
 
 
-def serve_names(names: dict[str, list[list[str]]], asked: list[str]) -> None:
-    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    server.bind(("127.0.0.1", 53))
+def label(name: str) -> bytes:
+    return b"".join(bytes([len(part)]) + part.encode() for part in name.split(".")) + b"\0"
+
+
+def serve_names(addresses: list[str], names: dict[str, list[list[str]]], asked: list[str]) -> None:
     turns: dict[str, int] = {}
 
     def answer(query: bytes) -> bytes:
@@ -61,22 +65,59 @@ def serve_names(names: dict[str, list[list[str]]], asked: list[str]) -> None:
         asked.append(name)
         if name not in names:
             return query[:2] + struct.pack("!HHHHH", 0x8183, 1, 0, 0, 0) + question
-        addresses: list[str] = []
+        turn = turns.get(name, 0)
         if kind == 1:
-            turn = turns.get(name, 0)
             turns[name] = turn + 1
-            addresses = names[name][min(turn, len(names[name]) - 1)]
-        data = [ipaddress.ip_address(a).packed for a in addresses if ":" not in a]
-        rows = b"".join(b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 0, len(d)) + d for d in data)
-        return query[:2] + struct.pack("!HHHHH", 0x8180, 1, len(data), 0, 0) + question + rows
+        found = names[name][min(turn, len(names[name]) - 1)]
+        owner, rows = b"\xc0\x0c", []
+        for alias in (one[1:] for one in found if one.startswith("=")):
+            rows.append(owner + struct.pack("!HHIH", 5, 1, 0, len(label(alias))) + label(alias))
+            owner = label(alias)
+        for one in found:
+            if not one.startswith("=") and kind == (28 if ":" in one else 1):
+                data = ipaddress.ip_address(one).packed
+                rows.append(owner + struct.pack("!HHIH", kind, 1, 0, len(data)) + data)
+        return query[:2] + struct.pack("!HHHHH", 0x8180, 1, len(rows), 0, 0) + question + b"".join(rows)
 
-    def loop() -> None:
+    def datagrams(server: socket.socket) -> None:
         while True:
             query, peer = server.recvfrom(4096)
             try:
                 server.sendto(answer(query), peer)
             except (IndexError, struct.error):
-                continue
+                asked.append(repr(query))
+
+    def streams(server: socket.socket) -> None:
+        while True:
+            peer, _ = server.accept()
+            with peer:
+                peer.settimeout(5)
+                try:
+                    reply = answer(peer.recv(4096)[2:])
+                    peer.sendall(struct.pack("!H", len(reply)) + reply)
+                except (IndexError, struct.error, OSError):
+                    asked.append("a stream")
+
+    for address in addresses:
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        server.bind((address, 53))
+        threading.Thread(target=datagrams, args=(server,), daemon=True).start()
+        server = socket.create_server((address, 53))
+        threading.Thread(target=streams, args=(server,), daemon=True).start()
+
+
+def serve_unix(path: str, reached: dict[str, int]) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(path)
+    server.listen()
+    os.chmod(path, 0o777)
+    reached[path] = 0
+
+    def loop() -> None:
+        while True:
+            server.accept()[0].close()
+            reached[path] += 1
 
     threading.Thread(target=loop, daemon=True).start()
 
@@ -113,12 +154,16 @@ def main() -> int:
     for i, address in enumerate(wanted["addresses"]):
         interface(f"lo:{i}", address)
     mount_over("/etc/resolv.conf", "nameserver 127.0.0.1\noptions timeout:2 attempts:1\n")
-    mount_over("/etc/hosts", "127.0.0.1 localhost\n")
+    mount_over("/etc/hosts", "127.0.0.1 localhost\n" + wanted.get("hosts", ""))
     asked: list[str] = []
     reached: dict[str, int] = {}
-    serve_names(wanted["names"], asked)
+    serve_names(["127.0.0.1", *wanted["addresses"]], wanted["names"], asked)
     for address in ["127.0.0.1", *wanted["addresses"]]:
         serve_web(address, wanted["port"], reached)
+    if wanted.get("unix"):
+        ctypes.CDLL(None).mount(b"none", b"/run", b"tmpfs", 0, None)
+    for path in wanted.get("unix", []):
+        serve_unix(path, reached)
     code = subprocess.run(command, check=False).returncode
     with open(report, "w") as file:
         json.dump({"asked": asked, "reached": reached}, file)

@@ -8,7 +8,7 @@ POLICY = (
     WORKSPACE
     + """
 [process]
-exec = ["/usr/bin/env true"]
+exec = ["/usr/bin/env true", "true"]
 """
 )
 

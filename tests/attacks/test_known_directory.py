@@ -46,4 +46,6 @@ def test_a_file_is_never_taken_for_what_its_neighbours_are(world: World) -> None
         if record["request"]["action"]["path"] in (f"{world.work}/link", f"{world.work}/hard")
     ]
     assert all((r["request"]["subject"]["pid"], r["op"]) in failed for r in guesses), guesses
-    assert guesses, "nothing was ever guessed: opens do not come through the preloaded object"
+    # A supervisor guesses nothing: it opens what it has judged.
+    why = "opens do not come through the preloaded object" if world.lane == "runtime" else "a guess, beside a supervisor"
+    assert bool(guesses) == (world.lane == "runtime"), why

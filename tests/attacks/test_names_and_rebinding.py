@@ -133,7 +133,7 @@ def test_only_an_address_that_a_granted_name_gave_is_connected(world: World) -> 
 attempt("not looked up", direct, PUBLIC)
 attempt("look up", socket.gethostbyname, "good.example")
 attempt("looked up", direct, PUBLIC)
-attempt("looked up, another port", lambda: dial(PUBLIC, 53))
+attempt("looked up, another port", lambda: dial(PUBLIC, 54))
 attempt("another public address", direct, OTHER)
 attempt("metadata", direct, METADATA)
 attempt("private", direct, PRIVATE)
@@ -172,9 +172,15 @@ attempt("granted", socket.getaddrinfo, "good.example", 80)
 """,
     )
     run.worked("granted")
-    run.refused("ask the name server", "connect to the name server")
+    to_the_server = ("ask the name server", "connect to the name server")
+    if world.lane == "runtime":
+        run.refused(*to_the_server)
+    else:
+        run.worked(*to_the_server)  # the broker answers in its place: there is no such name
     assert not [
-        name for name, attempt in run.attempts.items() if attempt.ok and name not in ("granted", "nameinfo")
+        name
+        for name, attempt in run.attempts.items()
+        if attempt.ok and name not in ("granted", "nameinfo", *to_the_server)
     ], run.explain()
     assert set(seen["asked"]) <= {"good.example"}, seen["asked"]
     assert run.denied("net.resolve", "exfil-data.evil.example")

@@ -139,6 +139,90 @@ attempt("unlink", lambda: os.unlink(Once(WORK + "/out.txt")))
     run.worked("open", "os.open", "rename", "stat", "unlink")
 
 
+def test_paths_that_no_event_tells_of(world: World) -> None:
+    run = world.attack(
+        """
+import _posixshmem, sqlite3, ssl
+class Second:
+    '''No path at first, then one: what is asked once is used.'''
+    def __init__(self, answer): self.answer, self.asked = answer, 0
+    def __fspath__(self):
+        self.asked += 1
+        if self.asked == 1: raise KeyError("first")
+        return self.answer
+class Number(int):
+    '''A number and a path.'''
+    def __fspath__(self): return OUTSIDE + "/new"
+class Index:
+    def __init__(self, *answers): self.answers = list(answers)
+    def __index__(self): return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+attempt("fifo second", os.mkfifo, Second(OUTSIDE + "/new"))
+attempt("fifo number", os.mkfifo, Number(5))
+attempt("node second", os.mknod, Second(OUTSIDE + "/new"))
+attempt("node number", os.mknod, Number(5))
+attempt("open second", lambda: os.read(os.open(Second(SECRET), os.O_RDONLY), 99))
+context = ssl.create_default_context()
+attempt("certificate second", context.load_cert_chain, Second(SECRET))
+attempt("authorities second", context.load_verify_locations, Second(SECRET))
+attempt("database second", sqlite3.connect, Second(OUTSIDE + "/new.db"))
+name = "/fc-%d" % os.getpid()
+for n in range(3):
+    flags = Index(*[os.O_RDONLY] * n, os.O_CREAT | os.O_RDWR)
+    attempt("shared memory %d" % n, _posixshmem.shm_open, name, flags, 0o600)
+tell("shared memory", os.path.exists("/dev/shm" + name))
+attempt("fifo inside", os.mkfifo, WORK + "/fifo")
+""",
+        policy=f"version = 1\n[fs]\nread = ['/usr', '/etc', '/lib', '{world.prefix}', '/root', '/proc']\n"
+        f"write = ['./work']\n[native]\nload = ['/']\n",
+    )
+    for name, attempt in run.attempts.items():
+        if name not in ("shared memory", "fifo inside"):
+            assert not attempt.ok, f"{name}\n{run.explain()}"
+    assert run.attempts["shared memory"].value is False
+    run.refused("fifo number", "node number", "shared memory 0")
+    run.worked("fifo inside")
+
+
+def test_buffers_that_change_while_a_call_is_read(world: World) -> None:
+    """CPython takes a `bytearray` for a path until 3.11, and runs code of the program before it says so."""
+    run = world.attack(
+        """
+import warnings
+warnings.simplefilter("ignore")
+here = os.open(WORK, os.O_RDONLY)
+inside, outside = os.fsencode(WORK + "/in.txt"), os.fsencode(OUTSIDE + "/keep.txt")
+inside = inside.replace(b"/in.txt", b"/" * (len(outside) - len(inside)) + b"/in.txt")
+class Turning:
+    def __init__(self, buffer, to): self.buffer, self.to = buffer, to
+    def __index__(self):
+        self.buffer[:] = self.to
+        return here
+for first, then in ((inside, outside), (outside, inside)):
+    label = "in first" if first == inside else "out first"
+    open("in.txt", "w").close()
+    def turning(): return (buffer := bytearray(first)), Turning(buffer, then)
+    def one(call, *args):
+        buffer, turn = turning()
+        return call(buffer, *args, dir_fd=turn)
+    attempt(label + " chmod", one, os.chmod, 0o600)
+    attempt(label + " unlink", one, os.unlink)
+    attempt(label + " mkdir", one, os.mkdir)
+    attempt(label + " open", lambda: os.write(one(lambda path, dir_fd: os.open(path, os.O_WRONLY | os.O_TRUNC, dir_fd=dir_fd)), b"x"))
+    buffer, turn = turning()
+    attempt(label + " rename", lambda: os.rename(buffer, "taken", src_dir_fd=turn))
+open("in.txt", "w").close()
+tell("version", sys.version_info[:2])
+for kind in (bytearray, memoryview):
+    attempt("list outside " + kind.__name__, os.listdir, kind(os.fsencode(OUTSIDE)))
+    attempt("list inside " + kind.__name__, os.listdir, kind(os.fsencode(WORK)))
+"""
+    )
+    if tuple(run.attempts["version"].value) <= (3, 11):
+        run.refused("out first chmod", "out first unlink", "out first open", "out first rename")
+        run.refused("list outside bytearray", "list outside memoryview")
+        run.worked("in first chmod", "in first unlink", "list inside bytearray", "list inside memoryview")
+
+
 def test_addresses_of_odd_kinds(world: World, listen: Callable[..., Listener]) -> None:
     server, granted = listen(), listen()
     run = world.attack(

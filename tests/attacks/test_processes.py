@@ -297,3 +297,39 @@ subprocess.run([sys.executable, "-i", "-c", "pass"], env={**os.environ, "PYTHONS
         if name.endswith(": read") or name.endswith(": write"):
             assert not attempt.ok, run.explain()
     assert run.denied("fs.open", world.outside / "secret.txt")
+
+
+def test_what_a_child_does_before_it_executes_anything(world: World) -> None:
+    """`preexec_fn` runs in the child after the program was judged: it changes neither the program nor the gate."""
+    check = scripted(world)
+    (world.work / "program.py").write_text(check + "check(sys.argv[1])\n")
+    for name in ("a", "b"):
+        (world.work / name).mkdir()
+        program = world.work / name / "program"
+        program.write_text(f"#!/bin/sh\necho this is {name}\n")
+        program.chmod(0o755)
+    run = world.attack(
+        """
+import subprocess
+def forget():
+    for name in ("LD_PRELOAD", "FAILCORE_SOCKET", "FAILCORE_HOOK"):
+        os.unsetenv(name)
+        os.environ.pop(name, None)
+attempt("start forgets", subprocess.run, [sys.executable, WORK + "/program.py", "forgets"], preexec_fn=forget, check=True)
+def output(*argv, **options): return subprocess.run(argv, capture_output=True, **options).stdout.decode()
+attempt("stays", output, "./program", cwd="a")
+attempt("goes elsewhere", output, "./program", cwd="a", preexec_fn=lambda: os.chdir(WORK + "/b"))
+def late():
+    os.symlink("b/program", WORK + "/late")
+attempt("is made late", output, WORK + "/late", preexec_fn=late)
+tell("was made", os.path.lexists(WORK + "/late"))
+""",
+        policy=WORKSPACE + f'\n[process]\nexec = ["{world.work}/a/program"]\n',
+    )
+    held(run, "forgets")
+    assert run.attempts["stays"].value == "'this is a\\n'", run.explain()
+    assert "this is b" not in run.out, run.explain()
+    assert run.attempts["was made"].value is True, run.explain()
+    # A supervisor judges what is there when the child tries.
+    late = "PermissionError" if world.lane == "kernel" else "FileNotFoundError"
+    assert run.attempts["is made late"].kinds[0] == late, run.explain()

@@ -49,7 +49,7 @@ attempt("busybox by name", lambda: subprocess.run(["/usr/bin/env", "cat", SECRET
 attempt("granted", lambda: subprocess.run(["/usr/bin/env", "true"], check=True))
 attempt("overwrite the granted", lambda: open("/usr/bin/env", "ab"))
 """,
-        policy=WORKSPACE + '\n[process]\nexec = ["/usr/bin/env true"]\n',
+        policy=WORKSPACE + '\n[process]\nexec = ["/usr/bin/env true", "true"]\n',
     )
     for name, attempt in run.attempts.items():
         if name in ("granted", "copy", "symlink to a granted image", "cwd of the child, granted name"):

@@ -1,5 +1,7 @@
 """Signals: to what is not the agent's own, and handlers that raise in the middle of a decision."""
 
+import errno
+import os
 import subprocess
 
 from tests.conftest import WORKSPACE, World
@@ -45,6 +47,123 @@ attempt("own", os.kill, os.getpid(), signal.SIGUSR1)
         assert run.attempts["child ended"].value == -15
         assert all(record["decision"]["reason"] for record in run.denied("process.signal"))
         assert len(run.denied("process.signal")) >= 5
+    finally:
+        decoy.kill()
+        decoy.wait()
+
+
+def test_who_is_gone_is_not_refused_and_nobody_else_is_reached(world: World) -> None:
+    decoy = subprocess.Popen([*world.as_user, "sleep", "60"], start_new_session=True)
+    script = """
+import fcntl, signal, subprocess
+decoy = int(sys.argv[1])
+child = subprocess.Popen([sys.executable, "-c", ""], start_new_session=True)
+watched = os.pidfd_open(child.pid) if hasattr(os, "pidfd_open") else None
+child.wait()
+tell("pid", child.pid)
+attempt("gone", os.kill, child.pid, signal.SIGTERM)
+attempt("gone, asked", os.kill, child.pid, 0)
+attempt("gone group", os.killpg, child.pid, signal.SIGTERM)
+attempt("gone owner", fcntl.fcntl, 0, fcntl.F_SETOWN, child.pid)
+attempt("gone pidfd", signal.pidfd_send_signal, watched, signal.SIGTERM)
+attempt("no pidfd", signal.pidfd_send_signal, 0, signal.SIGTERM)
+attempt("decoy", os.kill, decoy, signal.SIGTERM)
+attempt("decoy, asked", os.kill, decoy, 0)
+attempt("decoy's directory", lambda: signal.pidfd_send_signal(os.open("/proc/%d" % decoy, os.O_RDONLY), signal.SIGTERM))
+"""
+    try:
+        for granted in ("children", "none"):
+            policy = f"version = 1\n[fs]\nread = ['/']\nwrite = ['./work']\n[native]\nload = ['/']\n"
+            policy += f"[process]\nexec = ['/**']\nsignal = '{granted}'\n"
+            run = world.attack(script, str(decoy.pid), policy=policy)
+            for name in ("gone", "gone, asked", "gone group", "gone owner", "gone pidfd"):
+                assert run.attempts[name].kinds[0] == "ProcessLookupError", run.explain()
+            assert run.attempts["no pidfd"].errno == errno.EBADF, run.explain()
+            run.refused("decoy", "decoy, asked")
+            # The supervisor takes no directory for a process.
+            if world.lane == "kernel":
+                assert run.attempts["decoy's directory"].errno == errno.EBADF, run.explain()
+            else:
+                run.refused("decoy's directory")
+            # As the kernel speaks of another user's process: it is there, and not for us.
+            assert {run.attempts[name].errno for name in ("decoy", "decoy, asked")} == {errno.EPERM}
+            assert not run.denied("process.signal", run.attempts["pid"].value)
+        assert decoy.poll() is None, "the decoy was killed"
+    finally:
+        decoy.kill()
+        decoy.wait()
+
+
+def test_a_group_is_as_far_away_as_its_farthest_member(world: World) -> None:
+    # In the agent's session, as everything started at one terminal is, and at the head of a group of its own.
+    decoy = subprocess.Popen([*world.as_user, "sleep", "60"], preexec_fn=os.setpgrp)
+    try:
+        run = world.attack(
+            """
+import signal, subprocess, time
+decoy = int(sys.argv[1])
+attempt("the supervisor's group", os.kill, 0, signal.SIGURG)
+attempt("the supervisor's group by number", os.killpg, os.getpgrp(), signal.SIGURG)
+if (pid := os.fork()) == 0:
+    os.setpgid(0, decoy)
+    attempt("a group that was joined", os.kill, 0, signal.SIGTERM)
+    attempt("a group with a child in it", os.killpg, decoy, signal.SIGTERM)
+    os._exit(0)
+os.waitpid(pid, 0)
+read, write = os.pipe()
+leader = subprocess.Popen([sys.executable, "-c", "import os, time; os.fork() or (os.write(%d, b'x'), time.sleep(60))" % write],
+                          start_new_session=True, pass_fds=[write])
+leader.wait()
+os.close(write)
+os.read(read, 1)
+attempt("a group whose leader is gone", os.killpg, leader.pid, signal.SIGKILL)
+attempt("it ends", lambda: os.read(read, 1))
+child = [sys.executable, "-c", "import os; os.kill(os.getppid(), 0)"]
+attempt("a child to its parent", subprocess.run, child, check=True)
+attempt("a child to the supervisor", subprocess.run, [*child[:2], child[2].replace("os.getppid()", str(os.getppid()))], check=True)
+""",
+            str(decoy.pid),
+            policy=WORKSPACE + '\n[process]\nsignal = "run"\n',
+        )
+        assert decoy.poll() is None, "the decoy was killed\n" + run.explain()
+        # Under a supervisor the program leads a group of its own.
+        judge = run.worked if world.lane == "kernel" else run.refused
+        judge("the supervisor's group", "the supervisor's group by number")
+        run.refused("a group that was joined", "a group with a child in it")
+        run.worked("a group whose leader is gone", "it ends", "a child to its parent")
+        assert not run.attempts["a child to the supervisor"].ok
+    finally:
+        decoy.kill()
+        decoy.wait()
+
+
+def test_numbers_that_change_reach_nobody_else(world: World) -> None:
+    decoy = subprocess.Popen([*world.as_user, "sleep", "60"], start_new_session=True)
+    niceness, affinity = os.getpriority(os.PRIO_PROCESS, decoy.pid), os.sched_getaffinity(decoy.pid)
+    try:
+        run = world.attack(
+            """
+import signal
+decoy = int(sys.argv[1])
+class Number:
+    def __init__(self, *answers): self.answers = list(answers)
+    def __index__(self): return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+own, other = os.pidfd_open(os.getpid()), os.pidfd_open(decoy)
+for n in range(3):
+    attempt("pidfd %d" % n, signal.pidfd_send_signal, Number(*[own] * n, other), Number(*[0] * n, signal.SIGTERM))
+    attempt("priority %d" % n, os.setpriority, Number(os.PRIO_PROCESS), Number(*[os.getpid()] * n, decoy), 19)
+    attempt("affinity %d" % n, os.sched_setaffinity, Number(*[0] * n, decoy), [0])
+attempt("everyone's priority", os.setpriority, os.PRIO_USER, 0, 19)
+attempt("own priority", os.setpriority, os.PRIO_PROCESS, Number(0), 19)
+""",
+            str(decoy.pid),
+            policy=WORKSPACE + '\n[process]\nsignal = "run"\n',
+        )
+        assert decoy.poll() is None, "the decoy was killed\n" + run.explain()
+        assert os.getpriority(os.PRIO_PROCESS, decoy.pid) == niceness, run.explain()
+        assert os.sched_getaffinity(decoy.pid) == affinity, run.explain()
+        run.refused("pidfd 0", "priority 0", "affinity 0", "everyone's priority")
+        run.worked("own priority")
     finally:
         decoy.kill()
         decoy.wait()

@@ -35,6 +35,7 @@ MODULES = (
     "test_threading",
 )
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
+LANES = ("runtime", "kernel")
 # How long a test may be silent before it counts as hung.
 SILENCE = 90.0
 # More differences than this are not chance, and are not tried again one by one.
@@ -96,31 +97,38 @@ class Outcome:
     why: str = ""
 
 
-def run(python: Path, module: str, failcore: Path | None, only: Iterable[str] = ()) -> dict[str, Outcome]:
-    """Runs a module (or some of its tests), under the gate where `failcore` is given. Hung tests are `hung`."""
+@dataclass(frozen=True)
+class Gate:
+    """What the tests run under: a lane of a `failcore` command."""
+
+    failcore: Path
+    lane: str = "runtime"
+
+
+def run(python: Path, module: str, gate: Gate | None, only: Iterable[str] = ()) -> dict[str, Outcome]:
+    """Runs a module (or some of its tests), under the gate where there is one. Hung tests are `hung`."""
     with tempfile.TemporaryDirectory(prefix="failcore-compat-") as name:
         base = Path(name)
         out, policy = base / "out.jsonl", base / "policy.toml"
         policy.write_text(POLICY)
         for attempt in range(20):
             argv = [str(python), str(HERE / "runner.py"), module, str(out), "--only", *only]
-            if failcore:
+            if gate:
                 trace = base / f"trace-{attempt}"
-                argv = [
-                    str(failcore),
+                under = [
+                    str(gate.failcore),
                     "run",
                     "--lane",
-                    "runtime",
+                    gate.lane,
                     "-p",
                     str(policy),
                     "--trace",
                     str(trace),
-                    "--",
-                    *argv,
                 ]
+                argv = [*under, "--", *argv]
             log = base / f"log-{attempt}"
             ended = watch(argv, out, log, base)
-            if failcore and not decided(trace, out):
+            if gate and not decided(trace, out):
                 raise RuntimeError(f"the gate was not on:\n{log.read_text(errors='replace')[-3000:]}")
             outcomes = read(out)
             if "" in outcomes:  # the runner's last line
@@ -192,6 +200,7 @@ def read(out: Path) -> dict[str, Outcome]:
 class Difference:
     """A test that came out differently under the gate, every time."""
 
+    lane: str
     version: str
     test: str
     without: str
@@ -200,8 +209,8 @@ class Difference:
     reason: str
 
 
-def compare(interpreter: Interpreter, module: str, failcore: Path) -> tuple[list[Difference], int]:
-    """The lasting differences of one module on one version, and how many tests were compared.
+def compare(interpreter: Interpreter, module: str, gate: Gate) -> tuple[list[Difference], int]:
+    """The lasting differences of one module on one version, and how many tests were compared to their end.
 
     A test that differs is tried twice more on its own, both ways: what is not repeated was chance.
     """
@@ -209,10 +218,10 @@ def compare(interpreter: Interpreter, module: str, failcore: Path) -> tuple[list
     python = interpreter.executable
     if module == "test_sqlite3" and interpreter.version.startswith("3.10."):
         module = "test_sqlite"  # its name until 3.11
-    probe = [python, "-c", f"import importlib.util as u; assert u.find_spec('test.{module}')"]
+    probe = [python, str(HERE / "runner.py"), "--has", module]
     if subprocess.run(probe, capture_output=True, check=False).returncode != 0:
         raise NotThere(module)
-    without, under = run(python, module, None), run(python, module, failcore)
+    without, under = run(python, module, None), run(python, module, gate)
     differing = [test for test in without if differs(without[test], under.get(test))]
     differing += [test for test in under if test not in without]
     differences = []
@@ -222,16 +231,15 @@ def compare(interpreter: Interpreter, module: str, failcore: Path) -> tuple[list
             if not re.fullmatch(r"[\w.]+", test) or len(differing) > MANY:
                 break  # a fixture, which cannot be run by itself; or no chance any more
             before = run(python, module, None, [test]).get(test, before)
-            after = run(python, module, failcore, [test]).get(test, after)
+            after = run(python, module, gate, [test]).get(test, after)
             if not differs(before, after):
                 break
         if differs(before, after):
             last = (after.why.strip().splitlines() or [""])[-1].replace(str(python), "PYTHON")
-            reason = reason_for(test, interpreter.version)
-            differences.append(
-                Difference(interpreter.version, test, before.outcome, after.outcome, last, reason)
-            )
-    return differences, len(without)
+            found = (before.outcome, after.outcome, last, reason_for(test, interpreter.version, gate.lane))
+            differences.append(Difference(gate.lane, interpreter.version, test, *found))
+    # Of what neither run came to the end of nothing is known.
+    return differences, sum(outcome.outcome not in ("hung", "died") for outcome in without.values())
 
 
 def differs(before: Outcome, after: Outcome | None) -> bool:
@@ -240,11 +248,17 @@ def differs(before: Outcome, after: Outcome | None) -> bool:
     return after is None or bad.get(before.outcome, before.outcome) != bad.get(after.outcome, after.outcome)
 
 
-def reason_for(test: str, version: str) -> str:
-    """The reason that the repository keeps for a difference, from reasons.json; empty where there is none."""
+def reason_for(test: str, version: str, lane: str) -> str:
+    """The reason that the repository keeps for a difference, from reasons.json; empty where there is none.
+
+    A pattern names a test, or a version and a test (`3.10.13:*.test_x`). Its reason is a text for every lane, or an
+    object with a text a lane.
+    """
     for pattern, reason in json.loads((HERE / "reasons.json").read_text()).items():
         if fnmatch.fnmatchcase(test, pattern) or fnmatch.fnmatchcase(f"{version}:{test}", pattern):
-            return str(reason)
+            text = reason.get(lane, "") if isinstance(reason, dict) else reason
+            if text:
+                return str(text)
     return ""
 
 

@@ -1,6 +1,7 @@
-"""Compares CPython's own tests with and without the gate: run.py [--all] [--write FILE] [--only MODULE…].
+"""Compares CPython's own tests with and without the gate: run.py [--all] [--lane LANE…] [--write FILE] [--only MODULE…].
 
-Without --all, on this interpreter's version alone. Exits 1 where a difference has no reason in reasons.json.
+Without --all, on this interpreter's version alone. Exits 1 where a difference has no reason in reasons.json, or where
+something that was asked for could not be compared.
 """
 
 from __future__ import annotations
@@ -12,18 +13,25 @@ import platform
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.compat import harness
 
+# What came of each lane, version and module.
+Results = dict[tuple[str, str, str], tuple[list[harness.Difference], int] | str]
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--all", action="store_true", help="on every CPython 3.10 to 3.13 that is found")
+    parser.add_argument(
+        "--lane", nargs="+", choices=harness.LANES, default=["runtime"], help="in these lanes"
+    )
     parser.add_argument("--write", type=Path, help="write the table there")
     parser.add_argument("--only", nargs="+", default=harness.MODULES, help="these test modules")
     parser.add_argument("--versions", nargs="+", help="these versions, such as 3.12")
@@ -37,27 +45,31 @@ def main() -> int:
     wanted = options.versions or (harness.VERSIONS if options.all else [here])
     found = [i for i in harness.interpreters() if i.version.startswith(tuple(f"{v}" for v in wanted))]
     failcore = harness.command()
-    jobs = [(i, module) for i in found if i.executable for module in options.only]
-    # What came of each: differences and how many were compared, or why it broke. Not there: skipped.
-    results: dict[tuple[str, str], tuple[list[harness.Difference], int] | str] = {}
+    jobs = [
+        (lane, i, module) for lane in options.lane for i in found if i.executable for module in options.only
+    ]
+    # Differences and how many were compared, or why it broke. Not there: skipped.
+    results: Results = {}
 
     if options.keep and options.keep.exists():
         for key, differences, compared in json.loads(options.keep.read_text()):
-            results[tuple(key)] = ([harness.Difference(*d) for d in differences], compared)
+            results[tuple(key)] = ([renewed(harness.Difference(*d)) for d in differences], compared)
 
-    def job(task: tuple[harness.Interpreter, str]) -> None:
-        interpreter, module = task
-        if (interpreter.version, module) in results:
+    def job(task: tuple[str, harness.Interpreter, str]) -> None:
+        lane, interpreter, module = task
+        key = (lane, interpreter.version, module)
+        if key in results:
             return
         since = time.monotonic()
         try:
-            results[interpreter.version, module] = result = harness.compare(interpreter, module, failcore)
+            results[key] = result = harness.compare(interpreter, module, harness.Gate(failcore, lane))
             words = f"{result[1]} tests, {len(result[0])} differ"
         except harness.NotThere:
             words = "skipped: this installation has no such module"
         except RuntimeError as error:
-            results[interpreter.version, module] = words = str(error)
-        print(f"  {interpreter.version:8} {module:36} {words} ({time.monotonic() - since:.0f} s)", flush=True)
+            results[key] = words = str(error)
+        took = time.monotonic() - since
+        print(f"  {lane:8} {interpreter.version:8} {module:36} {words} ({took:.0f} s)", flush=True)
         if options.keep:
             kept = [
                 (k, [astuple(d) for d in r[0]], r[1])
@@ -73,21 +85,28 @@ def main() -> int:
         list(pool.map(job, jobs))
 
     if options.write:
-        options.write.write_text(document(found, options.only, results))
+        options.write.write_text(document(options.lane, found, options.only, results))
         print(f"wrote {options.write}")
     unexplained = [d for r in results.values() if not isinstance(r, str) for d in r[0] if not d.reason]
     broken = [key for key, result in results.items() if isinstance(result, str)]
     for difference in unexplained:
-        print(
-            f"unexplained: {difference.version} {difference.test}: {difference.without} -> {difference.under}"
-        )
+        where = f"{difference.lane} {difference.version}"
+        print(f"unexplained: {where} {difference.test}: {difference.without} -> {difference.under}")
         print(f"    {difference.why}")
-    for version, module in broken:
-        print(f"not compared: {version} {module}")
+    for lane, version, module in broken:
+        print(f"not compared: {lane} {version} {module}")
     return 1 if unexplained or broken else 0
 
 
-def document(found, modules, results) -> str:
+def renewed(difference: harness.Difference) -> harness.Difference:
+    """A kept difference with the reason that the repository has for it today."""
+    reason = harness.reason_for(difference.test, difference.version, difference.lane)
+    return replace(difference, reason=reason)
+
+
+def document(
+    lanes: Sequence[str], found: Sequence[harness.Interpreter], modules: Sequence[str], results: Results
+) -> str:
     """docs/compatibility.md."""
     lines = [
         "# Compatibility",
@@ -99,36 +118,35 @@ def document(found, modules, results) -> str:
         "Each cell is *tests compared* / *tests that come out differently*, a difference being one that three runs",
         "repeat. No resource of regrtest is enabled, so tests that need the public network or much memory are",
         "skipped both ways.",
-        "",
-        "| module | " + " | ".join(i.version for i in found) + " |",
-        "|---|" + "---|" * len(found),
     ]
-    for module in modules:
-        cells = []
-        for interpreter in found:
-            result = results.get((interpreter.version, module))
-            if interpreter.executable is None or result is None:
-                cells.append("skipped")
-            elif isinstance(result, tuple):
-                cells.append(f"{result[1]} / {len(result[0])}")
-            else:
-                cells.append("not compared")
-        lines.append(f"| `{module}` | " + " | ".join(cells) + " |")
-    lines.append("\n*skipped*: the interpreter was not found, or its installation lacks the module.")
+    for lane in lanes:
+        lines += ["", f"## `--lane {lane}`", ""]
+        lines += ["| module | " + " | ".join(i.version for i in found) + " |", "|---|" + "---|" * len(found)]
+        for module in modules:
+            cells = []
+            for interpreter in found:
+                result = results.get((lane, interpreter.version, module))
+                if interpreter.executable is None or result is None:
+                    cells.append("skipped")
+                elif isinstance(result, tuple):
+                    cells.append(f"{result[1]} / {len(result[0])}")
+                else:
+                    cells.append("not compared")
+            lines.append(f"| `{module}` | " + " | ".join(cells) + " |")
+    if any(" skipped " in line for line in lines):
+        lines.append("\n*skipped*: the interpreter was not found, or its installation lacks the module.")
     lines += [f"\nCPython {i.version} was skipped: {i.missing}." for i in found if i.executable is None]
     differences = [d for result in results.values() if isinstance(result, tuple) for d in result[0]]
     lines += ["", "## Differences and their reasons", ""]
     if not differences:
-        lines.append("None.")
-    else:
-        lines += ["| test | versions | without | with the gate | reason |", "|---|---|---|---|---|"]
-        grouped: dict[tuple[str, str, str, str], list[str]] = {}
-        for d in differences:
-            grouped.setdefault(
-                (d.test, d.without, d.under, d.reason or f"**unexplained**: {d.why}"), []
-            ).append(d.version)
-        for (test, without, under, reason), versions in sorted(grouped.items()):
-            lines.append(f"| `{test}` | {', '.join(sorted(versions))} | {without} | {under} | {reason} |")
+        return "\n".join([*lines, "None."]) + "\n"
+    lines += ["| test | lane | versions | without | with the gate | reason |", "|---|---|---|---|---|---|"]
+    grouped: dict[tuple[str, ...], set[str]] = {}
+    for d in differences:
+        reason = d.reason or f"**unexplained**: {d.why}"
+        grouped.setdefault((d.test, d.lane, d.without, d.under, reason), set()).add(d.version)
+    for (test, lane, *rest), versions in sorted(grouped.items()):
+        lines.append("| " + " | ".join([f"`{test}`", lane, ", ".join(sorted(versions)), *rest]) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,14 +1,18 @@
 """Runs one of CPython's own test modules in this interpreter, and writes one line a test.
 
     runner.py MODULE OUT [--only ID…]
+    runner.py --has MODULE                  (exits 0 where this interpreter has the module)
 
-Tests that OUT already names are left out, so that a run can go on after one that hung. Standard library only, as it runs on every CPython from 3.10, with and without the gate. Each line is appended by
-an open of its own, so that tests which close descriptors or end the process lose nothing.
+Tests that OUT already names are left out, so that a run can go on after one that hung. Standard library only, as it
+runs on every CPython from 3.10, with and without the gate. Each line is appended by an open of its own, so that tests
+which close descriptors or end the process lose nothing.
 """
 
+import importlib.util
 import json
 import os
 import sys
+import tempfile
 import time
 import unittest
 
@@ -83,7 +87,27 @@ def flatten(suite, leave_out):
             yield part
 
 
+def find(module, directory):
+    """The name a test module is imported by; none where this interpreter has no such tests.
+
+    Some releases (3.11.7, 3.12.1) forget to install the small packages that name a start method to multiprocessing's
+    tests, and install the tests: then such a module is written into a directory, from where children import it too.
+    """
+    if importlib.util.find_spec("test." + module):
+        return "test." + module
+    start = module.removeprefix("test_multiprocessing_")
+    if start == module or not importlib.util.find_spec("test._test_multiprocessing"):
+        return None
+    with open(os.path.join(directory, module + ".py"), "w") as file:
+        file.write("from test._test_multiprocessing import install_tests_in_module_dict\n")
+        file.write(f"install_tests_in_module_dict(globals(), {start!r})\n")
+    return module
+
+
 def main():
+    if sys.argv[1] == "--has":
+        with tempfile.TemporaryDirectory() as directory:
+            sys.exit(find(sys.argv[2], directory) is None)
     module, out, only = sys.argv[1], sys.argv[2], sys.argv[4:]
     met = set()
     if os.path.exists(out):
@@ -97,12 +121,14 @@ def main():
     support.verbose = 0
     sys.argv[1:] = []
     loader = unittest.defaultTestLoader
+    name = find(module, os.path.dirname(out))
+    sys.path.insert(0, os.path.dirname(out))
     with os_helper.temp_cwd(name="compat", quiet=True):
         result = Lines(out)
         if only:
             suite = loader.loadTestsFromNames(only)
         else:
-            suite = loader.loadTestsFromName("test." + module)
+            suite = loader.loadTestsFromName(name)
         unittest.TestSuite(flatten(suite, met)).run(result)
         result.line(id="", outcome="end")
 

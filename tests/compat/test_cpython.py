@@ -21,6 +21,6 @@ def interpreter():
 
 @pytest.mark.parametrize("module", FAST)
 def test_the_same_results_with_and_without_the_gate(interpreter, module):
-    differences, compared = harness.compare(interpreter, module, harness.command())
+    differences, compared = harness.compare(interpreter, module, harness.Gate(harness.command()))
     assert compared > 50
     assert [d for d in differences if not d.reason] == []

@@ -50,7 +50,7 @@ def event(request: dict) -> tuple | None:
     if verb in simple:
         return simple[verb]
     if verb == "fs.rename":
-        if {"ids", "absent"} & set(action["to"]):
+        if {"ids", "absent"} & set(action["to"]) or "dir" not in action:
             return None
         return "os.rename", path, action["to"]["path"], -1, -1
     if verb in ("net.connect", "net.bind") and action.get("transport") == "tcp" and "zone" not in action:
@@ -58,14 +58,20 @@ def event(request: dict) -> tuple | None:
     return None
 
 
-def stand(paths: list[str]) -> None:
-    """Puts files where the requests expect some."""
-    for path in paths:
-        if path.startswith(("/srv/agent", "/home/agent")) and "\0" not in path:
+def stand(files: list[dict]) -> None:
+    """Puts files and directories where the requests expect some."""
+    for file in files:
+        path = file.get("path")
+        if not isinstance(path, str) or "absent" in file or "\0" in path:
+            continue
+        if path.startswith(("/srv/agent", "/home/agent")):
             at = Path(path)
             try:
                 at.parent.mkdir(parents=True, exist_ok=True)
-                at.touch()
+                if file.get("dir"):
+                    at.mkdir(exist_ok=True)
+                elif not at.exists():
+                    at.touch()
             except OSError:
                 continue
 
@@ -73,7 +79,7 @@ def stand(paths: list[str]) -> None:
 def through_the_hook(case: Path, requests: list) -> None:
     policy = failcore.Policy.from_str((case / "policy.toml").read_text(), name="policy.toml", dir=AGENT)
     files = [r["action"] for r in requests] + [r["action"].get("to", {}) for r in requests]
-    stand([file["path"] for file in files if isinstance(file.get("path"), str) and "absent" not in file])
+    stand(sorted(files, key=lambda file: not file.get("dir")))
     sockets = {"v4": socket.socket(), "v6": socket.socket(socket.AF_INET6)}
     trace = Path(tempfile.mkdtemp(), "trace")
     raised = []

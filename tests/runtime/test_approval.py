@@ -1,12 +1,16 @@
 """`approve = true`: a person is asked, at the terminal of the run or through a callback of the program."""
 
+from __future__ import annotations
+
+import json
 import os
 import pty
 import select
 import subprocess
 import time
+from collections.abc import Callable
 
-from tests.conftest import PRELUDE, WORKSPACE, Run, World, records
+from tests.conftest import PRELUDE, WORKSPACE, Run, World, records, wait_for
 
 POLICY = WORKSPACE.replace('write = ["./work"]', 'write = ["./work", { path = "./shared", approve = true }]')
 SCRIPT = """
@@ -17,13 +21,16 @@ attempt("outside", lambda: open(OUTSIDE + "/new.txt", "w").write("x"))
 """
 
 
-def at_a_terminal(world: World, script: str, answers: list[str], policy: str = POLICY) -> Run:
-    """A run with a controlling terminal at which a person answers each question."""
+def at_a_terminal(
+    world: World, script: str, answers: list[str], asked: Callable[[], object] = lambda: None
+) -> Run:
+    """A run with a controlling terminal at which a person answers each question; one without an answer is left to
+    whoever is told by `asked`."""
     agent = world.work / "agent.py"
     agent.write_text(PRELUDE + world.names() + script)
     (world.base / "shared").mkdir()
     world.hand_over()
-    line, trace = world.command([world.python, str(agent)], policy=policy)
+    line, trace = world.command([world.python, str(agent)], policy=POLICY)
     leader, follower = pty.openpty()
     # setsid --ctty makes the terminal ours: `failcore` asks at /dev/tty, not at its standard streams.
     process = subprocess.Popen(
@@ -52,7 +59,10 @@ def at_a_terminal(world: World, script: str, answers: list[str], policy: str = P
             answered := shown.count(b"failcore: allowed") + shown.count(b"failcore: refused")
         ):
             # Not at once: what is typed before the question stands is thrown away.
-            os.write(leader, answers[min(answered, len(answers) - 1)].encode())
+            if answer := answers[min(answered, len(answers) - 1)]:
+                os.write(leader, answer.encode())
+            else:
+                asked()
     code = process.wait(20)
     os.close(leader)
     out = shown.decode(errors="replace").replace("\r\n", "\n")
@@ -96,7 +106,7 @@ attempt("first", lambda: open(BASE + "/shared/a.txt", "w").write("x"))
 
 def test_without_a_person_the_answer_is_no(world: World) -> None:
     (world.base / "shared").mkdir()
-    run = world.attack(SCRIPT, policy=POLICY, before=["setsid", "--wait"])
+    run = world.attack(SCRIPT, policy=POLICY, options=["--patience", "1s"], before=["setsid", "--wait"])
     run.refused("first", "second", "outside")
     run.worked("inside")
     assert not list((world.base / "shared").iterdir())
@@ -104,6 +114,109 @@ def test_without_a_person_the_answer_is_no(world: World) -> None:
         "denied",
         "denied",
     ]
+
+
+def test_the_owner_answers_from_elsewhere(world: World) -> None:
+    shared = world.base / "shared"
+    shared.mkdir()
+    with world.under_way(SCRIPT, policy=POLICY) as run:
+        first = run.questions()[0]
+        assert str(shared / "a.txt") in first["operation"] and 0 < first["left"] <= 120
+        assert str(shared / "a.txt") in run.order("approve") and not (shared / "a.txt").exists()
+        assert json.loads(world.ask("--json", "deny", run.session).stdout)["id"] == first["id"]
+        assert f"failcore approve {run.session} {first['id']}" in run.said()
+        for wrong in (str(first["id"] + 1), "0"):
+            assert "does not wait" in run.order("approve", wrong, code=2)
+        run.order("approve", str(first["id"]))
+        assert "does not wait" in run.order("deny", str(first["id"]), code=2)
+        second = wait_for(
+            lambda: next((q for q in run.questions() if q["id"] != first["id"]), None), "it asks again"
+        )
+        run.order("deny", str(second["id"]))
+        ended = run.ended()
+    ended.worked("first", "inside")
+    ended.refused("second", "outside")
+    assert (shared / "a.txt").exists() and not (shared / "b.txt").exists()
+    answers = [record for record in ended.records if record["type"] == "approval"]
+    assert [record["answer"] for record in answers] == ["approved", "denied"]
+    assert all(f"uid {world.uid}" in record["who"] for record in answers), answers
+
+
+def test_an_answer_takes_effect_when_a_paused_run_goes_on(world: World) -> None:
+    shared = world.base / "shared"
+    shared.mkdir()
+    with world.under_way(SCRIPT, policy=POLICY, options=["--patience", "5s"]) as run:
+        question = run.questions()[0]
+        run.order("pause")
+        time.sleep(6)
+        # Its time stands still, too.
+        assert run.questions()[0]["id"] == question["id"]
+        run.order("approve", str(question["id"]))
+        time.sleep(0.3)
+        assert not (shared / "a.txt").exists()
+        run.order("resume")
+        wait_for((shared / "a.txt").exists, "it goes on")
+        run.order("deny", str(wait_for(run.questions, "it asks")[0]["id"]))
+        ended = run.ended()
+    ended.worked("first", "inside")
+    ended.refused("second")
+
+
+def test_whoever_ends_is_not_asked_for_any_more(world: World) -> None:
+    shared = world.base / "shared"
+    shared.mkdir()
+    script = """
+import signal
+if not (child := os.fork()):
+    attempt("first", lambda: open(BASE + "/shared/a.txt", "w").write("x")); os._exit(0)
+open("child", "w").write(str(child))
+os.waitpid(child, 0)
+attempt("inside", lambda: open("in.txt", "w").write("x"))
+"""
+    with world.under_way(script, policy=POLICY) as run:
+        question = run.questions()[0]
+        os.kill(question["pid"], 9)
+        ended = run.ended(30)
+    ended.worked("inside")
+    assert not (shared / "a.txt").exists() and "first" not in ended.attempts
+
+
+def test_many_wait_at_once_and_each_is_answered_by_its_number(world: World) -> None:
+    shared = world.base / "shared"
+    shared.mkdir()
+    script = """
+import threading
+def ask(n): attempt("%d" % n, lambda: open(BASE + "/shared/%d" % n, "w").write("x"))
+threads = [threading.Thread(target=ask, args=(n,)) for n in range(12)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+    with world.under_way(script, policy=POLICY) as run:
+        waiting = run.questions(12)
+        assert len({question["id"] for question in waiting}) == 12
+        for question in reversed(waiting):
+            even = int(question["operation"].rpartition("/")[2]) % 2 == 0
+            run.order("approve" if even else "deny", str(question["id"]))
+        ended = run.ended()
+    ended.worked(*(str(n) for n in range(0, 12, 2)))
+    ended.refused(*(str(n) for n in range(1, 12, 2)))
+    assert sorted(int(path.name) for path in shared.iterdir()) == list(range(0, 12, 2))
+
+
+def test_the_first_answer_counts_wherever_it_is_given(world: World) -> None:
+    given = []
+
+    def elsewhere() -> None:
+        for line in world.ask("--json", "ps").stdout.splitlines():
+            for question in json.loads(line).get("waiting", []):
+                given.append(world.ask("approve", json.loads(line)["session"], str(question["id"])))
+
+    run = at_a_terminal(world, SCRIPT, ["", "n\n"], elsewhere)
+    assert any(done.returncode == 0 for done in given), given
+    run.worked("first", "inside")
+    run.refused("second")
+    answers = [record["answer"] for record in run.records if record["type"] == "approval"]
+    assert answers == ["approved", "denied"], run.explain()
 
 
 def test_an_embedded_session_asks_its_callback(world: World) -> None:

@@ -141,3 +141,35 @@ tell("subclass", which(lambda: (_ for _ in ()).throw(Mine(13, "mine")), failcore
     assert value["subclass"] == "Mine"
     absent = [record for record in run.denied("fs.open", world.base / "not-there")]
     assert absent and absent[0]["decision"]["reason"] == "absent"
+
+
+def test_a_module_beside_the_script_is_refused_and_not_merely_missing(world: World) -> None:
+    (world.work / "helper.py").write_text("X = 1\n")
+    (world.work / "package").mkdir()
+    (world.work / "package" / "__init__.py").write_text("X = 1\n")
+    (world.work / "textwrap.py").write_text("raise SystemExit('the wrong one')\n")
+    script = """
+def attributes(name):
+    try: __import__(name)
+    except ImportError as error:
+        return [type(error).__name__, error.name, error.verb, error.resource, error.reason, error.hint]
+for name in ("helper", "package"): tell(name, attributes(name))
+attempt("nothing", __import__, "no_such_module")
+import textwrap
+tell("another", textwrap.__file__)
+"""
+    for policy in (None, 'version = 1\nextends = ["preset:python"]\n[fs]\nread = ["./work/agent.py"]\n'):
+        run = world.run(script, policy=policy)
+        assert run.code == 0, run.explain()
+        work = str(world.work)
+        refusal = ["fs.read", work, "not_granted", f'to permit: [fs] read = ["{work}"]']
+        for name in ("helper", "package"):
+            assert run.attempts[name].value == ["DeniedImport", name, *refusal]
+        assert run.attempts["nothing"].kinds[0] == "ModuleNotFoundError"
+        # Another of that name is found all the same.
+        assert not run.attempts["another"].value.startswith(work)
+    run = world.run(
+        "sys.path.insert(0, WORK)\nimport helper, package\ntell('x', helper.X)",
+        policy=WORKSPACE.replace("write", "read"),
+    )
+    assert run.attempts["x"].value == 1, run.explain()

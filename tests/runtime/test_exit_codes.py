@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.conftest import WORKSPACE, World
+from tests.conftest import WORKSPACE, World, only
 
 
 @pytest.mark.parametrize(
@@ -37,11 +37,24 @@ def test_the_programs_own_code_passes_through(world: World, script: str, code: i
         ["/usr/bin/env", "python3", "-c", ""],
     ],
 )
+@only("runtime")
 def test_what_is_not_python_does_not_start(world: World, argv: list[str]) -> None:
     run = world.attack("", argv=argv)
     assert run.code == 126 and "started" not in run.out, run.explain()
     assert "python" in run.err.lower()
     assert not run.trace.exists()
+
+
+@only("kernel")
+def test_programs_of_any_kind_start_and_the_command_itself_needs_no_grant(world: World) -> None:
+    run = world.attack("", argv=["/bin/sh", "-c", "echo started; cat " + str(world.outside / "secret.txt")])
+    assert run.out == "started\n" and run.code in (1, 126), run.explain()
+    assert [record["request"]["action"]["path"] for record in run.denied("process.exec")] != []
+    refused = world.run(
+        "", argv=["/bin/true"], policy=WORKSPACE.replace("[fs]", '[fs]\ndeny = ["/bin/true"]')
+    )
+    assert refused.code == 126 and "refused by" in refused.err, refused.explain()
+    assert not refused.trace.exists()
 
 
 @pytest.mark.parametrize("argv", [["no-such-program"], ["/no/such/python"], ["./missing.py"], [""]])

@@ -99,3 +99,68 @@ for one in started: one.stdin.close(); one.wait()
         assert run.attempts["started"].value <= 6
     else:
         assert "processes" in run.err, run.explain()
+
+
+RACE = """
+import socket, threading, time
+port, start = int(sys.argv[1]), time.time() + 1.5
+def dial():
+    for _ in range(40):
+        try: socket.create_connection(("127.0.0.1", port), 5).close()
+        except OSError: pass
+def crowd():
+    time.sleep(max(0, start - time.time()))
+    threads = [threading.Thread(target=dial) for _ in range(4)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+pids = []
+for _ in range(6):
+    if (pid := os.fork()) == 0:
+        crowd(); os._exit(0)
+    pids.append(pid)
+crowd()
+for pid in pids: os.waitpid(pid, 0)
+"""
+
+
+def test_a_crowd_of_processes_gets_no_more_than_one(world: World, listen: Callable[..., Listener]) -> None:
+    server = listen()
+    limited = f'\n[net]\nconnect = ["127.0.0.1:{server.port}"]\n[limits]\nconnections = 30\n'
+    run = world.run(RACE, str(server.port), policy=WORKSPACE + limited)
+    assert run.code == 0, run.explain()
+    time.sleep(0.1)
+    allowed = len(run.allowed("net.connect"))
+    assert (allowed, server.accepted) == (30, 30), run.explain()
+
+
+def test_an_embedded_session_counts_over_its_forks(world: World, listen: Callable[..., Listener]) -> None:
+    server = listen()
+    policy = (
+        WORKSPACE + f'\n[net]\nconnect = ["127.0.0.1:{server.port}"]\n[limits]\nconnections = 30\n'
+    ).replace("./work", str(world.work))
+    run = world.plain(
+        f"import failcore\nsession = failcore.Session(failcore.Policy.from_str({policy!r}), trace=TRACE)\nsession.__enter__()\n"
+        + RACE,
+        str(server.port),
+    )
+    assert run.code == 0, run.explain()
+    time.sleep(0.1)
+    assert server.accepted == 30, run.explain()
+    notes = run.records[0]["coverage"]["notes"]
+    assert any("limits on memory" in note for note in notes)
+
+
+def test_an_embedded_session_ends_in_time(world: World) -> None:
+    run = world.plain(
+        """
+import failcore, time
+policy = failcore.Policy.from_str('extends = ["preset:python"]\\n[fs]\\nwrite = ["./work"]\\n[limits]\\nwall_time = "1s"', dir=BASE)
+with failcore.Session(policy, trace=TRACE):
+    attempt("before", open, WORK + "/a", "w")
+    time.sleep(1.2)
+    attempt("after", open, WORK + "/b", "w")
+""",
+    )
+    run.worked("before")
+    run.refused("after")
+    assert run.attempts["after"].errno == errno.EDQUOT

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use failcore_model::Verb;
@@ -18,7 +19,7 @@ pub(crate) struct Cli {
 }
 
 /// How answers are shown.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct Face {
     /// Answer in JSON: one object, or one a line where there are many
@@ -33,9 +34,10 @@ pub(crate) struct Face {
 }
 
 /// When to use colour.
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
 pub(crate) enum Color {
     /// On a terminal, unless NO_COLOR is set
+    #[default]
     Auto,
     /// Always
     Always,
@@ -47,6 +49,20 @@ pub(crate) enum Color {
 pub(crate) enum Command {
     /// Run a program under a policy
     Run(Run),
+    /// List the runs that are under way
+    Ps,
+    /// Hold a run still: nothing of it runs and nothing is done for it
+    Pause(Named),
+    /// Let a paused run go on
+    Resume(Named),
+    /// End a run and everything it started, at once
+    Stop(Stop),
+    /// Show the records of a run as they are written, until it ends
+    Tail(Tail),
+    /// Allow what a run asks leave for; without a number, list what it asks
+    Approve(Asked),
+    /// Refuse what a run asks leave for; without a number, list what it asks
+    Deny(Asked),
     /// Check a policy: errors, rules without effect, and what each lane holds
     Check(Check),
     /// Say what a policy answers to one request, and why
@@ -72,14 +88,15 @@ pub(crate) enum Command {
 }
 
 /// The policy a program runs under is the file given with -p; else the nearest failcore.toml from the working
-/// directory upwards, if you trusted its present contents (`failcore trust`); else what Python itself needs,
-/// and the script.
+/// directory upwards, if you trusted its present contents (`failcore trust`); else what Python, or an ordinary
+/// program, itself needs, and the script. The command that you name may start, unless the policy denies it.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 #[command(after_help = "\
 Examples:
   failcore run -- python agent.py
-  failcore run -p agent.toml --agent researcher -- .venv/bin/python -m my_agent")]
+  failcore run -p agent.toml --agent researcher -- .venv/bin/python -m my_agent
+  failcore run -p build.toml -- make test")]
 pub(crate) struct Run {
     /// The policy
     #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -90,25 +107,91 @@ pub(crate) struct Run {
     /// What enforces the policy
     #[arg(long, value_name = "LANE", default_value = "auto")]
     pub(crate) lane: LaneChoice,
+    /// Where the program starts; here where not given
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) cwd: Option<PathBuf>,
+    /// What the program reads as its standard input
+    #[arg(long, value_name = "WHAT", default_value = "inherit")]
+    pub(crate) stdin: Stdin,
     /// The agent's name, for the trace
     #[arg(long, value_name = "NAME")]
     pub(crate) agent: Option<String>,
     /// Your own label for this run, for the trace
     #[arg(long = "run", value_name = "LABEL")]
     pub(crate) label: Option<String>,
+    /// How long a question for leave (`approve = true`) waits for an answer, here or by `failcore approve`
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = time)]
+    pub(crate) patience: Duration,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     #[arg(value_hint = ValueHint::CommandWithArguments)]
     pub(crate) command: Vec<OsString>,
 }
 
+/// A run under way is named by its session id, by a unique beginning of that, or by the label it was given with
+/// `--run`.
+#[derive(Debug, Args)]
+pub(crate) struct Named {
+    /// The run
+    #[arg(value_name = "RUN")]
+    pub(crate) run: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  failcore stop 0198f3a2
+  failcore stop --grace 5s nightly")]
+pub(crate) struct Stop {
+    #[command(flatten)]
+    pub(crate) named: Named,
+    /// Ask the program to end first (SIGTERM), and wait so long before it is made to
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = time)]
+    pub(crate) grace: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Tail {
+    /// The run; one that has ended is named as its trace is
+    #[arg(value_name = "RUN")]
+    pub(crate) run: String,
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Asked {
+    #[command(flatten)]
+    pub(crate) named: Named,
+    /// The number of the question
+    #[arg(value_name = "ID")]
+    pub(crate) id: Option<u64>,
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    failcore_policy::duration(text)
+        .map(Duration::from_nanos)
+        .ok_or_else(|| "write it as `5s` or `1m30s`".into())
+}
+
 /// What enforces the policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LaneChoice {
-    /// The strongest lane there is; today that is `runtime`, and the run says so
+    /// The kernel lane; where this machine cannot hold it the run does not start, and says why
     Auto,
+    /// A supervisor with seccomp and Landlock: binds the whole process tree, programs of any kind
+    Kernel,
     /// The audit hook in the Python interpreter; native code in the same process can go round it
     Runtime,
+}
+
+/// The standard input of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Stdin {
+    /// Yours
+    Inherit,
+    /// Nothing
+    Null,
 }
 
 #[derive(Debug, Args)]
@@ -135,7 +218,7 @@ pub(crate) struct Explain {
     /// The policy: a file, or a preset such as `preset:python`
     #[arg(value_name = "POLICY", value_hint = ValueHint::FilePath)]
     pub(crate) policy: PathBuf,
-    /// The verb, such as fs.read, net.connect or process.exec
+    /// The verb, such as fs.read, net.connect or process.exec; or `capabilities.keep`
     #[arg(value_name = "VERB")]
     pub(crate) verb: String,
     /// On what: a path, host:port, a program with its arguments …

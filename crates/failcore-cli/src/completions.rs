@@ -14,8 +14,19 @@ use crate::ui::{Ui, count};
 pub(crate) fn completions(args: &Completions, ui: &mut Ui) -> Result<Exit, Failure> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "failcore", &mut script);
-    ui.with(|out| out.write_all(&script))?;
+    if ui.is_json() {
+        let script = String::from_utf8_lossy(&script).into_owned();
+        ui.json(&Script { shell: args.shell.to_string(), script })?;
+    } else {
+        ui.with(|out| out.write_all(&script))?;
+    }
     Ok(Exit::Success)
+}
+
+#[derive(Serialize)]
+struct Script {
+    shell: String,
+    script: String,
 }
 
 /// Writes one manual page a command.

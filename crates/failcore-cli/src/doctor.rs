@@ -3,10 +3,11 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use failcore_kernel::probe;
+use failcore_kernel::{Cgroup, probe};
+use failcore_policy::Limits;
 use serde::Serialize;
 
-use crate::args::Doctor;
+use crate::args::{Doctor, LaneChoice};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::install::Installation;
@@ -15,10 +16,17 @@ use crate::ui::{Answer, BAD, FAINT, GOOD, STRONG, Styled, Table, Ui, WARN};
 
 /// Examines the machine.
 pub(crate) fn run(args: &Doctor, ui: &mut Ui) -> Result<Exit, Failure> {
-    let findings = Findings { groups: vec![runtime(), kernel(), bpf()] };
-    let held = findings.groups[0].findings.iter().all(|finding| finding.state != State::Missing);
+    let findings = Findings { groups: vec![kernel(), runtime(), bpf()] };
+    let holds = |group: &Group| group.findings.iter().all(|finding| finding.state != State::Missing);
+    let (kernel, runtime) = (holds(&findings.groups[0]), holds(&findings.groups[1]));
+    let held = match args.lane {
+        None => true,
+        Some(LaneChoice::Runtime) => runtime,
+        // The hook is loaded in this lane as well.
+        Some(LaneChoice::Auto | LaneChoice::Kernel) => kernel && runtime,
+    };
     ui.answer(&findings)?;
-    Ok(if args.lane.is_some() && !held { Exit::NotStarted } else { Exit::Success })
+    Ok(if held { Exit::Success } else { Exit::NotStarted })
 }
 
 #[derive(Serialize)]
@@ -64,6 +72,14 @@ impl Finding {
 
     fn missing(what: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { what, state: State::Missing, detail: detail.into(), remedy: Some(remedy.into()) }
+    }
+}
+
+impl Finding {
+    /// What the lane can do without.
+    fn at_most_limited(self) -> Self {
+        let state = if self.state == State::Missing { State::Limited } else { self.state };
+        Self { state, ..self }
     }
 }
 
@@ -125,7 +141,7 @@ fn runtime() -> Group {
     findings.push(traces());
     Group {
         name: "runtime",
-        about: "the audit hook in the Python interpreter; advisory, used today",
+        about: "the audit hook in the Python interpreter; advisory; beside the kernel lane, or alone with --lane runtime",
         findings,
     }
 }
@@ -162,14 +178,16 @@ fn kernel() -> Group {
             "Landlock",
             error.to_string(),
             "boot with `lsm=landlock,…` on a kernel 5.13 or later built with CONFIG_SECURITY_LANDLOCK",
-        ),
+        )
+        // The supervisor holds alone then, and Coverage says what that is worth.
+        .at_most_limited(),
     });
     findings.push(match probe::seccomp_notify() {
         Ok(()) => Finding::good("seccomp notification", "system calls can be handed to a supervisor"),
         Err(error) => Finding::missing(
             "seccomp notification",
             error.to_string(),
-            "needs a kernel 5.0 or later with CONFIG_SECCOMP_FILTER, and a container that allows seccomp(2)",
+            "needs a kernel 5.14 or later with CONFIG_SECCOMP_FILTER, and a container that allows seccomp(2)",
         ),
     });
     findings.push(yama());
@@ -178,7 +196,11 @@ fn kernel() -> Group {
         Err(error) => Finding::limited("user namespaces", error.to_string(), namespaces_remedy()),
     });
     findings.push(cgroup());
-    Group { name: "kernel", about: "Landlock and seccomp; binding, not used yet", findings }
+    Group {
+        name: "kernel",
+        about: "a supervisor with seccomp and Landlock; binding, the default of `failcore run`",
+        findings,
+    }
 }
 
 /// What a Landlock ABI does not have yet (docs.kernel.org/userspace-api/landlock.html, "Previous limitations").
@@ -223,18 +245,23 @@ fn namespaces_remedy() -> &'static str {
 
 fn cgroup() -> Finding {
     const WHAT: &str = "cgroup 2";
-    let remedy = "run inside `systemd-run --user --scope`, or be root; else memory and processes are sampled";
-    let own = read("/proc/self/cgroup").and_then(|text| {
-        text.lines()
-            .find_map(|line| line.strip_prefix("0::/"))
-            .map(|path| Path::new("/sys/fs/cgroup").join(path))
-    });
-    let Some(own) = own.filter(|dir| dir.join("cgroup.procs").exists()) else {
-        return Finding::limited(WHAT, "not mounted on /sys/fs/cgroup, or this process is in none", remedy);
+    let remedy =
+        "run inside `systemd-run --user --scope`, or be root; else the supervisor and measuring hold limits";
+    // For as long as the question takes; limits that nothing reaches.
+    let most = Some(1 << 40);
+    let limits = Limits { memory: most, processes: most, ..Limits::default() };
+    let cgroup = match Cgroup::create(&format!("doctor-{}", std::process::id()), &limits) {
+        Ok(cgroup) => cgroup,
+        Err(error) => return Finding::limited(WHAT, error.to_string(), remedy),
     };
-    match rustix::fs::access(&own, rustix::fs::Access::WRITE_OK) {
-        Ok(()) => Finding::good(WHAT, format!("{} is ours to divide", own.display())),
-        Err(error) => Finding::limited(WHAT, format!("{}: {error}", own.display()), remedy),
+    let lacks: Vec<String> = [("memory", "memory"), ("pids", "threads")]
+        .into_iter()
+        .filter_map(|(controller, what)| Some(format!("not {what}: {}", cgroup.lacks(controller)?)))
+        .collect();
+    let detail = "a run gets its own, and is stopped and frozen as one";
+    match lacks.as_slice() {
+        [] => Finding::good(WHAT, format!("{detail}; memory and threads are held there")),
+        lacks => Finding::limited(WHAT, format!("{detail}; {}", lacks.join("; ")), remedy),
     }
 }
 

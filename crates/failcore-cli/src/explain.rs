@@ -1,10 +1,12 @@
 //! `failcore explain`: what a policy answers to one request, and why. The same `decide` as enforcement.
 
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::SystemTime;
 
 use failcore_model::{AbsPath, Decision, Denial, Fault, Obligation, Reason, Request, Text, Verb, Verdict};
-use failcore_policy::{Environment, PolicySet, Rule};
+use failcore_policy::{AskError, Capability, Environment, Key, Object, PolicySet, Rule};
 use serde::Serialize;
 
 use crate::args::Explain;
@@ -17,6 +19,11 @@ use crate::ui::{Answer, BAD, FAINT, GOOD, STRONG, Styled, Table, Ui, WARN, claus
 pub(crate) fn run(args: &Explain, ui: &mut Ui) -> Result<Exit, Failure> {
     let env = policy::environment();
     let policy = policy::load(&args.policy, &env)?;
+    if args.verb == Key::Capabilities.as_str() {
+        let kept = Kept::of(&policy, &args.resource)?;
+        ui.answer(&kept)?;
+        return Ok(if kept.rule.is_some() { Exit::Success } else { Exit::Denied });
+    }
     let request = request(args, &env)?;
     let decision = policy.decide(&request);
     ui.answer(&Explanation::of(&policy, &request, &decision))?;
@@ -45,7 +52,45 @@ fn request(args: &Explain, env: &Environment) -> Result<Request, Failure> {
     let mut request =
         failcore_policy::ask(&words, &dir, env).map_err(|error| nonsense(error.message, error.help))?;
     request.subject.claimed.scope = args.tool.iter().map(Text::from).collect();
+    // As of now: a grant that has ended permits nothing any more.
+    request.context.time = SystemTime::now().into();
     Ok(request)
+}
+
+/// Whether a program keeps a capability: settled when it starts, so that it is no decision.
+#[derive(Serialize)]
+struct Kept<'a> {
+    capability: Capability,
+    /// The rule that keeps it; nothing where it is given up.
+    rule: Option<&'a Rule>,
+}
+
+impl<'a> Kept<'a> {
+    fn of(policy: &'a PolicySet, name: &OsStr) -> Result<Self, Failure> {
+        let capability = name.to_string_lossy().parse().map_err(|error: AskError| {
+            let help = error.help.unwrap_or_else(|| "capabilities(7) describes them".into());
+            Problem::Nonsense { what: error.message, help }
+        })?;
+        let keeps = |rule: &&Rule| rule.objects.contains(&Object::Capability(capability));
+        Ok(Self { capability, rule: policy.rules().find(keeps) })
+    }
+}
+
+impl Answer for Kept<'_> {
+    fn tell(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Self { capability, rule } = self;
+        match rule {
+            Some(rule) => {
+                writeln!(out, "{}  {}", Styled(GOOD, "kept"), Styled(STRONG, capability))?;
+                writeln!(out, "  {}  {}", said(rule), Styled(FAINT, rule.place()))
+            }
+            None => {
+                writeln!(out, "{}  {}", Styled(BAD, "given up"), Styled(STRONG, capability))?;
+                let remedy = format!("to keep it: [capabilities] keep = [\"{capability}\"]");
+                writeln!(out, "  {}", Styled(FAINT, remedy))
+            }
+        }
+    }
 }
 
 /// A decision with its reasons.
@@ -62,6 +107,9 @@ pub(crate) struct Explanation {
     rules: Vec<Rule>,
     obligations: Vec<Obligation>,
     faults: Vec<Fault>,
+    /// Where in the program a recorded operation came from, as far as the program said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    site: Option<Text>,
     /// The refusal as the program sees it.
     #[serde(skip_serializing_if = "Option::is_none")]
     denial: Option<Denial>,
@@ -91,6 +139,7 @@ impl Explanation {
             rules: decision.rules.iter().filter_map(|id| policy.rule(id)).cloned().collect(),
             obligations: decision.obligations.to_vec(),
             faults: decision.faults.to_vec(),
+            site: request.subject.claimed.site.clone(),
             denial: (!decision.is_allow()).then(|| policy.denial(request, decision)),
         }
     }
@@ -106,6 +155,9 @@ impl Answer for Explanation {
         let plain = anstyle::Style::new();
         let mut table = Table::default();
         let mut row = |what: &str, style, text: String| table.row([(FAINT, what.into()), (style, text)]);
+        if let Some(site) = &self.site {
+            row("at", plain, site.to_string());
+        }
         row("because", plain, format!("{} ({})", clause(self.reason.meaning()), self.reason));
         for rule in &self.rules {
             row("rule", plain, format!("{}  {}", said(rule), Styled(FAINT, rule.place())));

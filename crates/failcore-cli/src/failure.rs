@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use failcore_kernel::{ServerError, StartError, WireError};
 use failcore_policy::PolicyError;
 use failcore_trace::TraceError;
 use miette::Diagnostic;
@@ -67,6 +68,23 @@ pub(crate) enum Problem {
     #[error("`{program}` is not run: {why}")]
     #[diagnostic(help("{help}"))]
     NotHeld { program: String, why: String, help: String },
+    /// This machine does not hold the lane.
+    #[error("the kernel lane does not hold here: {missing}")]
+    #[diagnostic(help(
+        "`failcore doctor` says more; `--lane runtime` holds Python code alone, and native code can go round it"
+    ))]
+    LaneMissing { missing: &'static str },
+    /// The program cannot be given the capabilities that the policy names.
+    #[error("{what}")]
+    #[diagnostic(help("{help}"))]
+    Capabilities { what: String, help: &'static str },
+    /// The supervisor did not start the program; nothing of it ran.
+    #[error("{error}")]
+    Supervisor {
+        error: StartError,
+        #[help]
+        help: Option<String>,
+    },
     /// A part of FailCore itself is not installed.
     #[error("a part of FailCore is missing: {what}")]
     #[diagnostic(help(
@@ -83,6 +101,9 @@ pub(crate) enum Problem {
     },
     /// The parent's side could not be set up.
     #[error("cannot set the gate up")]
+    #[diagnostic(help(
+        "the system refused what every run needs; `ulimit -a` shows the limits here, `failcore doctor` the rest"
+    ))]
     Start {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
@@ -93,6 +114,26 @@ pub(crate) enum Problem {
         "it is called like a Python interpreter but does not behave as one; name the real one"
     ))]
     NeverEntered { program: PathBuf },
+
+    // Runs under way.
+    /// There is none of that name.
+    #[error("no run under way is called `{name}`")]
+    #[diagnostic(help(
+        "`failcore ps` lists those there are, `failcore trace list` those that have ended too"
+    ))]
+    NoRun { name: String },
+    /// It does not answer.
+    #[error("the run {session} does not answer: {error}")]
+    #[diagnostic(help(
+        "its `failcore run` may be stopped in its terminal (`fg` there sets it going); `failcore stop` ends it all the same"
+    ))]
+    Unanswered { session: String, error: WireError },
+    /// Where runs are found is not this user's alone.
+    #[error("`{}` is not closed to others, or not yours", path.display())]
+    #[diagnostic(help(
+        "whoever can enter it could stop your runs: see what is in it, then `chmod 700` it, or remove it"
+    ))]
+    Shared { path: PathBuf },
 
     // The trace.
     /// A trace cannot be written, found, read or believed.
@@ -135,6 +176,42 @@ impl Problem {
         move |errno| Self::System { what, source: errno.into() }
     }
 
+    /// A program that the supervisor did not start.
+    pub(crate) fn supervisor(error: StartError) -> Self {
+        let help = match &error {
+            StartError::Refused(denial) => denial.hint.clone(),
+            StartError::Exec { why, .. } => Some(
+                match why.kind() {
+                    io::ErrorKind::NotFound => {
+                        "the interpreter that it names, in its first line or inside, is not there"
+                    }
+                    io::ErrorKind::PermissionDenied => {
+                        "you may not execute it; `chmod +x`, or a mount with noexec"
+                    }
+                    _ => "it is nothing that this machine can execute",
+                }
+                .into(),
+            ),
+            StartError::NotFound(_) => Some("name it as you would in a shell".into()),
+            StartError::Nul(_) => Some("no program can be given such a string".into()),
+            StartError::Directory(_) => Some("name another with --cwd".into()),
+            StartError::Kernel { .. } | StartError::Leaks(_) => Some(
+                "`failcore doctor` says what this machine holds; `--lane runtime` holds Python code alone"
+                    .into(),
+            ),
+            _ => None,
+        };
+        Self::Supervisor { error, help }
+    }
+
+    /// What keeps the parent's side from starting.
+    pub(crate) fn start(error: ServerError) -> Self {
+        match error {
+            ServerError::Trace(error) => Self::trace(error),
+            other => Self::Start { source: other.into() },
+        }
+    }
+
     /// Something about a trace.
     pub(crate) fn trace(error: TraceError) -> Self {
         let help = match &error {
@@ -144,7 +221,10 @@ impl Problem {
             TraceError::Exists(_) => {
                 Some("a trace is never appended to; name a directory that is not there yet")
             }
-            TraceError::BadLine { .. } | TraceError::Torn { .. } | TraceError::BadCheckpoint { .. } => {
+            TraceError::BadLine { .. }
+            | TraceError::Torn { .. }
+            | TraceError::BadCheckpoint { .. }
+            | TraceError::Unverified(_) => {
                 Some("`failcore trace verify` says what of the trace is still what was signed")
             }
             TraceError::NoHome => Some("or give --trace DIR"),
@@ -173,13 +253,22 @@ impl Problem {
                 | TraceError::Unverified(_) => Exit::Unverified,
                 _ => Exit::Failure,
             },
-            Self::Missing { .. } | Self::Exists { .. } | Self::Nonsense { .. } => Exit::Usage,
+            Self::Missing { .. } | Self::Exists { .. } | Self::Nonsense { .. } | Self::NoRun { .. } => {
+                Exit::Usage
+            }
             Self::NoProgram { .. }
             | Self::NotHeld { .. }
+            | Self::LaneMissing { .. }
+            | Self::Capabilities { .. }
+            | Self::Supervisor { .. }
             | Self::NotInstalled { .. }
             | Self::Spawn { .. }
             | Self::Start { .. } => Exit::NotStarted,
-            Self::NeverEntered { .. } | Self::Io { .. } | Self::System { .. } => Exit::Failure,
+            Self::NeverEntered { .. }
+            | Self::Unanswered { .. }
+            | Self::Shared { .. }
+            | Self::Io { .. }
+            | Self::System { .. } => Exit::Failure,
         }
     }
 }

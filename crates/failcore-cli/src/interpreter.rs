@@ -1,7 +1,8 @@
-//! What a command line really starts, seen from its files alone: which Python, and with which script.
+//! What a command line really starts, seen from its files alone: which Python, and with which script, or which other
+//! program.
 //!
-//! The interpreter lane holds CPython 3.10 and later. Whatever else a command names is refused here, before
-//! anything runs: a program without the gate in it must not look guarded.
+//! The interpreter lane holds CPython 3.10 and later. Whatever else a command names is refused there, before
+//! anything runs: a program without the gate in it must not look guarded. The kernel lane holds every program.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -22,20 +23,41 @@ type Version = (u16, u16);
 /// A command as it will be executed.
 #[derive(Debug)]
 pub(crate) struct Program {
-    /// The interpreter by the name it was found by, absolute: a virtual environment's own link, say.
-    pub(crate) interpreter: PathBuf,
+    /// The file by the name it was found by, absolute: a virtual environment's own link to its interpreter, say.
+    pub(crate) file: PathBuf,
+    /// Whether that is a CPython which the gate can be loaded into.
+    pub(crate) is_python: bool,
     /// The script file, where one is named.
     pub(crate) script: Option<PathBuf>,
-    /// The arguments after the interpreter.
+    /// The arguments after the program.
     pub(crate) args: Vec<OsString>,
 }
 
 impl Program {
-    /// Finds out what `command` starts.
+    /// Finds out what `command` starts, whatever it is.
+    pub(crate) fn any(command: &[OsString]) -> Result<Self, Problem> {
+        match Self::python(command) {
+            Err(Problem::NotHeld { .. }) if !command.first().is_some_and(is_shim) => {}
+            found => return found,
+        }
+        let Some((name, args)) = command.split_first() else {
+            return Err(Problem::NoProgram { program: String::new() });
+        };
+        let program = name.display().to_string();
+        let Some(file) = which(name) else { return Err(Problem::NoProgram { program }) };
+        if let Some(missing) = missing_interpreter(&file) {
+            let why = format!("its first line names `{}`, which is not there", missing.display());
+            let help = "install that, or name another interpreter before it".into();
+            return Err(Problem::NotHeld { program, why, help });
+        }
+        Ok(Self { file, is_python: false, script: None, args: args.to_vec() })
+    }
+
+    /// Finds out which Python `command` starts.
     ///
     /// A script is started through the interpreter of its `#!` line directly, so that no `env` or shell runs in
     /// between.
-    pub(crate) fn find(command: &[OsString]) -> Result<Self, Problem> {
+    pub(crate) fn python(command: &[OsString]) -> Result<Self, Problem> {
         let (name, args) =
             command.split_first().ok_or_else(|| Problem::NoProgram { program: String::new() })?;
         let file = which(name).ok_or_else(|| Problem::NoProgram { program: name.display().to_string() })?;
@@ -53,7 +75,7 @@ impl Program {
             ));
         };
         let not_python = || {
-            if file.components().any(|part| part.as_os_str() == "shims") {
+            if is_shim(file.as_os_str()) {
                 let help = format!(
                     "it is a shim, a shell script that looks the real one up; run that: `failcore run -- \"$(pyenv which {})\" …`",
                     file.file_name().unwrap_or_default().display()
@@ -89,12 +111,25 @@ impl Program {
                 "use an interpreter that is linked dynamically",
             ));
         }
-        Ok(Self { interpreter, script: script(args), args: args.to_vec() })
+        Ok(Self { file: interpreter, is_python: true, script: script(args), args: args.to_vec() })
     }
 }
 
+/// The interpreter that the first line of a script names, where it is not there.
+fn missing_interpreter(script: &Path) -> Option<PathBuf> {
+    let head = head(script).ok()?;
+    let line = head.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?.trim_ascii();
+    let path = Path::new(OsStr::from_bytes(line.split(u8::is_ascii_whitespace).next()?));
+    (path.is_absolute() && !path.exists()).then(|| path.to_owned())
+}
+
+/// Whether a program is one of the shell scripts by which version managers look the real one up.
+fn is_shim(program: impl AsRef<OsStr>) -> bool {
+    which(program.as_ref()).is_some_and(|file| file.components().any(|part| part.as_os_str() == "shims"))
+}
+
 const NOT_PYTHON: &str = "it is no CPython interpreter";
-const NO_PYTHON: &str = "the runtime lane holds programs that CPython 3.10 or later runs; name the interpreter, as in `failcore run -- python agent.py`";
+const NO_PYTHON: &str = "the runtime lane holds programs that CPython 3.10 or later runs; name the interpreter, as in `failcore run -- python agent.py`, or let the kernel lane hold it";
 
 /// A CPython, told from its name and the files around it.
 struct Python {

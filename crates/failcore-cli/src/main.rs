@@ -6,6 +6,7 @@
 mod args;
 mod check;
 mod completions;
+mod control;
 mod doctor;
 mod exit;
 mod explain;
@@ -23,16 +24,21 @@ mod ui;
 use std::process::ExitCode;
 
 use clap::Parser;
+use failcore_model::Answer;
 
-use args::{Cli, Command};
+use args::{Cli, Command, Face};
 use exit::Exit;
-use failure::Failure;
+use failure::{Failure, Problem};
 use ui::Ui;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let mut ui = Ui::new(&cli.face);
-    let done = dispatch(&cli.command, &mut ui).and_then(|exit| ui.flush().map(|()| exit));
+    let done = match Cli::try_parse() {
+        Ok(cli) => {
+            let mut ui = Ui::new(&cli.face);
+            dispatch(&cli.command, &mut ui).and_then(|exit| ui.flush().map(|()| exit))
+        }
+        Err(error) => Err(misread(&error)),
+    };
     done.unwrap_or_else(|failure| {
         ui::report(&failure);
         failure.exit
@@ -40,9 +46,29 @@ fn main() -> ExitCode {
     .into()
 }
 
+/// A command line that makes no sense, where errors are to be JSON; else it is said as clap says it, and so is help.
+fn misread(error: &clap::Error) -> Failure {
+    let json = std::env::args_os().skip(1).take_while(|arg| arg != "--").any(|arg| arg == "--json");
+    if !error.use_stderr() || !json {
+        error.exit();
+    }
+    Ui::new(&Face { json, ..Face::default() });
+    let text = error.render().to_string();
+    let (what, usage) = text.split_once("\n\n").unwrap_or((&text, ""));
+    let what = what.strip_prefix("error: ").unwrap_or(what).to_owned();
+    Problem::Nonsense { what, help: usage.trim().to_owned() }.into()
+}
+
 fn dispatch(command: &Command, ui: &mut Ui) -> Result<Exit, Failure> {
     match command {
         Command::Run(args) => run::run(args, ui),
+        Command::Ps => control::ps(ui),
+        Command::Pause(args) => control::pause(args, ui),
+        Command::Resume(args) => control::resume(args, ui),
+        Command::Stop(args) => control::stop(args, ui),
+        Command::Tail(args) => control::tail(args, ui),
+        Command::Approve(args) => control::answer(args, Answer::Approved, ui),
+        Command::Deny(args) => control::answer(args, Answer::Denied, ui),
         Command::Check(args) => check::run(args, ui),
         Command::Explain(args) => explain::run(args, ui),
         Command::Policy(args) => policy::run(args, ui),

@@ -1,11 +1,11 @@
 //! `failcore policy`, and how every command comes by a policy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::path::Path;
 
 use failcore_model::AbsPath;
-use failcore_policy::{Effect, Environment, Key, Limits, Mode, PolicySet, Python, Rule};
+use failcore_policy::{Effect, Environment, Key, Limits, Mode, PolicySet, Python, Reads, Rule, Stdin};
 use serde::Serialize;
 
 use crate::args::Policy;
@@ -134,6 +134,24 @@ impl Difference {
             Mode::Audit => Some("audit".to_owned()),
         };
         compare("mode", mode(old), mode(new));
+        let stdin = |policy: &PolicySet| (policy.stdin() == Stdin::Null).then(|| "null".to_owned());
+        compare("io.stdin", stdin(old), stdin(new));
+        let reads = |policy: &PolicySet| match policy.reads() {
+            Reads::Binding => Some("binding".to_owned()),
+            Reads::Advisory => Some("advisory".to_owned()),
+        };
+        compare("trace.reads", reads(old), reads(new));
+        let redact = |policy: &PolicySet| list(policy.redacted());
+        compare("trace.redact", redact(old), redact(new));
+        // A list that a tool has of its own narrows it even where it is empty, and so has no rule.
+        let tools: BTreeSet<String> = old.tools().chain(new.tools()).map(|(name, _)| name).collect();
+        for name in tools {
+            let narrowed = |policy: &PolicySet| {
+                let entries = policy.tools().filter(|(of, _)| *of == name);
+                list(entries.map(|(_, keys)| list(keys.iter()).unwrap_or_else(|| "nothing".into())))
+            };
+            compare(&format!("tool {name} narrows"), narrowed(old), narrowed(new));
+        }
         for name in Limits::NAMES {
             let limit = |policy: &PolicySet| policy.limits().named(name).map(|value| value.to_string());
             compare(&format!("limits.{name}"), limit(old), limit(new));
@@ -169,6 +187,12 @@ impl Answer for Difference {
             count(self.changed.len(), "setting")
         )
     }
+}
+
+/// Words with commas between them; nothing where there are none.
+fn list(words: impl Iterator<Item = impl ToString>) -> Option<String> {
+    let words: Vec<String> = words.map(|word| word.to_string()).collect();
+    (!words.is_empty()).then(|| words.join(", "))
 }
 
 /// A rule in words: effect, list and entry.

@@ -1,47 +1,64 @@
 //! `failcore run`: starts a program under a policy and stays beside it until everything it started has ended.
 
-mod approve;
+mod approvals;
+mod clock;
+mod control;
+mod freeze;
+mod lane;
 mod prepare;
 mod signals;
 mod summary;
+mod terminal;
 mod tree;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use failcore_kernel::{HOOK_VAR, SOCKET_VAR, Sampled, Served, Server};
-use failcore_model::{Event, Text};
+use failcore_gate::Gate;
+use failcore_kernel::{Cgroup, Launch, Parent, Plan, Sampled, Served, Server, Supervisor};
+use failcore_model::{Event, Lane, Text};
+use failcore_net::{Broker, Hosts, Pins, Resolver};
 use failcore_policy::Limits;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use failcore_trace::Writer;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::args::{LaneChoice, Run};
+use crate::args::Run;
+use crate::control::{Reply, State};
 use crate::exit::Exit;
 use crate::failure::{Failure, Problem};
 use crate::ui::{self, Ui, count};
 
+use approvals::Approvals;
+use clock::Clock;
+use control::{Change, Control, Given};
+use freeze::Frozen;
 use prepare::Prepared;
 use signals::Signals;
 use summary::Summary;
-use tree::Tree;
+use tree::{GRACE, Tree};
 
-/// How often the tree is measured where a limit depends on it.
+/// How often the tree is measured where a limit depends on it, and where it is near its limit on memory.
 const CLOSE_WATCH: Duration = Duration::from_millis(100);
+const CLOSEST_WATCH: Duration = Duration::from_millis(20);
 /// How often orphans are collected where none does.
 const LOOSE_WATCH: Duration = Duration::from_millis(500);
+/// How much private memory one process may ask for, in limits of the run, where memory is only measured: more than it
+/// will touch, and still no way to outrun the measuring by far.
+const ASKED: u64 = 4;
+/// How long a pause waits for what is being done for the program at that moment.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// Runs the program; its exit code passes through.
 pub(crate) fn run(args: &Run, ui: &mut Ui) -> Result<Exit, Failure> {
-    if args.lane == LaneChoice::Auto {
-        ui.note(
-            "lane `auto` is `runtime` for now: it holds Python code; native code in the same process can go round it",
-        );
-    }
+    failcore_kernel::close_on_exec()
+        .map_err(|source| Problem::System { what: "keep open files from the program", source })
+        .map_err(|problem| Failure::from(problem).before_start())?;
     let prepared = Prepared::new(args, ui).map_err(Failure::before_start)?;
-    let started = Started::start(prepared).map_err(Failure::before_start)?;
+    let started = Started::start(prepared, args, ui).map_err(Failure::before_start)?;
     let (exit, summary) = started.attend(ui)?;
     if ui.is_json() {
         // The standard output is the program's.
@@ -56,10 +73,26 @@ pub(crate) fn run(args: &Run, ui: &mut Ui) -> Result<Exit, Failure> {
 struct Started {
     prepared: Prepared,
     server: Server,
+    control: Control,
+    approvals: Arc<Approvals>,
+    clock: Arc<Clock>,
     signals: Signals,
     tree: Tree,
+    /// In the kernel lane.
+    supervised: Option<Supervised>,
+    /// In the kernel lane, where this machine lets us have one.
+    cgroup: Option<Arc<Cgroup>>,
+    /// While it is paused.
+    frozen: Option<Frozen>,
+    /// Whose end is the run's: the program, or the guardian that ends as it does.
     root: OwnedFd,
-    since: Instant,
+}
+
+/// What holds the program in the kernel lane.
+struct Supervised {
+    supervisor: Supervisor,
+    /// Answers for as long as anybody may ask.
+    _broker: Broker,
 }
 
 /// Why a run was stopped before its program ended.
@@ -69,87 +102,397 @@ struct Stop {
 }
 
 impl Started {
-    fn start(mut prepared: Prepared) -> Result<Self, Failure> {
-        let writer = prepared.open_trace()?;
-        let served = Served {
-            session: prepared.session.clone(),
-            agent: prepared.agent.clone(),
-            run: prepared.label.clone(),
-            policy: prepared.policy.resolved().to_owned(),
-        };
-        let server = Server::start(&prepared.socket(), served, writer, Arc::new(approve::Terminal::new()))
-            .map_err(|error| Problem::Start { source: error.into() })?;
-        let mut tree = Tree::adopt()?;
+    fn start(mut prepared: Prepared, args: &Run, ui: &Ui) -> Result<Self, Failure> {
+        // Before anything is written: a file size limit is a signal otherwise.
         let mut signals = Signals::catch()?;
-        let mut command = Command::new(&prepared.program.interpreter);
-        command.args(&prepared.program.args).env_clear().envs(prepared.environment());
-        command.env(SOCKET_VAR, prepared.socket()).env(HOOK_VAR, &prepared.hook);
-        let since = Instant::now();
-        let started = command
-            .spawn()
-            .map_err(|source| Problem::Spawn { program: prepared.program.interpreter.clone(), source });
-        let child = match started {
-            Ok(child) => child,
-            Err(problem) => {
-                drop(server.finish().close(None));
-                prepared.discard_trace();
-                return Err(problem.into());
+        let (writer, plan, cgroup) = prepared.open_trace()?;
+        match Begun::begin(&prepared, args, ui, writer, &plan, cgroup, &mut signals) {
+            Ok(begun) => {
+                let Begun { server, control, approvals, clock, tree, supervised, cgroup, root } = begun;
+                Ok(Self {
+                    prepared,
+                    server,
+                    control,
+                    approvals,
+                    clock,
+                    signals,
+                    tree,
+                    supervised,
+                    cgroup,
+                    frozen: None,
+                    root,
+                })
             }
-        };
-        let pid = Pid::from_child(&child);
-        tree.watch(pid);
-        // Not reaped before we do it: the number is still its own.
-        let root = pidfd_open(pid, PidfdFlags::empty()).map_err(Problem::system("watch the program"))?;
-        signals.forward_to(&root)?;
-        Ok(Self { prepared, server, signals, tree, root, since })
+            Err(failure) => {
+                prepared.discard_trace();
+                Err(failure)
+            }
+        }
     }
 
     /// Stays with the program until it and all it started have ended.
     fn attend(mut self, ui: &Ui) -> Result<(Exit, Summary), Failure> {
         let limits = *self.prepared.policy.limits();
         let measured = [limits.memory, limits.processes, limits.write_bytes].iter().any(Option::is_some);
-        let (mut stopped, mut broken) = (None, false);
+        let (mut stopped, mut broken, mut stoppers) = (None, false, Vec::new());
+        let mut watch = if measured { CLOSE_WATCH } else { LOOSE_WATCH };
         while self.tree.ended().is_none() {
-            self.wait(if measured { CLOSE_WATCH } else { LOOSE_WATCH }, limits.wall_time);
-            let sampled = self.tree.sample(limits.memory);
+            let sampled = self.sample(&limits);
+            if limits.memory.is_some_and(|most| sampled.memory > most / 2) {
+                watch = CLOSEST_WATCH;
+            }
             self.server.sample(sampled);
-            if let Some(stop) = over(&limits, &sampled, self.since.elapsed()) {
+            self.control.counted(sampled.processes);
+            if let Some(stop) = self.over(&limits, &sampled) {
                 ui.note(format_args!("stopped: {}", stop.text));
                 self.server.record(Event::Notice { text: format!("stopped: {}", stop.text) });
-                self.tree.stop(false);
+                self.end(|_| false);
                 stopped = Some(stop.limit);
             }
             if !broken && let Some(why) = self.server.broken() {
                 ui.note(format_args!("{why}; everything is refused from now on"));
                 broken = true;
             }
+            self.wait(watch, limits.wall_time);
+            while self.tree.ended().is_none()
+                && let Some(given) = self.control.next()
+            {
+                match given.change {
+                    Change::Pause => self.pause(given, ui),
+                    Change::Resume => self.resume(given, ui),
+                    Change::Stop(grace) => {
+                        stopped = Some("owner");
+                        stoppers.extend(self.stop(given, grace, ui));
+                    }
+                }
+            }
         }
-        let left = self.tree.stop(true);
+        let sampled = Sampled::default();
+        if stopped.is_none()
+            && let Some(stop) = self.over(&Limits { wall_time: None, ..limits }, &sampled)
+        {
+            // The kernel was quicker than we.
+            ui.note(format_args!("stopped: {}", stop.text));
+            self.server.record(Event::Notice { text: format!("stopped: {}", stop.text) });
+            stopped = Some(stop.limit);
+        }
+        // What was paused when its program was ended by somebody else does not run again.
+        let paused = self.frozen.is_some();
+        let (left, _) = self.end(|elapsed| !paused && elapsed < GRACE);
         if left > 0 {
             let text = format!("{} left behind by the program, stopped", count(left, "process"));
             ui.note(&text);
             self.server.record(Event::Notice { text });
         }
+        self.approvals.close();
+        if let Some(supervised) = self.supervised.take() {
+            for text in supervised.supervisor.lacked() {
+                ui.note(text);
+            }
+            supervised.supervisor.finish();
+        }
         self.signals.release();
         let code = self.tree.ended().map_or(u8::MAX, tree::code);
+        let tally = self.server.ledger();
         let writer = self.server.finish();
         let entered = writer.records() > 1;
         let dir = writer.dir().to_owned();
         writer.close(Some(code.into())).map_err(Problem::trace)?;
-        if !entered {
-            return Err(Problem::NeverEntered { program: self.prepared.program.interpreter }.into());
+        for (given, reply) in stoppers {
+            given.answer(reply);
         }
-        Ok((Exit::Child(code), Summary::of(&self.prepared.session, dir, code, stopped)?))
+        self.control.close();
+        if !entered {
+            return Err(Problem::NeverEntered { program: self.prepared.program.file }.into());
+        }
+        Ok((Exit::Child(code), Summary::of(&self.prepared.session, dir, code, stopped, tally.tally())))
     }
 
-    /// Until the program ends, or it is time to look again.
-    fn wait(&self, watch: Duration, wall_time: Option<u64>) {
-        let left = wall_time.map(|limit| Duration::from_nanos(limit).saturating_sub(self.since.elapsed()));
-        let wait = left.map_or(watch, |left| left.min(watch));
-        let timeout = Timespec { tv_sec: wait.as_secs().cast_signed(), tv_nsec: wait.subsec_nanos().into() };
-        // Interrupted is as good as woken.
-        let _ = poll(&mut [PollFd::new(&self.root, PollFlags::IN)], Some(&timeout));
+    /// A process that belongs to the supervisor and not to the program.
+    fn helper(&self) -> Option<u32> {
+        self.supervised.as_ref()?.supervisor.helper()
     }
+
+    /// What the run uses now.
+    fn sample(&mut self, limits: &Limits) -> Sampled {
+        self.tree.spare(self.helper());
+        match self.cgroup.as_ref().filter(|cgroup| cgroup.holds_memory()) {
+            // What the kernel counts, since that is what it holds.
+            Some(cgroup) => {
+                let memory = cgroup.memory().unwrap_or_default();
+                Sampled { memory, ..self.tree.sample(None) }
+            }
+            None => self.tree.sample(limits.memory),
+        }
+    }
+
+    /// The first limit that is passed.
+    fn over(&self, limits: &Limits, sampled: &Sampled) -> Option<Stop> {
+        let held = self.cgroup.as_ref().filter(|cgroup| cgroup.holds_memory());
+        if let (Some(cgroup), Some(most)) = (held, limits.memory) {
+            if cgroup.out_of_memory() > 0 {
+                let text = format!("`limits.memory` is {most}, and the program asked for more");
+                return Some(Stop { limit: "memory", text });
+            }
+            return over(&Limits { memory: None, ..*limits }, sampled, self.clock.elapsed());
+        }
+        over(limits, sampled, self.clock.elapsed())
+    }
+
+    /// Ends every process of the run: asks them to for as long as `polite` says, and then makes them. Returns how many
+    /// there were, and how many are still there.
+    fn end(&mut self, mut polite: impl FnMut(Duration) -> bool) -> (usize, usize) {
+        self.tree.spare(self.helper());
+        let (supervised, cgroup) = (&self.supervised, &self.cgroup);
+        let polite = |elapsed: Duration| {
+            let polite = polite(elapsed);
+            if !polite && let Some(supervised) = supervised {
+                // Nothing is done for it any more: no process can start.
+                supervised.supervisor.hold(Duration::ZERO);
+            }
+            if !polite && let Some(cgroup) = cgroup {
+                // At once, those that are just being born too. Where the kernel is too old for it, the tree is walked.
+                let _ = cgroup.kill();
+            }
+            polite
+        };
+        self.tree.stop(polite, self.frozen.take())
+    }
+
+    /// Until the program ends, somebody gives an order, or it is time to look again.
+    fn wait(&self, watch: Duration, wall_time: Option<u64>) {
+        let left = wall_time.map(|limit| Duration::from_nanos(limit).saturating_sub(self.clock.elapsed()));
+        // A limit that is reached while it is paused is none: its time stands still.
+        let left = left.filter(|_| self.frozen.is_none());
+        let wait = left.map_or(watch, |left| left.min(watch));
+        let mut fds = [
+            PollFd::new(&self.root, PollFlags::IN),
+            PollFd::from_borrowed_fd(self.control.bell(), PollFlags::IN),
+        ];
+        // Interrupted is as good as woken.
+        let _ = poll(&mut fds, Some(&terminal::timeout(wait)));
+    }
+
+    fn pause(&mut self, given: Given, ui: &Ui) {
+        if self.frozen.is_some() {
+            return given.answer(Reply::Done { changed: false });
+        }
+        // First nothing is done for it any more, so that it cannot start processes while they are held.
+        let settled = self.supervised.as_ref().is_none_or(|supervised| supervised.supervisor.hold(SETTLE));
+        self.tree.spare(self.helper());
+        match self.tree.freeze(self.cgroup.as_ref()) {
+            Ok(frozen) => {
+                self.frozen = Some(frozen);
+                self.clock.pause();
+                self.control.is_now(State::Paused);
+                self.server.record(Event::RunPaused { who: given.who.clone() });
+                if !settled {
+                    let text = "a call that was under way when the run was paused may still come to its end";
+                    self.server.record(Event::Notice { text: text.into() });
+                }
+                ui.note(format_args!("paused by {}", given.who));
+                given.answer(Reply::Done { changed: true });
+            }
+            Err(why) => {
+                if let Some(supervised) = &self.supervised {
+                    supervised.supervisor.release();
+                }
+                let help = "it goes on as it was; `failcore stop` ends it".into();
+                given.answer(Reply::No { why: format!("the run cannot be paused: {why}"), help });
+            }
+        }
+    }
+
+    fn resume(&mut self, given: Given, ui: &Ui) {
+        let changed = self.go_on(&given, ui);
+        given.answer(Reply::Done { changed });
+    }
+
+    /// Lets a paused run go on; whether it was one.
+    fn go_on(&mut self, given: &Given, ui: &Ui) -> bool {
+        let Some(frozen) = self.frozen.take() else { return false };
+        self.server.record(Event::RunResumed { who: given.who.clone() });
+        self.server.postpone(self.clock.resume());
+        self.control.is_now(State::Running);
+        ui.note(format_args!("resumed by {}", given.who));
+        if let Some(supervised) = &self.supervised {
+            supervised.supervisor.release();
+        }
+        drop(frozen);
+        true
+    }
+
+    /// Ends the program and all it started; who is to be told so, and what.
+    fn stop(&mut self, given: Given, grace: Duration, ui: &Ui) -> Vec<(Given, Reply)> {
+        if !grace.is_zero() {
+            // Whoever is to end by itself must be able to.
+            self.go_on(&given, ui);
+        }
+        self.control.is_now(State::Stopping);
+        self.server.record(Event::RunStopped { who: given.who.clone() });
+        ui.note(format_args!("stopped by {}", given.who));
+        let orders = self.control.orders();
+        let (mut grace, mut givers) = (grace, vec![given]);
+        let (processes, left) = self.end(|elapsed| {
+            for given in orders.try_iter() {
+                match given.change {
+                    // Whoever cannot wait need not.
+                    Change::Stop(sooner) => {
+                        grace = grace.min(elapsed.saturating_add(sooner));
+                        givers.push(given);
+                    }
+                    _ => given.answer(Reply::No {
+                        why: "the run is being stopped".into(),
+                        help: "`failcore stop` without a grace ends it at once".into(),
+                    }),
+                }
+            }
+            elapsed < grace
+        });
+        let reply = || match left {
+            0 => Reply::Stopped { processes: processes as u64 },
+            left => Reply::No {
+                why: format!("{} cannot be ended: the kernel does not let go", count(left, "process")),
+                help: "what is left waits for a device or a file system that does not answer".into(),
+            },
+        };
+        givers.into_iter().map(|given| (given, reply())).collect()
+    }
+}
+
+/// What a program that started came with.
+struct Begun {
+    server: Server,
+    control: Control,
+    approvals: Arc<Approvals>,
+    clock: Arc<Clock>,
+    tree: Tree,
+    supervised: Option<Supervised>,
+    cgroup: Option<Arc<Cgroup>>,
+    root: OwnedFd,
+}
+
+impl Begun {
+    /// Sets the gate up and starts the program; where one of them fails, nothing has run.
+    fn begin(
+        prepared: &Prepared,
+        args: &Run,
+        ui: &Ui,
+        writer: Writer,
+        plan: &Plan,
+        cgroup: Option<Cgroup>,
+        signals: &mut Signals,
+    ) -> Result<Self, Failure> {
+        let cgroup = cgroup.map(Arc::new);
+        let served = Served {
+            session: prepared.session.clone(),
+            agent: prepared.agent.clone(),
+            run: prepared.label.clone(),
+            policy: prepared.policy.resolved().to_owned(),
+            supervised: prepared.lane == Lane::Kernel,
+        };
+        let clock = Arc::new(Clock::start());
+        let approvals =
+            Arc::new(Approvals::new(&prepared.session, args.patience, Arc::clone(&clock), ui.notes()));
+        let server = Server::start(&prepared.socket(), served, writer, Arc::clone(&approvals) as _)
+            .map_err(Problem::start)?;
+        let mut tree = Tree::adopt()?;
+        let begun = || {
+            // Whoever cannot be stopped by its owner does not start.
+            let control = Control::open(prepared.about(), Arc::clone(&approvals), server.ledger())?;
+            let supervised = match prepared.lane {
+                Lane::Runtime => None,
+                _ => Some(supervise(prepared, args, plan, &server, cgroup.clone())?),
+            };
+            let root = match &supervised {
+                None => spawn(prepared, args)?,
+                Some(supervised) => Pid::from_raw(supervised.supervisor.root().cast_signed()),
+            };
+            let gone = || Problem::System { what: "watch the program", source: gone() };
+            Ok((control, root.ok_or_else(gone)?, supervised))
+        };
+        let (control, pid, supervised) = match begun() {
+            Ok(begun) => begun,
+            Err(problem) => {
+                let problem: Problem = problem;
+                drop(server.finish().close(None));
+                return Err(problem.into());
+            }
+        };
+        let program = supervised.as_ref().map(|supervised| supervised.supervisor.agent().cast_signed());
+        if let Some(program) = program.and_then(Pid::from_raw) {
+            approvals.shared_with(program);
+        }
+        tree.watch(pid, supervised.is_none());
+        // Not reaped before we do it: the number is still its own.
+        let watched = pidfd_open(pid, PidfdFlags::empty())
+            .map_err(Problem::system("watch the program"))
+            .and_then(|root| signals.forward_to(&root).map(|()| root));
+        match watched {
+            Ok(root) => Ok(Self { server, control, approvals, clock, tree, supervised, cgroup, root }),
+            Err(problem) => {
+                tree.stop(|_| false, None);
+                Err(problem.into())
+            }
+        }
+    }
+}
+
+/// Starts the program in the runtime lane: a child of ours like any other.
+fn spawn(prepared: &Prepared, args: &Run) -> Result<Option<Pid>, Problem> {
+    let program = &prepared.program;
+    let mut command = Command::new(&program.file);
+    command.args(&program.args).env_clear().envs(prepared.environment());
+    if prepared.stdin_null(args) {
+        command.stdin(Stdio::null());
+    }
+    if let Some(dir) = &args.cwd {
+        command.current_dir(dir);
+    }
+    match command.spawn() {
+        Ok(child) => Ok(Some(Pid::from_child(&child))),
+        Err(source) => Err(Problem::Spawn { program: program.file.clone(), source }),
+    }
+}
+
+/// Starts the program in the kernel lane, under a supervisor that decides by the run's policy and records in its
+/// trace.
+fn supervise(
+    prepared: &Prepared,
+    args: &Run,
+    plan: &Plan,
+    server: &Server,
+    cgroup: Option<Arc<Cgroup>>,
+) -> Result<Supervised, Problem> {
+    let pins = Arc::new(Pins::new().with_hosts(Hosts::system()));
+    let gate = Gate::builder(Arc::new(prepared.policy.clone()), server.sink(), Lane::Kernel)
+        .names(Arc::clone(&pins) as _)
+        .meter(server.meter())
+        .approver(server.approver())
+        .identity(prepared.agent.clone(), prepared.label.clone())
+        .build();
+    let gate = Arc::new(gate);
+    let broker = Broker::start(Arc::clone(&gate), Resolver::system(pins))
+        .map_err(|source| Problem::System { what: "serve host names", source })?;
+    let launch = Launch {
+        program: prepared.program.file.clone().into(),
+        args: prepared.program.args.clone(),
+        env: prepared.environment(),
+        cwd: args.cwd.clone(),
+        stdin_null: prepared.stdin_null(args),
+        private_memory: match &cgroup {
+            Some(cgroup) if cgroup.holds_memory() => None,
+            _ => prepared.policy.limits().memory.map(|most| most.saturating_mul(ASKED)),
+        },
+        cgroup,
+    };
+    let parent = Parent { gate, door: Some(server.door()), carrier: Some(broker.carrier()) };
+    let supervisor = Supervisor::start(&launch, plan, parent).map_err(Problem::supervisor)?;
+    Ok(Supervised { supervisor, _broker: broker })
+}
+
+fn gone() -> io::Error {
+    io::ErrorKind::NotFound.into()
 }
 
 /// The first limit that is passed.

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use failcore_model::{Event, Record};
 use failcore_trace::{Alteration, Integrity, Reader, Report, VerifyingKey};
+use indicatif::ProgressBar;
 use serde::Serialize;
 
-use crate::args::{Show, Trace};
+use crate::args::{Filter, Trace};
 use crate::exit::Exit;
 use crate::explain::Explanation;
 use crate::failure::{Failure, Problem};
@@ -29,12 +30,15 @@ const TAIL_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) fn run(args: &Trace, ui: &mut Ui) -> Result<Exit, Failure> {
     match args {
         Trace::List => list(ui),
-        Trace::Show(args) => show(args, false, ui),
-        Trace::Tail(args) => show(args, true, ui),
+        Trace::Show(args) => show(&locate(&args.trace)?, &args.filter, false, ui),
+        Trace::Tail(args) => tail(&locate(&args.trace)?, &args.filter, ui),
         Trace::Verify { trace, key } => verify(trace, key.as_deref(), ui),
         Trace::Prove { trace, seq } => {
-            let proof = failcore_trace::prove(&locate(trace)?, *seq).map_err(Problem::trace)?;
-            ui.json(&proof)?;
+            let dir = locate(trace)?;
+            let bar = looking(ui, "looking for the record");
+            let proof = failcore_trace::prove(&dir, *seq);
+            bar.finish_and_clear();
+            ui.json(&proof.map_err(Problem::trace)?)?;
             Ok(Exit::Success)
         }
         Trace::Explain { trace, seq } => explain(trace, *seq, ui),
@@ -57,13 +61,18 @@ pub(crate) fn read(dir: &Path) -> Result<Reader, Failure> {
     Reader::open(dir).map_err(|error| Problem::trace(error).into())
 }
 
-fn show(args: &Show, follow: bool, ui: &mut Ui) -> Result<Exit, Failure> {
-    let mut reader = read(&locate(&args.trace)?)?;
+/// Shows the records of the trace in `dir`, and those that come, until it is closed.
+pub(crate) fn tail(dir: &Path, filter: &Filter, ui: &mut Ui) -> Result<Exit, Failure> {
+    show(dir, filter, true, ui)
+}
+
+fn show(dir: &Path, filter: &Filter, follow: bool, ui: &mut Ui) -> Result<Exit, Failure> {
+    let mut reader = read(dir)?;
     if follow {
         reader = reader.follow();
     }
-    let mut chosen = Chosen::new(&args.filter)?;
-    let mut rows = Rows::new(args.filter.all);
+    let mut chosen = Chosen::new(filter)?;
+    let mut rows = Rows::new(filter.all);
     loop {
         for record in reader.by_ref() {
             let record = match record {
@@ -98,14 +107,23 @@ fn show(args: &Show, follow: bool, ui: &mut Ui) -> Result<Exit, Failure> {
     if !ui.is_json() {
         ui.with(|out| rows.end(out))?;
     }
+    if !reader.is_closed() {
+        ui.note("the session is not closed: it is still under way, or its end is missing; `failcore trace verify` tells");
+    }
     Ok(Exit::Success)
+}
+
+/// Shows that something is being done that takes its time with a large trace.
+pub(crate) fn looking(ui: &Ui, what: &'static str) -> ProgressBar {
+    let bar = ui.progress(what, None);
+    bar.enable_steady_tick(TAIL_PAUSE);
+    bar
 }
 
 fn verify(name: &Path, key: Option<&Path>, ui: &mut Ui) -> Result<Exit, Failure> {
     let dir = locate(name)?;
     let key = key.map(VerifyingKey::load).transpose().map_err(Problem::trace)?;
-    let bar = ui.progress("verifying", None);
-    bar.enable_steady_tick(TAIL_PAUSE);
+    let bar = looking(ui, "verifying");
     let report = failcore_trace::verify(&dir, key.as_ref());
     bar.finish_and_clear();
     let report = report.map_err(Problem::trace)?;
@@ -170,7 +188,10 @@ impl Answer for Verified {
 
 fn explain(name: &Path, seq: u64, ui: &mut Ui) -> Result<Exit, Failure> {
     let dir = locate(name)?;
-    let record = nth(&dir, seq)?;
+    let bar = looking(ui, "looking for the record");
+    let record = nth(&dir, seq);
+    bar.finish_and_clear();
+    let record = record?;
     let Event::Decided { request, decision, enforced, .. } = record.event else {
         return Err(Problem::Nonsense {
             what: format!("record {seq} is no decision, it is `{}`", record.event.kind()),

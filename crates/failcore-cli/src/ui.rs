@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
 use anstream::AutoStream;
 use anstyle::{AnsiColor, Style};
+use failcore_model::Text;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
@@ -126,14 +127,12 @@ impl Ui {
 
     /// Says something that is no answer, on the standard error, unless asked to be quiet.
     pub(crate) fn note(&self, text: impl Display) {
-        if self.quiet {
-            return;
-        }
-        if self.json {
-            json_note(&serde_json::json!({ "note": text.to_string() }));
-        } else {
-            note(text);
-        }
+        self.notes().note(text);
+    }
+
+    /// The same for other threads.
+    pub(crate) fn notes(&self) -> Notes {
+        Notes { json: self.json, quiet: self.quiet }
     }
 
     /// A progress bar on the standard error, where that is a terminal and somebody wants to see it.
@@ -149,6 +148,27 @@ impl Ui {
         };
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         ProgressBar::with_draw_target(total, draw).with_style(style).with_message(what)
+    }
+}
+
+/// Says what is no answer, as [`Ui::note`] does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Notes {
+    json: bool,
+    quiet: bool,
+}
+
+impl Notes {
+    /// Says it.
+    pub(crate) fn note(self, text: impl Display) {
+        if self.quiet {
+            return;
+        }
+        if self.json {
+            json_note(&serde_json::json!({ "note": text.to_string() }));
+        } else {
+            note(text);
+        }
     }
 }
 
@@ -222,6 +242,12 @@ impl Table {
         }
         Ok(())
     }
+}
+
+/// A call site in short: the file's own name and the line.
+pub(crate) fn place(site: &Text) -> Text {
+    let name = site.as_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    Text::from(name)
 }
 
 /// A number with its noun: `1 record`, `2 records`, `3 processes`.

@@ -60,7 +60,11 @@ fn help_reads_well() {
     Options:
       -p, --policy <FILE>  The policy
           --trace <DIR>    Where the trace goes: a directory that does not exist yet
-          --lane <LANE>    What enforces the policy [default: auto] [possible values: auto, runtime]
+          --lane <LANE>    What enforces the policy [default: auto] [possible values: auto, kernel,
+                           runtime]
+          --cwd <DIR>      Where the program starts; here where not given
+          --stdin <WHAT>   What the program reads as its standard input [default: inherit] [possible
+                           values: inherit, null]
           --agent <NAME>   The agent's name, for the trace
           --run <LABEL>    Your own label for this run, for the trace
       -h, --help           Print help (see more with '--help')
@@ -73,6 +77,7 @@ fn help_reads_well() {
     Examples:
       failcore run -- python agent.py
       failcore run -p agent.toml --agent researcher -- .venv/bin/python -m my_agent
+      failcore run -p build.toml -- make test
     "#);
 }
 
@@ -108,7 +113,7 @@ fn doctor_says_what_the_machine_holds() {
     let answer: serde_json::Value = serde_json::from_str(&said.out).unwrap();
     let groups: Vec<&str> =
         answer["groups"].as_array().unwrap().iter().map(|group| group["name"].as_str().unwrap()).collect();
-    assert_eq!(groups, ["runtime", "kernel", "bpf"]);
+    assert_eq!(groups, ["kernel", "runtime", "bpf"]);
     for group in answer["groups"].as_array().unwrap() {
         for finding in group["findings"].as_array().unwrap() {
             let good = finding["state"] == "good";
@@ -137,7 +142,7 @@ fn colour_is_for_terminals_and_who_asks_for_it() {
 fn what_is_not_held_by_the_lane_is_not_run() {
     let world = World::new();
     let refused = |program: &str| {
-        let said = world.failcore(&["-q", "run", "--", program, "--version"]);
+        let said = world.failcore(&["-q", "run", "--lane", "runtime", "--", program, "--version"]);
         assert_eq!((said.code, said.out.as_str()), (126, ""), "{program}: {}", said.err);
         said.err
     };
@@ -148,7 +153,7 @@ fn what_is_not_held_by_the_lane_is_not_run() {
     };
     assert_reads!(refused("sh"), @r#"
     × `sh` is not run: it is no CPython interpreter
-    help: the runtime lane holds programs that CPython 3.10 or later runs; name the interpreter, as in `failcore run -- python agent.py`
+    help: the runtime lane holds programs that CPython 3.10 or later runs; name the interpreter, as in `failcore run -- python agent.py`, or let the kernel lane hold it
     "#);
     assert_reads!(refused("no-such-program"), @r#"
     × cannot find the program `no-such-program`
@@ -156,7 +161,7 @@ fn what_is_not_held_by_the_lane_is_not_run() {
     "#);
     assert_reads!(refused(&script("tool.sh", "#!/bin/sh\necho hi\n")), @r#"
     × `./tool.sh` is not run: it is neither a Python interpreter nor a script that names one
-    help: the runtime lane holds programs that CPython 3.10 or later runs; name the interpreter, as in `failcore run -- python agent.py`
+    help: the runtime lane holds programs that CPython 3.10 or later runs; name the interpreter, as in `failcore run -- python agent.py`, or let the kernel lane hold it
     "#);
     assert_reads!(refused(&script("shims/python3", "#!/usr/bin/env bash\nexec python3\n")), @r#"
     × `./shims/python3` is not run: it is a shell script
@@ -164,13 +169,13 @@ fn what_is_not_held_by_the_lane_is_not_run() {
     "#);
     assert_reads!(refused(&script("data.txt", "hello\n")), @r#"
     × `./data.txt` is not run: it is neither a Python interpreter nor a script that names one
-    help: the runtime lane holds programs that CPython 3.10 or later runs; name the interpreter, as in `failcore run -- python agent.py`
+    help: the runtime lane holds programs that CPython 3.10 or later runs; name the interpreter, as in `failcore run -- python agent.py`, or let the kernel lane hold it
     "#);
     // A program that only calls itself Python.
     std::fs::copy("/bin/true", world.path().join("python3.12")).unwrap();
     assert_reads!(refused("./python3.12"), @r#"
     × `./python3.12` is not run: it is no CPython interpreter
-    help: the runtime lane holds programs that CPython 3.10 or later runs; name the interpreter, as in `failcore run -- python agent.py`
+    help: the runtime lane holds programs that CPython 3.10 or later runs; name the interpreter, as in `failcore run -- python agent.py`, or let the kernel lane hold it
     "#);
 }
 
@@ -180,7 +185,7 @@ fn an_old_interpreter_is_not_run() {
     world.write("old/lib/python3.9/os.py", "");
     std::fs::create_dir_all(world.path().join("old/bin")).unwrap();
     std::fs::copy("/bin/true", world.path().join("old/bin/python3.9")).unwrap();
-    let said = world.failcore(&["-q", "run", "--", "old/bin/python3.9", "x.py"]);
+    let said = world.failcore(&["-q", "run", "--lane", "runtime", "--", "old/bin/python3.9", "x.py"]);
     assert_eq!(said.code, 126);
     assert_reads!(said.err, @r#"
     × `old/bin/python3.9` is not run: it is Python 3.9
@@ -199,6 +204,60 @@ fn errors_are_json_where_answers_are() {
         "{}",
         said.err
     );
+    // Also where the command line itself makes no sense; but what follows `--` is the program's.
+    for args in
+        [&["--json", "frobnicate"][..], &["run", "--json"], &["trace", "show", "--json", "--veb", "x"]]
+    {
+        let said = world.failcore(args);
+        assert_eq!((said.code, said.out.as_str()), (2, ""), "{args:?}");
+        let error: serde_json::Value = serde_json::from_str(&said.err).unwrap();
+        assert!(error["message"].is_string() && error["help"].is_string(), "{}", said.err);
+    }
+    let said = world.failcore(&["run", "--lane", "none", "--", "x", "--json"]);
+    assert!(said.code == 2 && said.err.starts_with("error: "), "{}", said.err);
+    assert_eq!(world.failcore(&["--json", "--help"]).code, 0);
+}
+
+#[test]
+fn every_answer_can_be_json() {
+    let world = World::new();
+    world.trace(&["fs.open read ./data/a.txt"]);
+    let json = |args: &[&str]| -> Vec<serde_json::Value> {
+        let said = world.failcore(&[&["--json"], args].concat());
+        assert_eq!(said.err, "", "{args:?}");
+        let values = serde_json::Deserializer::from_str(&said.out).into_iter().map(Result::unwrap);
+        let values: Vec<_> = values.collect();
+        assert!(!values.is_empty(), "{args:?} says nothing");
+        values
+    };
+    for args in [
+        &["check", "policy.toml"][..],
+        &["check", "policy.toml", "--matrix"],
+        &["explain", "policy.toml", "fs.read", "./data"],
+        &["policy", "show", "policy.toml"],
+        &["policy", "diff", "policy.toml", "preset:python"],
+        &["policy", "schema"],
+        &["init", "new.toml"],
+        &["trace", "show", "./trace"],
+        &["trace", "tail", "./trace"],
+        &["trace", "verify", "./trace"],
+        &["trace", "prove", "./trace", "1"],
+        &["trace", "explain", "./trace", "1"],
+        &["trace", "export", "./trace"],
+        &["replay", "./trace", "-p", "policy.toml"],
+        &["doctor"],
+        &["completions", "bash"],
+        &["man", "pages"],
+    ] {
+        json(args);
+    }
+    world.write("failcore.toml", common::POLICY);
+    assert_eq!(json(&["trust"])[0]["trusted"], true);
+    assert_eq!(json(&["trust", "--revoke"])[0]["trusted"], false);
+    let runs = world.path().join(".local/state/failcore/runs");
+    std::fs::create_dir_all(&runs).unwrap();
+    std::fs::rename(world.path().join("trace"), runs.join(common::SESSION)).unwrap();
+    assert_eq!(json(&["trace", "list"])[0]["session"], common::SESSION);
 }
 
 #[test]

@@ -1,14 +1,15 @@
 //! Every example of `docs/cli.md` is run, in order, and answers as it says there.
 //!
 //! A block ```` ```toml NAME ```` is a file of the example's project; in a block ```` ```console ```` a line `$ …` is a
-//! command, `? N` under it its exit code where that is not 0, the rest what it says. `UPDATE_DOCS=1` writes what the
-//! commands say now into the page.
+//! command, `? N` under it its exit code where that is not 0, the rest what it says. What follows a command in the
+//! background sees its run ask for leave. `UPDATE_DOCS=1` writes what the commands say now into the page.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 
 mod common;
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use common::{World, gate, python};
 
@@ -20,11 +21,11 @@ const EARLIER: &[&str] = &[
     "fs.open read ./agent.py",
     "fs.open read ./settings.ini?",
     "fs.open read ./data/sales.csv",
-    "fs.open create+modify ./work/report.txt",
-    "fetch: net.connect api.example.com:443",
-    "fetch: net.connect 169.254.169.254:80",
-    "fs.open read ./data/.env",
-    "fs.open read ./data/.env",
+    "fs.open create+modify ./work/report.txt @ agent.py:2",
+    "fetch: net.connect api.example.com:443 @ agent.py:9",
+    "fetch: net.connect 169.254.169.254:80 @ agent.py:9",
+    "fs.open read ./data/.env @ agent.py:5",
+    "fs.open read ./data/.env @ agent.py:5",
 ];
 
 #[test]
@@ -78,11 +79,21 @@ fn examples(world: &World, block: &str) -> String {
         if line.contains("./earlier") && !world.path().join("earlier").exists() {
             world.trace_under(&world.path().join("agent.toml"), "earlier", EARLIER, true);
         }
-        let mut shell = assert_cmd::Command::new("sh");
-        shell.current_dir(world.path()).env_clear().env("HOME", world.path()).env("PATH", &path);
-        shell.args(["-c", &format!("{{ {line}\n}} 2>&1")]);
-        let answer = world.said(&mut shell);
+        // Without a terminal: whoever runs the tests is not asked.
+        let shell = |line: &str| {
+            let mut shell = assert_cmd::Command::new("setsid");
+            shell.current_dir(world.path()).env_clear().env("HOME", world.path()).env("PATH", &path);
+            shell.args(["--wait", "sh", "-c", &format!("{{ {line}\n}} 2>&1")]);
+            shell
+        };
+        let answer = world.said(&mut shell(line));
         said += &format!("$ {line}\n");
+        if line.ends_with('&') {
+            let until = Instant::now() + Duration::from_secs(60);
+            while !world.said(&mut shell("failcore --json ps")).out.contains(r#""waiting":[{"#) {
+                assert!(Instant::now() < until, "`{line}` does not ask for leave");
+            }
+        }
         if answer.code != 0 {
             said += &format!("? {}\n", answer.code);
         }
@@ -105,6 +116,9 @@ fn similar(page: &str, now: &str) {
         (r"\d+ bytes", "N bytes"),
         (r"key .*", "KEY"),
         (r"\d+ rules", "N rules"),
+        (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d +\d+ +\d+ +\d+ +", "SINCE COUNTS "),
+        (r"process \d+", "process N"),
+        (r"\d+ s left", "N s left"),
     ];
     let vague = |text: &str| {
         patterns.iter().fold(text.to_owned(), |text, (pattern, instead)| {

@@ -126,6 +126,17 @@ fn explain_answers_as_enforcement_does() {
 }
 
 #[test]
+fn explain_knows_what_time_it_is() {
+    let world = World::new();
+    let policy = "version = 1\n[fs]\nread = [{ path = \"./old\", until = \"2020-01-01T00:00:00Z\" }, { path = \"./new\", until = \"2500-01-01T00:00:00Z\" }]\n";
+    world.write("policy.toml", policy);
+    let said = world.failcore(&["explain", "policy.toml", "fs.read", "./old"]);
+    assert_eq!(said.code, 3, "{}", said.out);
+    assert!(said.out.contains("(expired)"), "{}", said.out);
+    assert_eq!(world.failcore(&["explain", "policy.toml", "fs.read", "./new"]).code, 0);
+}
+
+#[test]
 fn explain_of_nonsense_is_a_usage_error() {
     let world = World::new();
     world.write("policy.toml", POLICY);
@@ -165,6 +176,31 @@ fn diff_compares_what_rules_say_and_not_where_they_stand() {
     ~ mode: enforce → audit
     1 rule removed, 2 rules added, 2 settings changed
     "#);
+}
+
+#[test]
+fn diff_tells_what_is_no_rule_too() {
+    let world = World::new();
+    let base = "version = 1\n[fs]\nread = [\".\"]\n[[tool]]\nname = \"web_*\"\n";
+    world.write("old.toml", base);
+    let diff = |text: &str| {
+        world.write("new.toml", text);
+        let said = world.failcore(&["policy", "diff", "old.toml", "new.toml"]);
+        assert_eq!(said.code, 3, "{}", said.out);
+        said.out
+    };
+    assert_reads!(diff(&format!("{base}fs.write = []\nnet.connect = []\n")), @r#"
+    ~ tool web_* narrows: nothing → fs.write, net.connect
+    0 rules removed, 0 rules added, 1 setting changed
+    "#);
+    assert_reads!(diff(&format!("mode = \"audit\"\n{base}[trace]\nreads = \"advisory\"\nredact = [\"PIN\"]\n")), @r#"
+    ~ mode: enforce → audit
+    ~ trace.reads: binding → advisory
+    ~ trace.redact: none → PIN
+    0 rules removed, 0 rules added, 3 settings changed
+    "#);
+    let said = world.failcore(&["policy", "diff", "old.toml", "old.toml"]);
+    assert_eq!((said.code, said.out.as_str()), (0, "no difference"));
 }
 
 #[test]
@@ -210,7 +246,7 @@ fn a_policy_that_does_not_load_is_not_trusted() {
 const REQUESTS: &[&str] = &[
     "fs.open read ./data/a.txt",
     "fs.open read ./data/b.txt",
-    "net.connect api.example.com:443",
+    "net.connect api.example.com:443 @ lib/agent.py:7",
     "net.connect other.example.com:443",
 ];
 
@@ -236,7 +272,7 @@ fn replay_groups_what_changes_by_rule() {
     now denied ×3  no permit covers it
            1 fs.open [dir]/data/a.txt (read)
            2 fs.open [dir]/data/b.txt (read)
-           3 net.connect 1.1.1.1:443 (api.example.com)
+           3 net.connect 1.1.1.1:443 (api.example.com) at agent.py:7
 
     now allowed ×1  permit net.connect other.example.com:443  strict.toml:10:12
            4 net.connect 1.1.1.1:443 (other.example.com)
@@ -246,6 +282,28 @@ fn replay_groups_what_changes_by_rule() {
     let said = world.failcore(&["--json", "replay", "./trace", "--policy", "strict.toml"]);
     let answer: serde_json::Value = serde_json::from_str(&said.out).unwrap();
     assert_eq!((said.code, answer["changes"].as_array().unwrap().len()), (3, 2));
+    let site = answer["changes"][0]["examples"][2]["site"].as_str().unwrap();
+    assert!(site.ends_with("/lib/agent.py:7"), "{site}");
+}
+
+#[test]
+fn only_what_was_signed_is_decided_again() {
+    let world = World::new();
+    let dir = world.trace(REQUESTS);
+    let trace = dir.join("trace.jsonl");
+    let whole = std::fs::read_to_string(&trace).unwrap();
+    std::fs::write(&trace, whole.replace("/data/a.txt", "/data/z.txt")).unwrap();
+    let said = world.failcore(&["-q", "replay", "./trace", "--policy", "policy.toml"]);
+    assert_eq!((said.code, said.out.as_str()), (4, ""), "{}", said.err);
+    assert_reads!(said.err, @r#"
+    × the trace does not verify: the record was changed (record 1)
+    help: `failcore trace verify` says what of the trace is still what was signed
+    "#);
+    // Records alone, as other tools may write them, can be decided again; that nobody signed them is said.
+    std::fs::write(&trace, whole).unwrap();
+    std::fs::remove_file(dir.join("key.pub")).unwrap();
+    let said = world.failcore(&["replay", "./trace", "--policy", "policy.toml"]);
+    assert!(said.code == 0 && said.err.contains("no signature"), "{}{}", said.out, said.err);
 }
 
 #[test]
@@ -256,4 +314,19 @@ fn a_trace_that_cannot_be_read_is_not_replayed_in_part() {
     std::fs::write(&trace, &whole[..whole.len() - 1]).unwrap();
     let said = world.failcore(&["replay", "./trace", "--policy", "policy.toml"]);
     assert_eq!((said.code, said.out.as_str()), (4, ""), "{}", said.err);
+}
+
+#[test]
+fn replay_from_the_index_says_what_the_records_say() {
+    let world = World::new();
+    let dir = world.trace(REQUESTS);
+    world.write("strict.toml", POLICY.replace("\"./data\"", ""));
+    let replay = || world.failcore(&["replay", "./trace", "--policy", "strict.toml"]);
+    let from_records = replay();
+    assert_eq!(from_records.code, 3, "{}", from_records.err);
+    let report = failcore_trace::verify(&dir, None).unwrap();
+    drop(failcore_trace::Index::build(&dir, &report).unwrap());
+    // The lines of the trace are not read again, but for being verified.
+    let from_index = replay();
+    assert_eq!((from_index.code, from_index.out), (from_records.code, from_records.out));
 }

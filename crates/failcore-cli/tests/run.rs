@@ -312,7 +312,17 @@ fn a_program_that_never_entered_the_gate_is_a_failure() {
     world.write("fake/lib/python3.12/os.py", "");
     std::fs::create_dir_all(world.path().join("fake/bin")).unwrap();
     std::fs::copy("/bin/true", world.path().join("fake/bin/python3.12")).unwrap();
-    let said = world.failcore(&["-q", "run", "--trace", "trace", "--", "fake/bin/python3.12", "x.py"]);
+    let said = world.failcore(&[
+        "-q",
+        "run",
+        "--lane",
+        "runtime",
+        "--trace",
+        "trace",
+        "--",
+        "fake/bin/python3.12",
+        "x.py",
+    ]);
     assert_eq!(said.code, 125, "{}", said.err);
     assert_reads!(said.err, @r#"
     × `[dir]/fake/bin/python3.12` never entered the gate: nothing that it did was held or recorded

@@ -12,7 +12,7 @@ const REQUESTS: &[&str] = &[
     "web_search: net.connect 169.254.169.254:80",
     "fs.open create+modify ./work/out.txt",
     "fs.open read ./data/.env",
-    "fs.delete ./data/a.txt",
+    "fs.delete ./data/a.txt @ lib/agent.py:41",
 ];
 
 #[test]
@@ -28,7 +28,7 @@ fn show_folds_repeats_and_absent_files() {
          5 [time]  refused net.connect 169.254.169.254:80  caution by net.metadata [web_search]
          6 [time]  allowed fs.open [dir]/work/out.txt (create, modify)
          7 [time]  refused fs.open [dir]/data/.env (read)  forbidden by no-secrets
-         8 [time]  refused fs.delete [dir]/data/a.txt  not_granted
+         8 [time]  refused fs.delete [dir]/data/a.txt  not_granted at agent.py:41
          9 [time]  closed  exit code 0
 
     4 allowed, 3 refused; 1 absent file looked for
@@ -92,6 +92,7 @@ fn explain_names_rule_line_and_remedy() {
     let said = world.failcore(&["trace", "explain", "./trace", "8"]);
     assert_reads!(said.out, @r#"
     denied  fs.delete [dir]/data/a.txt
+      at       [dir]/lib/agent.py:41
       because  no permit covers it (not_granted)
       seen as  Permission denied (os error 13)
       remedy   to permit: [fs] write = ["[dir]/data/a.txt"]
@@ -157,6 +158,8 @@ fn a_trace_without_an_end_is_not_valid() {
     let said = world.failcore(&["trace", "verify", "./trace"]);
     assert_eq!(said.code, 4, "{}", said.err);
     assert!(said.out.starts_with("not closed"), "{}", said.out);
+    let said = world.failcore(&["trace", "show", "./trace"]);
+    assert!(said.code == 0 && said.err.contains("the session is not closed"), "{}", said.err);
 }
 
 #[test]
@@ -209,6 +212,8 @@ fn exports_keep_every_record_and_survive_spreadsheets() {
     let said = world.failcore(&["trace", "export", "./trace", "--format", "csv"]);
     assert_eq!(said.out.lines().count(), REQUESTS.len() + 1);
     assert!(said.out.contains(",web_search,deny,"), "{}", said.out);
+    let last = said.out.lines().last().unwrap();
+    assert!(last.ends_with(",fs.delete,[dir]/data/a.txt,[dir]/lib/agent.py:41"), "{last}");
 }
 
 #[test]
@@ -218,6 +223,29 @@ fn tail_ends_with_the_session() {
     let said = world.failcore(&["trace", "tail", "./trace"]);
     assert_eq!(said.code, 0);
     assert!(said.out.contains("closed  exit code 0"), "{}", said.out);
+}
+
+#[test]
+fn tail_shows_records_as_they_are_written() {
+    let world = World::new();
+    let key = failcore_trace::SigningKey::load_or_create(&world.path().join("key")).unwrap();
+    let mut writer = failcore_trace::Writer::create(&world.path().join("live"), SESSION, &key, "").unwrap();
+    let notice = |text: &str| failcore_model::Event::Notice { text: text.into() };
+    writer.append(&notice("before")).unwrap();
+    let mut tail = std::process::Command::new(assert_cmd::cargo::cargo_bin!("failcore"))
+        .args(["trace", "tail", "./live"])
+        .current_dir(world.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(tail.stdout.take().unwrap()));
+    let mut next = || lines.next().unwrap().unwrap();
+    assert!(next().contains("before"));
+    writer.append(&notice("while it follows")).unwrap();
+    assert!(next().contains("while it follows"));
+    writer.close(Some(0)).unwrap();
+    assert!(next().contains("closed"));
+    assert!(tail.wait().unwrap().success());
 }
 
 #[test]

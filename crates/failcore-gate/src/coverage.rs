@@ -2,17 +2,19 @@
 
 use failcore_model::{Coverage, Hold, Lane, Verb, VerbCoverage};
 
-/// The coverage of the interpreter lane: `trace` is binding where a parent writes it, advisory where the session's
-/// own process does.
+/// The coverage of the interpreter lane: `trace` is binding where a parent started the program and writes it, advisory
+/// where a session was opened in the program itself.
 pub fn runtime(trace: Hold) -> Coverage {
     let verbs = Verb::ALL.iter().map(|verb| {
-        let (hold, by) = held(*verb);
+        let (hold, by) = match (verb, trace) {
+            // The parent gives the program what is granted, and nothing raises an event afterwards.
+            (Verb::EnvRead, Hold::Binding) => (Hold::Advisory, "environment chosen when the program starts"),
+            _ => held(*verb),
+        };
         VerbCoverage { verb: *verb, hold, by: by.into() }
     });
-    let mut notes: Vec<String> = NOT_HELD.iter().map(|note| (*note).into()).collect();
-    if trace == Hold::Advisory {
-        notes.push("the trace is written by the process it speaks of, which could forge or stop it".into());
-    }
+    let more = if trace == Hold::Binding { IN_A_RUN } else { EMBEDDED };
+    let notes = NOT_HELD.iter().chain(more).map(|note| (*note).into()).collect();
     Coverage { lane: Lane::Runtime, trace, verbs: verbs.collect(), notes }
 }
 
@@ -65,6 +67,19 @@ const NOT_HELD: &[&str] = &[
     "hard links made before the run to files that only a glob denies are not held",
 ];
 
+/// The same, where a parent started the program.
+const IN_A_RUN: &[&str] = &[
+    "a variable that is not passed is not in the program's memory; other processes of the user keep theirs in /proc, \
+     which only the rules about files hold",
+];
+
+/// The same, where the program opened the session itself.
+const EMBEDDED: &[&str] = &[
+    "the trace is written by the process it speaks of, which could forge or stop it",
+    "environment variables are not held: the program had them all before the session was opened",
+    "limits on memory, processes and bytes written are not held: only a parent measures them",
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,6 +92,11 @@ mod tests {
             assert!(coverage.verbs.iter().all(|v| v.hold < Hold::Binding));
             assert_eq!(coverage.trace, trace);
         }
-        assert!(runtime(Hold::Advisory).notes.len() > runtime(Hold::Binding).notes.len());
+        let environment = |trace| {
+            let coverage = runtime(trace);
+            coverage.verbs.into_iter().find(|v| v.verb == Verb::EnvRead).map(|v| v.hold)
+        };
+        assert_eq!(environment(Hold::Binding), Some(Hold::Advisory));
+        assert_eq!(environment(Hold::Advisory), Some(Hold::None));
     }
 }

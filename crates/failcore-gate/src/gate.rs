@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use failcore_model::{
     Action, Answer, Claims, Context, Counters, Decision, Denial, Endpoint, Event, Fault, Lane, Obligation,
@@ -24,6 +24,7 @@ pub struct Gate {
     names: Arc<dyn Names>,
     meter: Arc<dyn Meter>,
     approver: Arc<dyn Approver>,
+    site: fn() -> Option<Text>,
     subject: Subject,
     ops: AtomicU64,
 }
@@ -91,6 +92,13 @@ impl Builder {
         self
     }
 
+    /// Asks `site` where in the program the calling thread is, for every record but those of allowed reads: programs
+    /// read all the time, and finding the place costs more than deciding. Without it no record names a call site.
+    pub fn site(mut self, site: fn() -> Option<Text>) -> Self {
+        self.gate.site = site;
+        self
+    }
+
     /// Names the agent and the caller's own label of the run.
     pub fn identity(mut self, agent: Option<Text>, run: Option<Text>) -> Self {
         self.gate.subject.agent = agent;
@@ -102,6 +110,21 @@ impl Builder {
     pub fn build(self) -> Gate {
         self.gate
     }
+}
+
+/// What was decided, and how long that took.
+struct Ruling {
+    decision: Decision,
+    ns: u64,
+}
+
+/// A decision on its way through the trace.
+struct Kept {
+    op: u64,
+    request: Box<Request>,
+    decision: Decision,
+    /// Whether it is recorded; nothing where that panicked.
+    written: Option<bool>,
 }
 
 impl Gate {
@@ -119,6 +142,7 @@ impl Gate {
                 names: Arc::new(NoNames),
                 meter: Arc::new(Uncounted),
                 approver: Arc::new(Nobody),
+                site: || None,
                 subject,
                 ops: AtomicU64::new(0),
             },
@@ -145,10 +169,10 @@ impl Gate {
     /// Grants an operation that the policy allows without further ado, and records that. Otherwise nothing has
     /// happened: the caller finds out more about the operation, and asks by [`Gate::check`].
     pub fn grant_plain(&self, action: Action, claims: Claims) -> Option<Grant> {
-        let mut request =
-            Box::new(Request { action, subject: self.own(claims), context: Context::default() });
+        let mut request = self.request(self.own(claims), action);
         let ruling = unless_panicked(|| self.decide(&mut request, &[]))?;
         if !ruling.decision.is_allow() || !ruling.decision.obligations.is_empty() {
+            self.release(&request.action);
             return None;
         }
         self.grant(request, ruling).ok()
@@ -175,18 +199,52 @@ impl Gate {
         self.check_subject(Subject { pid, tid, exe, agent, run, claimed: claims }, action, addresses)
     }
 
+    /// Decides an operation that a supervisor will see, decide and record when it happens.
+    ///
+    /// Only a refusal that is certain already is made here, and recorded: what depends on counters, on names that
+    /// somebody else resolved, or on a person, is left to the supervisor.
+    ///
+    /// # Errors
+    /// A [`Denial`], as [`Gate::check`].
+    pub fn check_ahead(&self, action: Action, claims: Claims, addresses: &[IpAddr]) -> Result<(), Denial> {
+        let mut request = self.request(self.own(claims), action);
+        let Some(ruling) = self.weigh(&mut request, addresses) else { return Err(self.broken(request)) };
+        let decision = &ruling.decision;
+        if decision.is_allow() || !self.enforces(decision) || !is_certain(&request.action, decision.reason) {
+            return Ok(());
+        }
+        // Refused whether or not it can be written.
+        let kept = self.keep(request, ruling, true);
+        match unless_panicked(|| self.policy.denial(&kept.request, &kept.decision)) {
+            Some(denial) => Err(denial),
+            None => Err(self.broken(kept.request)),
+        }
+    }
+
+    /// Whether a decision takes effect, rather than being recorded only.
+    fn enforces(&self, decision: &Decision) -> bool {
+        decision.is_allow()
+            || self.policy.mode() == Mode::Enforce
+            || matches!(decision.reason, Reason::Always | Reason::Fault)
+    }
+
     fn check_subject(&self, subject: Subject, action: Action, addresses: &[IpAddr]) -> Result<Grant, Denial> {
-        let mut request = Box::new(Request { action, subject, context: Context::default() });
+        let mut request = self.request(subject, action);
         match unless_panicked(|| self.decide(&mut request, addresses)) {
             Some(ruling) => self.grant(request, ruling),
             None => Err(self.broken(request)),
         }
     }
 
-    /// Fills in every fact that the decision may look at, and decides.
+    /// A request that is to be completed by [`Gate::decide`].
+    fn request(&self, subject: Subject, action: Action) -> Box<Request> {
+        let context = Context { lane: self.lane, ..Context::default() };
+        Box::new(Request { action, subject, context })
+    }
+
+    /// Fills in every fact that the decision may look at, and decides; it counts from here on.
     fn decide(&self, request: &mut Request, addresses: &[IpAddr]) -> Ruling {
         let context = &mut request.context;
-        context.lane = self.lane;
         context.time = now();
         context.addresses = addresses.into();
         if let Action::Connect(Endpoint::Inet { addr, .. }) | Action::Send(Endpoint::Inet { addr, .. }) =
@@ -196,47 +254,87 @@ impl Gate {
         }
         let limits = self.policy.limits();
         if !limits.is_empty() {
-            context.counters = relevant(self.meter.counters(context.time), limits);
+            context.counters = relevant(self.meter.reserve(&request.action, context.time), limits);
         }
         let decision = self.policy.decide(request);
         // By the same clock, since each reading of one costs a tenth of a decision.
         Ruling { decision, ns: now().0.saturating_sub(request.context.time.0) }
     }
 
+    /// Takes back what was counted for an operation that does not happen, or that somebody else counts.
+    fn release(&self, action: &Action) {
+        if !self.policy.limits().is_empty() {
+            self.meter.release(action);
+        }
+    }
+
     /// Records a decision, and grants or refuses.
-    fn grant(&self, request: Box<Request>, Ruling { decision, ns }: Ruling) -> Result<Grant, Denial> {
-        let enforced = decision.is_allow()
-            || self.policy.mode() == Mode::Enforce
-            || matches!(decision.reason, Reason::Always | Reason::Fault);
-        let refused = !decision.is_allow() && enforced;
+    fn grant(&self, request: Box<Request>, ruling: Ruling) -> Result<Grant, Denial> {
+        let enforced = self.enforces(&ruling.decision);
+        let refused = !ruling.decision.is_allow() && enforced;
+        let kept = self.keep(request, ruling, enforced);
+        if kept.written.is_none() {
+            return Err(self.broken(kept.request));
+        }
+        match unless_panicked(|| self.refusal(&kept, refused)) {
+            Some(None) => {
+                let Request { action, subject, .. } = *kept.request;
+                Ok(Grant { action, op: kept.op, pid: subject.pid })
+            }
+            Some(Some(denial)) => {
+                self.release(&kept.request.action);
+                Err(denial)
+            }
+            None => Err(self.broken(kept.request)),
+        }
+    }
+
+    /// Why an operation does not go ahead, now that its decision was to be recorded; a person is asked here.
+    fn refusal(&self, kept: &Kept, refused: bool) -> Option<Denial> {
+        let Kept { op, request, decision, written } = kept;
+        if refused {
+            Some(self.policy.denial(request, decision))
+        } else if *written != Some(true) {
+            Some(self.unwritable(request))
+        } else if decision.obligations.contains(&Obligation::Approve) {
+            self.approve(*op, request).err()
+        } else {
+            None
+        }
+    }
+
+    /// Records a decision; a trace that fails in whatever way has not recorded it.
+    fn keep(&self, mut request: Box<Request>, ruling: Ruling, enforced: bool) -> Kept {
+        let Ruling { decision, ns } = ruling;
+        // After the decision, which does not look at it.
+        let telling = !decision.is_allow() || !decision.obligations.is_empty() || !request.action.reads();
+        if telling && request.subject.claimed.site.is_none() {
+            request.subject.claimed.site = unless_panicked(self.site).flatten();
+        }
         let op = self.ops.fetch_add(1, Ordering::Relaxed);
         let event = Event::Decided { op, request, decision, enforced, ns };
-        let written = unless_panicked(|| self.sink.append(&event));
+        let written = unless_panicked(|| self.sink.append(&event).is_ok());
         let Event::Decided { request, decision, .. } = event else { unreachable!("it was made above") };
+        Kept { op, request, decision, written }
+    }
 
-        if refused {
-            return Err(self.policy.denial(&request, &decision));
-        }
-        match written {
-            Some(Ok(())) => {}
-            Some(Err(_)) => return Err(self.unwritable(&request)),
-            None => return Err(self.broken(request)),
-        }
-        let done = unless_panicked(|| {
-            if decision.obligations.contains(&Obligation::Approve) {
-                self.approve(op, &request)?;
-            }
-            self.meter.count(&request.action);
-            Ok(())
-        });
-        match done {
-            Some(Ok(())) => {
-                let Request { action, subject, .. } = *request;
-                Ok(Grant { action, op, pid: subject.pid })
-            }
-            Some(Err(denial)) => Err(denial),
-            None => Err(self.broken(request)),
-        }
+    /// Why an operation of this process would be refused, were it attempted; nothing where it would go ahead, with a
+    /// person's approval where that is asked for. Nothing is recorded, hence nothing granted.
+    pub fn foresee(&self, action: Action, claims: Claims, addresses: &[IpAddr]) -> Option<Reason> {
+        let mut request = self.request(self.own(claims), action);
+        let decision = self
+            .weigh(&mut request, addresses)
+            .map_or_else(|| Decision::fault(Fault::Panic), |ruling| ruling.decision);
+        (!decision.is_allow() && self.enforces(&decision)).then_some(decision.reason)
+    }
+
+    /// Decides what is not granted here, so that it does not count; nothing where that panicked.
+    fn weigh(&self, request: &mut Request, addresses: &[IpAddr]) -> Option<Ruling> {
+        unless_panicked(|| {
+            let ruling = self.decide(request, addresses);
+            self.release(&request.action);
+            ruling
+        })
     }
 
     fn approve(&self, op: u64, request: &Request) -> Result<(), Denial> {
@@ -307,22 +405,27 @@ impl Gate {
     }
 }
 
-/// What was decided, and how long that took.
-struct Ruling {
-    decision: Decision,
-    ns: u64,
-}
-
 /// The ports may be foreign code; whatever panics in them or in `decide`, the answer is a denial.
 fn unless_panicked<T>(step: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(step)).ok()
 }
 
-/// The clock of decisions. A clock before 1970 reads as 1970: every `until` is then in the future of nothing that
+/// Whether a refusal would be the same for somebody who knows more than the deciding process does.
+fn is_certain(action: &Action, reason: Reason) -> bool {
+    match reason {
+        Reason::OverBudget => false,
+        // A name that somebody else resolved may lead there.
+        Reason::NotGranted | Reason::Unpinned => {
+            !matches!(action, Action::Connect(Endpoint::Inet { .. }) | Action::Send(Endpoint::Inet { .. }))
+        }
+        _ => true,
+    }
+}
+
+/// The clock of decisions and of pins. A clock before 1970 reads as 1970: every `until` is then in the future of nothing that
 /// matters, and budgets only shrink.
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+pub fn now() -> Timestamp {
+    SystemTime::now().into()
 }
 
 /// Only the counters that some limit looks at: the record holds what the decision used, no more.

@@ -1,9 +1,14 @@
 //! What a gate needs from the outside, as traits that the faces wire up.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 
-use failcore_model::{Action, Answer, Counters, Event, HostName, Request, Text, Timestamp};
+use failcore_model::{
+    Action, Answer, Claims, Counters, Event, HostName, Request, Text, Timestamp, Transport,
+};
 use smallvec::SmallVec;
+
+use crate::Actor;
 
 /// Where events go, in order, before their effect.
 pub trait Sink: Send + Sync {
@@ -27,17 +32,63 @@ pub trait Names: Send + Sync {
 
 /// What the session has used so far.
 pub trait Meter: Send + Sync {
-    /// The counters before the next operation, as of `now`.
-    fn counters(&self, now: Timestamp) -> Counters;
+    /// Counts an operation, and returns what was used before it, as of `now`.
+    ///
+    /// Asked before the decision: of many operations at once no two see the same, so that together they get no more
+    /// than is left. One that is then refused may have kept another from the last that was left.
+    fn reserve(&self, action: &Action, now: Timestamp) -> Counters;
 
-    /// Counts an allowed operation.
-    fn count(&self, action: &Action);
+    /// Takes back what was counted for an operation that does not happen.
+    fn release(&self, action: &Action);
 }
 
 /// Somebody who can say yes.
 pub trait Approver: Send + Sync {
     /// Asks about an operation and waits. A time-out answers [`Answer::Denied`] with an empty name.
     fn ask(&self, request: &Request, question: &str) -> (Answer, Text);
+}
+
+/// Somebody who takes what a program sends to certain addresses, in place of those addresses, and judges what is in it:
+/// the name broker for DNS servers.
+pub trait Carrier: Send + Sync {
+    /// The socket to reach instead of `to`; nothing where `to` is judged and reached as it is. Of the same family,
+    /// so that the program's own socket can be connected to it.
+    fn instead_of(&self, transport: Transport, to: SocketAddr) -> Option<SocketAddr>;
+
+    /// TCP ports that [`Carrier::instead_of`] leads to, for layers that confine ports.
+    fn tcp_ports(&self) -> Vec<u16>;
+
+    /// Whether answers to `asked` can come under its own address, so that a datagram socket need not be connected.
+    fn answers_as(&self, asked: SocketAddr) -> bool;
+
+    /// Serves one more datagram socket, which is bound to an address that programs ask; it is in a network that only the
+    /// run's own sockets are in.
+    ///
+    /// # Errors
+    /// Where it cannot be served.
+    fn serve(&self, socket: OwnedFd) -> std::io::Result<()>;
+
+    /// Makes a socket known, before anything can be sent on it. What comes from other sockets gets no answer.
+    fn carry(&self, sender: Sender);
+}
+
+/// The port of DNS servers, unencrypted (RFC 1035 section 4.2): what is sent there in a run with a name broker is carried
+/// to it. Ports 853 and 443 are ports like any other.
+pub const DNS_PORT: u16 = 53;
+
+/// A socket that a [`Carrier`] is to answer.
+#[derive(Debug, Clone)]
+pub struct Sender {
+    /// What it is.
+    pub transport: Transport,
+    /// Its local address, as the carrier sees it; without an IP address in the run's own network.
+    pub from: SocketAddr,
+    /// The address that answers are to come from, where that is not the carrier's own ([`Carrier::answers_as`]).
+    pub answered_as: Option<SocketAddr>,
+    /// Whose it is.
+    pub actor: Actor,
+    /// What the actor said of itself when it connected.
+    pub claims: Claims,
 }
 
 /// No names are pinned: every connection is judged by its address alone.
@@ -55,11 +106,11 @@ impl Names for NoNames {
 pub struct Uncounted;
 
 impl Meter for Uncounted {
-    fn counters(&self, _: Timestamp) -> Counters {
+    fn reserve(&self, _: &Action, _: Timestamp) -> Counters {
         Counters::default()
     }
 
-    fn count(&self, _: &Action) {}
+    fn release(&self, _: &Action) {}
 }
 
 /// Nobody is there to ask, which is a no.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use failcore_model::{Decision, Event, Reason, Record, Request, RuleId, Verdict};
+use failcore_model::{Decision, Event, Reason, Record, Request, RuleId, Text, Verdict};
 use failcore_policy::PolicySet;
 use serde::Serialize;
 
@@ -46,6 +46,9 @@ pub struct Example {
     pub seq: u64,
     /// The operation in words.
     pub operation: String,
+    /// Where in the program it came from, as far as the program said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub site: Option<Text>,
 }
 
 impl Differences {
@@ -96,7 +99,8 @@ pub fn what_if<E>(
         });
         change.count += 1;
         if change.examples.len() < EXAMPLES {
-            change.examples.push(Example { seq: record.seq, operation: request.operation() });
+            let operation = request.operation();
+            change.examples.push(Example { seq: record.seq, operation, site: request.subject.claimed.site });
         }
     }
     found.changes = groups.into_values().collect();

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use failcore_model::{AbsPath, FileId, FileRef, PathError, Text};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, fstat, openat, openat2, readlinkat, statat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2, readlinkat, statat,
+};
 use rustix::io::Errno;
 use smallvec::SmallVec;
 
@@ -80,6 +82,41 @@ pub fn file(
     follow: Follow,
     ids: bool,
 ) -> Result<Found, ResolveError> {
+    found(at, asked, follow, ids, straight)
+}
+
+/// As [`file`], by calls that a supervisor of system calls lets pass unseen: openat(2) with `O_PATH`, and no openat2(2),
+/// whose flags it cannot see.
+///
+/// # Errors
+/// As [`file`].
+pub fn file_unmediated(
+    at: Option<BorrowedFd<'_>>,
+    asked: &[u8],
+    follow: Follow,
+    ids: bool,
+) -> Result<Found, ResolveError> {
+    found(at, asked, follow, ids, held)
+}
+
+/// One way of finding an object that exists.
+type Find = fn(Option<BorrowedFd<'_>>, &[u8], Follow) -> Result<Reached, Errno>;
+
+/// An object that exists.
+struct Reached {
+    fd: OwnedFd,
+    path: AbsPath,
+    /// Whether the kernel proved that no symbolic link led there.
+    no_links: bool,
+}
+
+fn found(
+    at: Option<BorrowedFd<'_>>,
+    asked: &[u8],
+    follow: Follow,
+    ids: bool,
+    find: Find,
+) -> Result<Found, ResolveError> {
     if asked.contains(&0) {
         return Err(PathError::Nul.into());
     }
@@ -89,10 +126,10 @@ pub fn file(
     // A final slash asks for a directory and makes the kernel follow a last link.
     let follow = if asked.ends_with(b"/") { Follow::Final } else { follow };
     let mut proven = false;
-    let (path, exists, no_links, id) = match straight(at, asked, follow) {
-        Ok((fd, path)) => {
-            proven = true;
-            (path, true, true, ids.then(|| identity(&fd)).flatten())
+    let (path, exists, no_links, id) = match find(at, asked, follow) {
+        Ok(Reached { fd, path, no_links }) => {
+            proven = no_links;
+            (path, true, no_links, ids.then(|| identity(&fd)).flatten())
         }
         Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::BADF) if asked.is_empty() => {
             return Err(ResolveError::Os(Errno::NOENT));
@@ -110,7 +147,7 @@ pub fn file(
         }
     };
     let path = own_proc(path);
-    let mut file = FileRef { asked: spelled(asked, &path), exists, ids: SmallVec::new(), path };
+    let mut file = FileRef { asked: spelled(asked, &path), exists, dir: None, ids: SmallVec::new(), path };
     file.ids.extend(id);
     if (ids || proven)
         && let Some(dir) = file.path.parent_bytes()
@@ -142,7 +179,7 @@ pub fn presumed(asked: &[u8], ids: bool, now: Instant) -> Option<FileRef> {
         let chain = chains.iter().flatten().find(|chain| chain.is_of(dir, now))?;
         (chain.no_links && !chain.misled && (chain.whole || !ids)).then(|| chain.ids.clone())
     })?;
-    Some(FileRef { asked: spelled(asked, &path), path, exists: true, ids })
+    Some(FileRef { asked: spelled(asked, &path), path, exists: true, dir: None, ids })
 }
 
 /// A path was not what was [`presumed`]: nothing more is presumed of its directory for the time being.
@@ -164,8 +201,16 @@ fn spelled(asked: &[u8], path: &AbsPath) -> Text {
     if asked == path.as_bytes() { path.clone().into() } else { Text::from(asked) }
 }
 
+/// Whether a resolved path is that of a directory, and not of a link to one; `None` where the kernel does not say.
+///
+/// Apart from [`file`], because only what is moved is asked about: opens do not pay for it.
+pub fn is_directory(path: &AbsPath) -> Option<bool> {
+    let stat = statat(CWD, path.as_path(), AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    Some(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+}
+
 /// The fast path: succeeds only where no component is a symbolic link, which makes the spelling the truth.
-fn straight(at: Option<BorrowedFd<'_>>, asked: &[u8], follow: Follow) -> Result<(OwnedFd, AbsPath), Errno> {
+fn straight(at: Option<BorrowedFd<'_>>, asked: &[u8], follow: Follow) -> Result<Reached, Errno> {
     let mut flags = OFlags::PATH | OFlags::CLOEXEC;
     if follow == Follow::NoFinal {
         flags |= OFlags::NOFOLLOW;
@@ -179,7 +224,18 @@ fn straight(at: Option<BorrowedFd<'_>>, asked: &[u8], follow: Follow) -> Result<
     } else {
         below(&working_directory()?, asked).map_err(|_| Errno::NAMETOOLONG)?
     };
-    Ok((fd, path))
+    Ok(Reached { fd, path, no_links: true })
+}
+
+/// The way that a supervisor lets pass: the kernel follows the links, and says where they led.
+fn held(at: Option<BorrowedFd<'_>>, asked: &[u8], follow: Follow) -> Result<Reached, Errno> {
+    let mut flags = OFlags::PATH | OFlags::CLOEXEC;
+    if follow == Follow::NoFinal {
+        flags |= OFlags::NOFOLLOW;
+    }
+    let fd = openat(at.unwrap_or(CWD), asked, flags, Mode::empty())?;
+    let path = real_path(fd.as_fd())?;
+    Ok(Reached { fd, path, no_links: false })
 }
 
 fn below(dir: &AbsPath, relative: &[u8]) -> Result<AbsPath, PathError> {
@@ -435,6 +491,16 @@ mod tests {
     }
 
     #[test]
+    fn only_a_directory_itself_is_one() {
+        let dir = Dir::new();
+        fs::create_dir(dir.path("d")).unwrap();
+        fs::write(dir.path("f"), "x").unwrap();
+        symlink("d", dir.path("l")).unwrap();
+        let kind = |name: &str| is_directory(&dir.root.join(name.as_bytes()).unwrap());
+        assert_eq!(["d", "f", "l", "nothing"].map(kind), [Some(true), Some(false), Some(false), None]);
+    }
+
+    #[test]
     fn loops_and_malformed_paths_are_errors() {
         let dir = Dir::new();
         symlink("b", dir.path("a")).unwrap();
@@ -460,6 +526,26 @@ mod tests {
         assert_eq!(found.path.as_path(), real);
         let own = file(None, b"/proc/self/maps", Follow::Final, false).unwrap().file;
         assert_eq!(own.path.as_bytes(), b"/proc/self/maps");
+    }
+
+    #[test]
+    fn both_ways_find_the_same() {
+        let dir = Dir::new();
+        fs::create_dir(dir.path("real")).unwrap();
+        fs::write(dir.path("real/file"), "x").unwrap();
+        symlink("real", dir.path("link")).unwrap();
+        symlink("nowhere", dir.path("dangling")).unwrap();
+        let held = fs::File::open(dir.path("real/file")).unwrap();
+        let fd = format!("/dev/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&held));
+        let asked = ["real/file", "link/file", "link", "link/../x", "dangling", "missing/below", "real/"];
+        let absolute = asked.iter().map(|name| dir.path(name)).map(|path| path.into_os_string());
+        for asked in absolute.chain(["/proc/self/maps".into(), fd.into(), "relative".into()]) {
+            for follow in [Follow::Final, Follow::NoFinal] {
+                let asked = asked.as_encoded_bytes();
+                let found = file(None, asked, follow, true).unwrap().file;
+                assert_eq!(file_unmediated(None, asked, follow, true).unwrap().file, found);
+            }
+        }
     }
 
     #[test]

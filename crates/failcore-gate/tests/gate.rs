@@ -146,11 +146,11 @@ fn an_approval_is_asked_for_and_recorded() {
 fn counters_enter_the_request_only_where_a_limit_looks_at_them() {
     struct Busy;
     impl Meter for Busy {
-        fn counters(&self, _: Timestamp) -> Counters {
+        fn reserve(&self, _: &Action, _: Timestamp) -> Counters {
             Counters { operations: 7, connections: 9, ..Counters::default() }
         }
 
-        fn count(&self, _: &Action) {}
+        fn release(&self, _: &Action) {}
     }
     let sink = Arc::new(Kept::default());
     let text = "[fs]\nread = [\"/data\"]\n[limits]\nconnections = 10";

@@ -31,7 +31,12 @@ fn main() {
         dir.path().display()
     );
     std::fs::write(at("policy.toml"), policy).unwrap();
-    // Beside this program: benches and examples are built into sibling directories.
+    // An example of the command's crate; benches and examples are built into sibling directories.
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "-q", "--release", "-p", "failcore-cli", "--example", "supervise"])
+        .status()
+        .unwrap();
+    assert!(built.success());
     let supervise =
         std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("examples/supervise");
     let file = at("data/f");

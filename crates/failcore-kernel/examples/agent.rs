@@ -1,11 +1,12 @@
 //! A process of a run, for the tests: attaches, records a number of facts, and dies as it is told.
 //!
-//! Usage: `agent RECORDS kill|exit`, with `FAILCORE_SOCKET` in the environment.
+//! Usage: `agent RECORDS kill|exit|forge-KIND`, with `FAILCORE_SOCKET` in the environment; what is forged is recorded
+//! once, and then RECORDS more.
 
 use std::process::ExitCode;
 
 use failcore_kernel::{Attachment, SOCKET_VAR};
-use failcore_model::Event;
+use failcore_model::{Action, Answer, Context, Decision, Event, Lane, Outcome, Request, Subject};
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
@@ -19,9 +20,17 @@ fn main() -> ExitCode {
     };
     let more = descriptors() - before;
     let sink = attachment.sink();
+    if let Some(forged) = end.strip_prefix("forge-").map(forged)
+        && sink.append(&forged).is_err()
+    {
+        return ExitCode::from(2);
+    }
     for n in 0..records {
         let text = format!("{n} with {more} more descriptors under {}", attachment.policy);
-        if sink.append(&Event::ScopeLeft { pid: n, tid: n, scope: vec![text.into()] }).is_err() {
+        if sink
+            .append(&Event::ScopeLeft { pid: std::process::id(), tid: n, scope: vec![text.into()] })
+            .is_err()
+        {
             return ExitCode::from(1);
         }
     }
@@ -29,6 +38,25 @@ fn main() -> ExitCode {
         let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     }
     ExitCode::SUCCESS
+}
+
+/// What a process has no right to say.
+fn forged(kind: &str) -> Event {
+    let own = std::process::id();
+    let decided = |pid, lane| {
+        let subject = Subject { pid, tid: own, ..Subject::default() };
+        let context = Context { lane, ..Context::default() };
+        let request = Request { action: Action::Unmapped("forged".into()), subject, context };
+        let decision = Decision::allow(Default::default());
+        Event::Decided { op: 1, request: Box::new(request), decision, enforced: true, ns: 1 }
+    };
+    match kind {
+        "pid" => decided(1, Lane::Runtime),
+        "lane" => decided(own, Lane::Kernel),
+        "answer" => Event::Approval { op: 1, pid: own, answer: Answer::Approved, who: "forged".into() },
+        "end" => Event::Concluded { op: 1, pid: 1, outcome: Outcome::Done(None) },
+        _ => Event::ScopeLeft { pid: 1, tid: own, scope: vec!["forged".into()] },
+    }
 }
 
 fn descriptors() -> usize {

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use failcore_gate::{Approver, Meter, Sink};
+use failcore_gate::{Approver, Meter, Sink, Uncounted};
 use failcore_model::{Answer, Request, Text};
-use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use crate::page::RunPage;
+use crate::peer::Peer;
+use crate::reception::dial;
 use crate::ring::Producer;
+use crate::slots::Slots;
 use crate::wire::{Ask, Verdict, Welcome, WireError, receive, send};
 
 /// How long the parent may take to let a process in.
@@ -30,9 +30,22 @@ pub struct Attachment {
     pub run: Option<Text>,
     /// The resolved policy text.
     pub policy: String,
+    /// Under supervision: how this process and the supervisor speak beside its system calls.
+    pub supervised: Option<Supervised>,
+    /// The process that governs the run: all that descend from it belong to the run, and it does not.
+    pub parent: u32,
     sink: Arc<Producer>,
     page: RunPage,
     socket: PathBuf,
+}
+
+/// What a process under supervision has beside the rest.
+#[derive(Clone)]
+pub struct Supervised {
+    /// The slots of its threads.
+    pub slots: Arc<Slots>,
+    /// The tool scope that it was started in. The supervisor judges by it whatever the process claims.
+    pub scope: Vec<Text>,
 }
 
 /// Why a process could not join; it must not run then.
@@ -59,9 +72,12 @@ impl Attachment {
         Arc::clone(&self.sink) as _
     }
 
-    /// The run's shared counters.
+    /// The run's shared counters; none under a supervisor, which alone counts and holds limits.
     pub fn meter(&self) -> Arc<dyn Meter> {
-        Arc::new(self.page.clone())
+        match self.supervised {
+            Some(_) => Arc::new(Uncounted),
+            None => Arc::new(self.page.clone()),
+        }
     }
 
     /// The person at the parent's terminal.
@@ -72,9 +88,16 @@ impl Attachment {
 
 fn join(socket: &Path) -> Result<Attachment, WireError> {
     let connection = dial(socket, Some(PATIENCE))?;
+    let parent = Peer::of(&connection)?.pid;
     send(&connection, &Ask::Attach {}, &[])?;
     let (welcome, fds): (Welcome, _) = receive(&connection)?;
-    let [policy, page, ring] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| WireError::Truncated)?;
+    let mut fds = fds.into_iter();
+    let mut next = || fds.next().ok_or(WireError::Truncated);
+    let (policy, page, ring): (OwnedFd, OwnedFd, OwnedFd) = (next()?, next()?, next()?);
+    let supervised = match welcome.supervised {
+        Some(scope) => Some(Supervised { slots: Arc::new(Slots::map(next()?)?), scope }),
+        None => None,
+    };
     let mut text = String::new();
     File::from(policy).read_to_string(&mut text).map_err(|_| WireError::Truncated)?;
     let page = RunPage::map(page)?;
@@ -84,18 +107,12 @@ fn join(socket: &Path) -> Result<Attachment, WireError> {
         agent: welcome.agent,
         run: welcome.run,
         policy: text,
+        supervised,
+        parent,
         sink,
         page,
         socket: socket.into(),
     })
-}
-
-fn dial(socket: &Path, patience: Option<Duration>) -> Result<OwnedFd, Errno> {
-    let fd = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    set_socket_timeout(&fd, Timeout::Recv, patience)?;
-    set_socket_timeout(&fd, Timeout::Send, patience)?;
-    connect(&fd, &SocketAddrUnix::new(socket)?)?;
-    Ok(fd)
 }
 
 struct AtParent {

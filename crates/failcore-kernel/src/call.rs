@@ -1,10 +1,11 @@
 //! One system call of an agent's task, while it waits: its arguments, its view of the file system, its verdict.
 
+use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use failcore_gate::{Actor, Grant};
-use failcore_model::{Action, Claims, FileId, FileRef, Outcome, Text};
+use failcore_model::{Action, Event, FileId, FileRef, Outcome, Text};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
@@ -12,6 +13,7 @@ use smallvec::SmallVec;
 
 use crate::memory;
 use crate::notify::Notice;
+use crate::standstill::Leave;
 use crate::supervisor::Shared;
 use crate::tasks::Process;
 use crate::walk::{Entry, Object, Start, View};
@@ -27,6 +29,17 @@ pub(crate) enum Answer {
         fd: OwnedFd,
         /// Whether it closes on exec.
         close_on_exec: bool,
+    },
+    /// This descriptor in place of one that the task has, and a return value.
+    Replaced {
+        /// What is injected.
+        fd: OwnedFd,
+        /// The number that means it from now on.
+        number: i32,
+        /// Whether it closes on exec.
+        close_on_exec: bool,
+        /// The value.
+        value: i64,
     },
     /// The kernel performs the call: nothing judged can change any more, or it is verified afterwards.
     Proceed,
@@ -110,6 +123,14 @@ impl Call<'_> {
         pidfd_getfd(self.process.pidfd(), fd, PidfdGetfdFlags::empty())
     }
 
+    /// Whether one of the task's descriptors closes on exec (proc_pid_fdinfo(5)).
+    pub(crate) fn closes_on_exec(&self, fd: i32) -> bool {
+        let info = std::fs::read(format!("/proc/{}/fdinfo/{fd}", self.notice.tid)).unwrap_or_default();
+        let flags = crate::tasks::field(&info, b"flags:")
+            .and_then(|octal| i32::from_str_radix(std::str::from_utf8(octal).ok()?, 8).ok());
+        flags.is_none_or(|flags| flags & libc::O_CLOEXEC != 0)
+    }
+
     fn held(&self, what: &str) -> Result<OwnedFd, Errno> {
         openat(
             CWD,
@@ -127,27 +148,48 @@ impl Call<'_> {
         if !self.shared.listener.is_waiting(&self.notice) {
             return Err(Errno::SRCH);
         }
-        let image = self.process.image();
-        let actor = Actor { pid: self.process.pid, tid: self.notice.tid, exe: image.path.clone() };
-        self.shared.gate.check_for(actor, action, Claims::default(), &[]).map_err(|denial| {
+        let claims = self.process.claims(self.notice.tid);
+        // Deciding is no act: a person may take long to answer, and may answer while the run is paused.
+        let check = || self.shared.parent.gate.check_for(self.actor(), action, claims, &[]);
+        let (checked, leave) = self.shared.standstill.rest(check);
+        let grant = checked.map_err(|denial| {
             let errno = Errno::from_raw_os_error(denial.errno);
+            self.process.refuse(self.notice.tid, &denial);
             self.shared.refused(denial);
             errno
-        })
+        })?;
+        let goes_on = match leave {
+            Leave::Given => true,
+            Leave::GivenLater => self.shared.listener.is_waiting(&self.notice),
+            Leave::Never => false,
+        };
+        if goes_on {
+            Ok(grant)
+        } else {
+            self.concluded(grant, Err(Errno::SRCH)).map(|never: Infallible| match never {})
+        }
+    }
+
+    /// Who calls.
+    pub(crate) fn actor(&self) -> Actor {
+        Actor { pid: self.process.pid, tid: self.notice.tid, exe: self.process.image().path.clone() }
     }
 
     /// What a granted operation came to; a failure is recorded.
     pub(crate) fn concluded<T>(&self, grant: Grant, result: Result<T, Errno>) -> Result<T, Errno> {
         if let Err(errno) = &result {
-            self.shared.gate.conclude(grant, Outcome::Failed(errno.raw_os_error()));
+            if let Some(text) = self.shared.lacks.notice(grant.action(), *errno) {
+                // The failure itself is recorded below; this only helps to understand it.
+                let _ = self.shared.parent.gate.record(&Event::Notice { text });
+            }
+            self.shared.parent.gate.conclude(grant, Outcome::Failed(errno.raw_os_error()));
         }
         result
     }
 
     /// An object as rules see it.
     pub(crate) fn object_ref(&self, asked: &[u8], object: &Object) -> FileRef {
-        let id = FileId { dev: object.stat.st_dev, ino: object.stat.st_ino };
-        self.file_ref(asked, object.path.clone(), Some(id))
+        self.file_ref(asked, object.path.clone(), Some(object.id()))
     }
 
     /// A directory entry as rules see it.
@@ -170,7 +212,7 @@ impl Call<'_> {
                 ids.extend(self.shared.directories.chain(&dir));
             }
         }
-        FileRef { asked: Text::from(asked), path, exists: id.is_some(), ids }
+        FileRef { asked: Text::from(asked), path, exists: id.is_some(), dir: None, ids }
     }
 
     /// Sets the worker's umask to the task's, so that what is created gets the mode it would get.

@@ -62,6 +62,39 @@ const NEW_TIME: u64 = 0x80;
 const FASTOPEN: u64 = MSG_FASTOPEN as u64;
 const PATH_ONLY: u64 = O_PATH as u64;
 
+/// Where the options of firewalls begin: they and what comes after ask for privilege. A user has that over the sockets of
+/// a network that he made himself, as a resolver may get one (`island`).
+const NETFILTER: u64 = 64;
+/// Requests about sockets and interfaces that only look (linux/sockios.h). All others change something, and ask for
+/// privilege or name a receiver of signals.
+const NETWORK: &[u64] = &[
+    0x8903,      // FIOGETOWN
+    0x8904,      // SIOCGPGRP
+    0x8905,      // SIOCATMARK
+    0x8906,      // SIOCGSTAMP
+    0x8907,      // SIOCGSTAMPNS
+    0x8010_8906, // the same since Linux 5.1
+    0x8010_8907,
+    0x8910, // SIOCGIFNAME
+    0x8912, // SIOCGIFCONF
+    0x8913, // SIOCGIFFLAGS
+    0x8915, // SIOCGIFADDR
+    0x8917, // SIOCGIFDSTADDR
+    0x8919, // SIOCGIFBRDADDR
+    0x891b, // SIOCGIFNETMASK
+    0x891d, // SIOCGIFMETRIC
+    0x8921, // SIOCGIFMTU
+    0x8927, // SIOCGIFHWADDR
+    0x8933, // SIOCGIFINDEX
+    0x8935, // SIOCGIFPFLAGS
+    0x8938, // SIOCGIFCOUNT
+    0x8942, // SIOCGIFTXQLEN
+    0x8946, // SIOCETHTOOL
+    0x8947, // SIOCGMIIPHY
+    0x894b, // SIOCOUTQNSD
+    0x8970, // SIOCGIFMAP
+];
+
 /// Calls that every architecture has.
 #[rustfmt::skip]
 const EVERYWHERE: &[Row] = rows! {
@@ -102,11 +135,13 @@ const EVERYWHERE: &[Row] = rows! {
     "narrows only: a filter or a domain added on top", Allow =>
         SYS_seccomp SYS_landlock_create_ruleset SYS_landlock_add_rule SYS_landlock_restrict_self;
     "sockets whose peer was judged when they were bound or connected", Allow =>
-        SYS_accept SYS_accept4 SYS_getsockname SYS_getpeername SYS_getsockopt SYS_socketpair SYS_shutdown
+        SYS_accept SYS_accept4 SYS_getsockname SYS_getpeername SYS_socketpair SYS_shutdown
         SYS_recvfrom SYS_recvmsg SYS_recvmmsg;
-    "shared memory and queues of the run's IPC objects: no name in the file system", Allow =>
-        SYS_shmget SYS_shmat SYS_shmctl SYS_shmdt SYS_semget SYS_semop SYS_semctl SYS_semtimedop SYS_msgget
-        SYS_msgsnd SYS_msgrcv SYS_msgctl SYS_mq_timedsend SYS_mq_timedreceive SYS_mq_getsetattr SYS_mq_notify;
+    "numbers in tables of the whole machine, of which a run sees its own", Ask =>
+        SYS_shmget SYS_shmat SYS_shmctl SYS_semget SYS_semop SYS_semctl SYS_semtimedop SYS_msgget SYS_msgsnd SYS_msgrcv
+        SYS_msgctl;
+    "works on memory and descriptors that are the process's own", Allow =>
+        SYS_shmdt SYS_mq_timedsend SYS_mq_timedreceive SYS_mq_getsetattr SYS_mq_notify;
     "a name in the queue file system, which no policy can speak of", Forbid(EACCES) => SYS_mq_open SYS_mq_unlink;
 
     "a descriptor for the path alone reads nothing; whatever is done through it is judged then",
@@ -130,16 +165,51 @@ const EVERYWHERE: &[Row] = rows! {
     "whom a socket reaches", Ask => SYS_connect SYS_bind SYS_listen SYS_sendmsg SYS_sendmmsg;
     "an address in the call names a receiver; without one the connection was judged",
         When(&[(Bits(3, FASTOPEN), Ask), (Is(4, 0), Allow)], &Ask) => SYS_sendto;
-    "routing options would carry a packet to someone else than the address judged; filters and the rest are harmless",
+    "routing options, marks, headers of one's own and a chosen interface would carry a packet to someone else than the \
+     address judged, loopback's included; options of firewalls and IPsec, and extension headers, ask for privilege; \
+     filters and the rest are harmless",
         When(&[
+            (Both(1, SOL_SOCKET as u64, 2, SO_BINDTODEVICE as u64), Forbid(EPERM)),
+            (Both(1, SOL_SOCKET as u64, 2, 62), Forbid(EPERM)), // SO_BINDTOIFINDEX
+            (Both(1, IPPROTO_IP as u64, 2, 50), Forbid(EPERM)), // IP_UNICAST_IF
+            (Both(1, IPPROTO_IPV6 as u64, 2, 76), Forbid(EPERM)), // IPV6_UNICAST_IF
+            (Both(1, IPPROTO_IPV6 as u64, 2, IPV6_PKTINFO as u64), Forbid(EPERM)),
+            (Both(1, SOL_SOCKET as u64, 2, SO_MARK as u64), Forbid(EPERM)),
+            (Both(1, IPPROTO_IP as u64, 2, IP_HDRINCL as u64), Forbid(EPERM)),
+            (Both(1, IPPROTO_IPV6 as u64, 2, 36), Forbid(EPERM)), // IPV6_HDRINCL
+            (Both(1, IPPROTO_IP as u64, 2, 16), Forbid(EPERM)), // IP_IPSEC_POLICY
+            (Both(1, IPPROTO_IP as u64, 2, 17), Forbid(EPERM)), // IP_XFRM_POLICY
+            (From(1, IPPROTO_IP as u64, 2, NETFILTER), Forbid(EPERM)),
+            (Both(1, IPPROTO_IPV6 as u64, 2, 34), Forbid(EPERM)), // IPV6_IPSEC_POLICY
+            (Both(1, IPPROTO_IPV6 as u64, 2, 35), Forbid(EPERM)), // IPV6_XFRM_POLICY
+            (Both(1, IPPROTO_IPV6 as u64, 2, 54), Forbid(EPERM)), // IPV6_HOPOPTS
+            (Both(1, IPPROTO_IPV6 as u64, 2, 55), Forbid(EPERM)), // IPV6_RTHDRDSTOPTS
+            (Both(1, IPPROTO_IPV6 as u64, 2, 59), Forbid(EPERM)), // IPV6_DSTOPTS
+            (Both(1, IPPROTO_IPV6 as u64, 2, NETFILTER), Forbid(EPERM)),
+            (Both(1, IPPROTO_IPV6 as u64, 2, NETFILTER + 1), Forbid(EPERM)),
             (Both(1, IPPROTO_IP as u64, 2, IP_OPTIONS as u64), Forbid(EPERM)),
             (Both(1, IPPROTO_IPV6 as u64, 2, IPV6_RTHDR as u64), Forbid(EPERM)),
             (Both(1, IPPROTO_IPV6 as u64, 2, 5), Forbid(EPERM)), // IPV6_2292RTHDR
             (Both(1, IPPROTO_IPV6 as u64, 2, 6), Forbid(EPERM)), // IPV6_2292PKTOPTIONS
         ], &Allow) => SYS_setsockopt;
 
-    "threads of one process run free; a new process is counted; a new namespace would change what names mean",
-        When(&[(Bits(0, NEW_NAMESPACES), Forbid(EPERM)), (Bits(0, CLONE_THREAD as u64), Allow)], &Ask) => SYS_clone;
+    "the firewall's tables, as above; where a connection was redirected from is no table",
+        When(&[
+            (Both(1, IPPROTO_IP as u64, 2, 80), Allow), // SO_ORIGINAL_DST
+            (From(1, IPPROTO_IP as u64, 2, NETFILTER), Forbid(EPERM)),
+            (Both(1, IPPROTO_IPV6 as u64, 2, NETFILTER), Forbid(EPERM)),
+            (Both(1, IPPROTO_IPV6 as u64, 2, NETFILTER + 1), Forbid(EPERM)),
+            (Both(1, IPPROTO_IPV6 as u64, 2, NETFILTER + 4), Forbid(EPERM)),
+            (Both(1, IPPROTO_IPV6 as u64, 2, NETFILTER + 5), Forbid(EPERM)),
+        ], &Allow) => SYS_getsockopt;
+
+    "threads of one process run free; a new process is counted; a new namespace would change what names mean, and a \
+     child of somebody else's could leave the scope it was born in",
+        When(&[
+            (Bits(0, NEW_NAMESPACES), Forbid(EPERM)),
+            (Bits(0, CLONE_THREAD as u64), Allow),
+            (Bits(0, CLONE_PARENT as u64), Forbid(EPERM)),
+        ], &Ask) => SYS_clone;
     "its flags lie in memory; the C library falls back to clone", Refuse(ENOSYS) => SYS_clone3;
     "a new namespace would change what names mean",
         When(&[(Bits(0, NEW_NAMESPACES | NEW_TIME), Forbid(EPERM))], &Allow) => SYS_unshare;
@@ -160,8 +230,7 @@ const EVERYWHERE: &[Row] = rows! {
         When(&[
             (Is(1, 0x5412), Forbid(EPERM)),      // TIOCSTI
             (Is(1, 0x541c), Forbid(EPERM)),      // TIOCLINUX
-            (Is(1, 0x8901), Forbid(EPERM)),      // FIOSETOWN
-            (Is(1, 0x8902), Forbid(EPERM)),      // SIOCSPGRP
+            (TypeBut(1, 0x89, NETWORK), Forbid(EPERM)),
             (Is(1, 0x4008_6602), Ask),           // FS_IOC_SETFLAGS
             (Is(1, 0x4004_6602), Ask),           // FS_IOC32_SETFLAGS
             (Is(1, 0x401c_5820), Ask),           // FS_IOC_FSSETXATTR

@@ -96,8 +96,7 @@ fn arguments(tid: u32, argv: u64) -> Result<Vec<Text>, Errno> {
 
 /// The image that /proc/PID/exe will show: the file itself, or the interpreter its first line names.
 fn what_runs(call: &Call<'_>, image: &Object) -> Result<FileId, Errno> {
-    let id = |object: &Object| FileId { dev: object.stat.st_dev, ino: object.stat.st_ino };
-    let mut runs = id(image);
+    let mut runs = image.id();
     let mut next: OwnedFd = rustix::io::fcntl_dupfd_cloexec(&image.fd, 0)?;
     for _ in 0..MOST_INTERPRETERS {
         let Some(interpreter) = interpreter(&next) else { break };
@@ -109,7 +108,7 @@ fn what_runs(call: &Call<'_>, image: &Object) -> Result<FileId, Errno> {
         let Found::Object(object) = walk::object(call, &start, &interpreter, true)? else {
             return Err(Errno::NOENT);
         };
-        runs = id(&object);
+        runs = object.id();
         next = object.fd;
     }
     Ok(runs)

@@ -16,4 +16,12 @@ impl Features {
     pub fn probe() -> Self {
         Self { landlock: probe::landlock_abi().unwrap_or(0), notify: probe::seccomp_notify().is_ok() }
     }
+
+    /// What is missing of that without which there is no kernel lane, in words; nothing where all is there.
+    pub fn missing(&self) -> Option<&'static str> {
+        (!self.notify).then_some(
+            "seccomp cannot hand system calls to a supervisor: that takes Linux 5.14 or later, and a container that \
+             allows seccomp(2)",
+        )
+    }
 }

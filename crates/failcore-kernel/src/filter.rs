@@ -14,8 +14,12 @@ pub(crate) enum Test {
     Bits(u8, u64),
     /// Two arguments have these values.
     Both(u8, u64, u8, u64),
+    /// One argument has this value, and another at least that.
+    From(u8, u64, u8, u64),
     /// The type byte of an ioctl request.
     Type(u8, u8),
+    /// The type byte of an ioctl request that is none of these.
+    TypeBut(u8, u8, &'static [u64]),
     /// A stream socket of the internet, of this protocol or the default one.
     Stream(u64),
     /// A datagram socket of the internet, of this protocol or the default one.
@@ -119,6 +123,20 @@ fn when(test: Test, then: Instruction) -> Vec<Instruction> {
         Test::Both(a, is, b, has) => {
             vec![low(a), op(JEQ, 0, 3, word(is)), low(b), op(JEQ, 0, 1, word(has)), then]
         }
+        Test::From(a, is, b, least) => {
+            vec![low(a), op(JEQ, 0, 3, word(is)), low(b), op(JGE, 0, 1, word(least)), then]
+        }
+        Test::TypeBut(arg, kind, but) => {
+            let past = |left: usize| u8::try_from(left).expect("tests are short");
+            let mut test = vec![low(arg), op(AND, 0, 0, 0xff00)];
+            test.push(op(JEQ, 0, past(but.len() + 2), u32::from(kind) << 8));
+            test.push(low(arg));
+            for (n, known) in but.iter().enumerate() {
+                test.push(op(JEQ, past(but.len() - n), 0, word(*known)));
+            }
+            test.push(then);
+            test
+        }
         Test::Type(arg, kind) => {
             vec![low(arg), op(AND, 0, 0, 0xff00), op(JEQ, 0, 1, u32::from(kind) << 8), then]
         }
@@ -167,7 +185,9 @@ pub(crate) fn ruling(rule: Rule, args: &[u64; 6]) -> Rule {
         Test::Is(n, value) => int(n) == value & 0xffff_ffff,
         Test::Bits(n, bits) => arg(n) & bits & 0xffff_ffff != 0,
         Test::Both(a, is, b, has) => int(a) == is && int(b) == has,
+        Test::From(a, is, b, least) => int(a) == is && int(b) >= least,
         Test::Type(n, kind) => int(n) >> 8 & 0xff == u64::from(kind),
+        Test::TypeBut(n, kind, but) => int(n) >> 8 & 0xff == u64::from(kind) && !but.contains(&int(n)),
         Test::Stream(protocol) => plain(libc::SOCK_STREAM, protocol),
         Test::Datagram(protocol) => plain(libc::SOCK_DGRAM, protocol),
     };
@@ -235,7 +255,7 @@ mod tests {
         #[test]
         fn filter_and_table_agree(which in any::<prop::sample::Index>(), args in prop::array::uniform6(
             prop_oneof![Just(0u64), 0u64..64, any::<u64>(), (0u32..32).prop_map(|bit| 1 << bit),
-                Just(0x4008_6602), Just(0x5412), Just(0x5000_9401)])) {
+                Just(0x4008_6602), Just(0x5412), Just(0x5000_9401), Just(0x8912), Just(0x894c), Just(0x8010_8906)])) {
             let rows: Vec<&Row> = tables().collect();
             let row = rows[which.index(rows.len())];
             let expected = ret(ruling(row.rule, &args)).k;

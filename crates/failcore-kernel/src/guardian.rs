@@ -8,9 +8,10 @@
 #![allow(unsafe_code, reason = "code between fork and exec is system calls; each block says why it is sound")]
 
 use std::ffi::{CString, c_char, c_int};
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr::{null, null_mut};
 
+use crate::cgroup::Hold;
 use crate::filter::Instruction;
 use crate::supervisor::PROBED;
 
@@ -35,6 +36,20 @@ pub(crate) struct Prepared {
     pub(crate) stdin: RawFd,
     /// The limit on descriptors before the supervisor raised its own.
     pub(crate) descriptors: libc::rlimit,
+    /// Bytes of private memory that each process may ask for; `RLIM_INFINITY` where it is not limited.
+    pub(crate) memory: libc::rlim_t,
+    /// The run's own cgroup.
+    pub(crate) cgroup: Option<Hold>,
+}
+
+impl Prepared {
+    /// Descriptors that the guardian needs of the cgroup, -1 for what is not there.
+    fn cgroup_fds(&self) -> [RawFd; 3] {
+        let raw = |fd: &OwnedFd| fd.as_raw_fd();
+        self.cgroup.as_ref().map_or([-1; 3], |cgroup| {
+            [raw(&cgroup.dir), cgroup.kill.as_ref().map_or(-1, raw), raw(&cgroup.base)]
+        })
+    }
 }
 
 /// Steps of the agent's start, as told to the supervisor.
@@ -59,6 +74,8 @@ pub(crate) enum Step {
     Exec = 15,
     /// There could be no process.
     Fork = 16,
+    /// There could be none in the cgroup.
+    Cgroup = 17,
 }
 
 /// One message over the link.
@@ -100,12 +117,12 @@ pub(crate) fn start(raw: &Raw<'_>) -> std::io::Result<i32> {
     }
 }
 
-fn errno() -> c_int {
+pub(crate) fn errno() -> c_int {
     // SAFETY: points to the calling thread's own errno.
     unsafe { *libc::__errno_location() }
 }
 
-fn end(code: c_int) -> ! {
+pub(crate) fn end(code: c_int) -> ! {
     // SAFETY: ends the process without running anything of it.
     unsafe { libc::_exit(code) }
 }
@@ -125,7 +142,7 @@ fn heard(link: RawFd) -> bool {
 }
 
 /// Closes every descriptor from 3 on but these.
-fn close_others(keep: &mut [RawFd]) {
+pub(crate) fn close_others(keep: &mut [RawFd]) {
     keep.sort_unstable();
     let mut from = 3u32;
     for fd in keep.iter().filter(|fd| **fd >= 3) {
@@ -142,7 +159,8 @@ fn close_others(keep: &mut [RawFd]) {
 
 fn guard(raw: &Raw<'_>) -> ! {
     let of = raw.of;
-    close_others(&mut [of.link, of.life, of.domain, of.terminal, of.stdin]);
+    let [cgroup, cgroup_kill, cgroup_base] = of.cgroup_fds();
+    close_others(&mut [of.link, of.life, of.domain, of.terminal, of.stdin, cgroup, cgroup_kill, cgroup_base]);
     // SAFETY: system calls on live local memory only; all of them are async-signal-safe.
     unsafe {
         let supervisor = libc::getppid();
@@ -155,15 +173,15 @@ fn guard(raw: &Raw<'_>) -> ! {
         let group = libc::getpgrp();
         let foreground = of.terminal >= 0 && libc::tcgetpgrp(of.terminal) == group;
 
-        let agent = libc::fork();
+        let agent = fork_into(cgroup);
         if agent == 0 {
             libc::close(signals);
             libc::close(of.life);
             become_agent(raw, foreground);
         }
         if agent < 0 || signals < 0 {
-            tell(of.link, Step::Fork, errno());
-            kill_all();
+            tell(of.link, if cgroup < 0 { Step::Fork } else { Step::Cgroup }, errno());
+            kill_all(of);
             end(126);
         }
         libc::setpgid(agent, agent);
@@ -190,7 +208,8 @@ fn watch(of: &Prepared, supervisor: i32, agent: i32, group: i32, signals: RawFd)
             ];
             libc::poll(fds.as_mut_ptr(), 2, -1);
             if fds[0].revents != 0 {
-                kill_all();
+                kill_all(of);
+                clear_away(of);
                 end(137);
             }
             let mut info: libc::signalfd_siginfo = std::mem::zeroed();
@@ -216,6 +235,13 @@ fn watch(of: &Prepared, supervisor: i32, agent: i32, group: i32, signals: RawFd)
                     continue;
                 }
                 if libc::WIFSTOPPED(status) {
+                    // It wanted the terminal while a person is asked there, and will go on after that.
+                    if matches!(libc::WSTOPSIG(status), libc::SIGTTIN | libc::SIGTTOU)
+                        && of.terminal >= 0
+                        && libc::tcgetpgrp(of.terminal) == group
+                    {
+                        continue;
+                    }
                     stop(of, group);
                     resume(of, agent, group);
                     continue;
@@ -223,7 +249,7 @@ fn watch(of: &Prepared, supervisor: i32, agent: i32, group: i32, signals: RawFd)
                 if of.terminal >= 0 && libc::tcgetpgrp(of.terminal) == agent {
                     libc::tcsetpgrp(of.terminal, group);
                 }
-                end_rest(of.life);
+                end_rest(of);
                 end_like(status);
             }
         }
@@ -232,7 +258,7 @@ fn watch(of: &Prepared, supervisor: i32, agent: i32, group: i32, signals: RawFd)
 
 /// The program ended: what it left behind is asked to end, and then made to. The supervisor cannot do this for us: it
 /// may be dying at this very moment, and the program have ended because of that.
-fn end_rest(life: RawFd) {
+fn end_rest(of: &Prepared) {
     const GRACE_ROUNDS: u32 = 500;
     each_child(|pid| {
         // SAFETY: numbers only. One that was stopped hears nothing until it goes on.
@@ -245,13 +271,13 @@ fn end_rest(life: RawFd) {
         if !reap() {
             return;
         }
-        let mut fd = libc::pollfd { fd: life, events: libc::POLLIN, revents: 0 };
+        let mut fd = libc::pollfd { fd: of.life, events: libc::POLLIN, revents: 0 };
         // SAFETY: one live pollfd.
         if unsafe { libc::poll(&raw mut fd, 1, 2) } != 0 {
             break;
         }
     }
-    kill_all();
+    kill_all(of);
 }
 
 /// The agent was stopped: so is the whole job, as the shell that started us sees it.
@@ -299,9 +325,15 @@ fn end_like(status: c_int) -> ! {
 
 /// Ends every process of the run: children first, then those that become children because their parents ended.
 ///
-/// New processes cannot arise meanwhile for long: with the supervisor gone, every fork fails.
-fn kill_all() {
+/// New processes cannot arise meanwhile for long: with the supervisor gone, every fork fails. Those of a cgroup end at
+/// once, however they fork.
+fn kill_all(of: &Prepared) {
+    let [_, cgroup_kill, _] = of.cgroup_fds();
     loop {
+        if cgroup_kill >= 0 {
+            // SAFETY: one byte of a static string.
+            unsafe { libc::write(cgroup_kill, c"1".as_ptr().cast(), 1) };
+        }
         each_child(|pid| {
             // SAFETY: numbers only; a child's stays its own until we reap it.
             unsafe { libc::kill(pid, libc::SIGKILL) };
@@ -313,6 +345,44 @@ fn kill_all() {
         // SAFETY: one live timespec.
         unsafe { libc::nanosleep(&raw const nap, null_mut()) };
     }
+}
+
+/// Removes the cgroup, which nobody else is there to do any more.
+fn clear_away(of: &Prepared) {
+    const ROUNDS: u32 = 1000;
+    let Some(cgroup) = &of.cgroup else { return };
+    for _ in 0..ROUNDS {
+        // SAFETY: a live descriptor and a live string.
+        let done =
+            unsafe { libc::unlinkat(cgroup.base.as_raw_fd(), cgroup.name.as_ptr(), libc::AT_REMOVEDIR) };
+        // Busy while the last processes are on their way out.
+        if done == 0 || errno() != libc::EBUSY {
+            return;
+        }
+        let nap = libc::timespec { tv_sec: 0, tv_nsec: 500_000 };
+        // SAFETY: one live timespec.
+        unsafe { libc::nanosleep(&raw const nap, null_mut()) };
+    }
+}
+
+/// As fork(2); into a cgroup from the first instruction on, where there is one.
+///
+/// # Safety
+/// As fork(2) in a process that had threads: the child may only make system calls.
+unsafe fn fork_into(cgroup: RawFd) -> i32 {
+    const INTO_CGROUP: u64 = 0x2_0000_0000; // CLONE_INTO_CGROUP
+    if cgroup < 0 {
+        // SAFETY: the caller's promise.
+        return unsafe { libc::fork() };
+    }
+    // SAFETY: plain integers, for which zero is a value.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = INTO_CGROUP;
+    args.exit_signal = libc::SIGCHLD as u64;
+    args.cgroup = cgroup.unsigned_abs().into();
+    // SAFETY: a live struct of the size given; without CLONE_VM the child goes on with memory of its own.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    i32::try_from(pid).unwrap_or(-1)
 }
 
 /// Calls `act` with each of our children (proc_pid_task_children, see proc(5)).
@@ -379,6 +449,14 @@ fn become_agent(raw: &Raw<'_>, foreground: bool) -> ! {
             libc::close(of.stdin);
         }
         libc::setrlimit(libc::RLIMIT_NOFILE, &raw const of.descriptors);
+        if of.memory != libc::RLIM_INFINITY {
+            let mut data = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            libc::getrlimit(libc::RLIMIT_DATA, &raw mut data);
+            // What is lower already stays so.
+            data.rlim_cur = data.rlim_cur.min(of.memory);
+            data.rlim_max = data.rlim_max.min(of.memory);
+            libc::setrlimit(libc::RLIMIT_DATA, &raw const data);
+        }
         // What the supervisor's language runtime changed for itself.
         for signal in [libc::SIGPIPE, libc::SIGXFSZ, libc::SIGRTMAX() - 3] {
             libc::signal(signal, libc::SIG_DFL);

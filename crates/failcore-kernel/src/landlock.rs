@@ -1,12 +1,13 @@
 //! Landlock domains from a plan: one for the threads that act for the agent, one within it for the agent.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use failcore_model::Rights;
+use failcore_model::{AbsPath, Rights};
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, PathFd,
     Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
@@ -29,11 +30,12 @@ pub(crate) struct Domains {
     pub(crate) agent: Option<OwnedFd>,
 }
 
-/// Makes the domains of a plan; none where it confines nothing.
+/// Makes the domains of a plan; none where it confines nothing. `clears` is a directory in which the guardian removes
+/// the run's cgroup when the parent is gone.
 ///
 /// # Errors
 /// The kernel's, where a rule set cannot be made.
-pub(crate) fn domains(plan: &Plan) -> Result<Option<Domains>, RulesetError> {
+pub(crate) fn domains(plan: &Plan, clears: Option<&Path>) -> Result<Option<Domains>, RulesetError> {
     let Some(files) = &plan.files else { return Ok(None) };
     // Requests to devices are the device's own matter: who may open it may use it.
     let all = AccessFs::from_all(KNOWN) & !BitFlags::from(AccessFs::IoctlDev);
@@ -47,7 +49,7 @@ pub(crate) fn domains(plan: &Plan) -> Result<Option<Domains>, RulesetError> {
         acting = acting.handle_access(AccessNet::BindTcp)?;
     }
     let mut acting = acting.create()?;
-    for (path, rights) in files {
+    for (path, rights) in files.iter().filter(|(path, rights)| !is_covered(files, path, **rights)) {
         acting = grant(acting, path.as_path(), access(*rights))?;
     }
     for dir in &plan.sockets {
@@ -58,6 +60,9 @@ pub(crate) fn domains(plan: &Plan) -> Result<Option<Domains>, RulesetError> {
     }
     // What the supervisor itself needs to know of the agent's tasks.
     acting = grant(acting, Path::new("/proc"), AccessFs::ReadFile | AccessFs::ReadDir)?;
+    if let Some(dir) = clears {
+        acting = beneath(acting, dir, AccessFs::RemoveDir.into())?;
+    }
     for port in plan.connect.iter().flatten() {
         acting = acting.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
     }
@@ -79,6 +84,14 @@ pub(crate) fn domains(plan: &Plan) -> Result<Option<Domains>, RulesetError> {
         agent = grant(agent, image, AccessFs::Execute | AccessFs::ReadFile)?;
     }
     Ok(Some(Domains { acting, agent: agent.into() }))
+}
+
+/// Whether a directory above grants the same, which makes a rule of its own superfluous. All of /proc may be read by the
+/// acting threads anyway.
+fn is_covered(files: &BTreeMap<AbsPath, Rights>, path: &AbsPath, rights: Rights) -> bool {
+    let proc = path.as_bytes().starts_with(b"/proc/") && Rights::READ.contains(rights);
+    let above = std::iter::successors(path.parent(), AbsPath::parent);
+    proc || above.into_iter().any(|dir| files.get(&dir).is_some_and(|granted| granted.contains(rights)))
 }
 
 /// The Landlock rights that a grant's come to.
@@ -237,6 +250,25 @@ fn interpreter(path: &Path) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_granted_above_needs_no_rule() {
+        let path = |text: &str| AbsPath::new(text.as_bytes()).unwrap();
+        let files = BTreeMap::from([
+            (path("/w"), Rights::READ),
+            (path("/w/a"), Rights::READ),
+            (path("/w/b"), Rights::WRITE),
+            (path("/wide"), Rights::READ),
+        ]);
+        let covered = |at: &str, rights| is_covered(&files, &path(at), rights);
+        assert!(covered("/w/a", Rights::READ) && covered("/w/b/c", Rights::WRITE));
+        assert!(
+            !covered("/w", Rights::READ)
+                && !covered("/w/b", Rights::WRITE)
+                && !covered("/wide", Rights::READ)
+        );
+        assert!(covered("/proc/self/maps", Rights::READ) && !covered("/proc/self/oom_adj", Rights::MODIFY));
+    }
 
     #[test]
     fn interpreters_are_found() {

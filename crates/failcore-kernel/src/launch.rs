@@ -13,8 +13,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
-use failcore_gate::Gate;
+use failcore_gate::{Carrier, Gate};
 use failcore_model::Denial;
 use landlock::RulesetCreated;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -22,11 +23,15 @@ use rustix::process::{
     Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, getrlimit, pidfd_getfd, pidfd_open, setrlimit,
 };
 
+use crate::cgroup::Cgroup;
 use crate::filter::assemble;
 use crate::guardian::{Message, Prepared, Raw, Step, start};
+use crate::island::Island;
 use crate::landlock::{Domains, domains};
 use crate::notify::Listener;
 use crate::plan::Plan;
+use crate::privileges::give_up;
+use crate::server::Door;
 use crate::supervisor::{Shared, start_worker};
 
 /// A program to start.
@@ -42,6 +47,21 @@ pub struct Launch {
     pub cwd: Option<PathBuf>,
     /// Whether it reads nothing from the supervisor's standard input.
     pub stdin_null: bool,
+    /// The cgroup that it starts in and cannot leave.
+    pub cgroup: Option<Arc<Cgroup>>,
+    /// Bytes of private memory that each of its processes may ask for at most (`RLIMIT_DATA`, getrlimit(2)).
+    pub private_memory: Option<u64>,
+}
+
+/// What a supervisor has of its parent's side.
+#[derive(Clone)]
+pub struct Parent {
+    /// Decides and records.
+    pub gate: Arc<Gate>,
+    /// Where interpreters with the hook in them attach; without one, they cannot.
+    pub door: Option<Door>,
+    /// Takes what is sent to DNS servers; without one, a DNS server is an address like any other.
+    pub carrier: Option<Arc<dyn Carrier>>,
 }
 
 /// A program that runs under supervision.
@@ -103,7 +123,7 @@ impl StartError {
 }
 
 impl Supervisor {
-    /// Starts `launch` under the gate.
+    /// Starts `launch` under the gate of `parent`.
     ///
     /// The calling process gets one more child, the guardian ([`Supervisor::root`]): it ends as the program ends, and
     /// the caller waits for it. The caller should be a child subreaper, so that what outlives the guardian can be
@@ -114,7 +134,7 @@ impl Supervisor {
     ///
     /// # Security
     /// The calling process becomes non-dumpable, so that no process of the same user can reach into it.
-    pub fn start(launch: &Launch, plan: &Plan, gate: Gate) -> Result<Self, StartError> {
+    pub fn start(launch: &Launch, plan: &Plan, parent: Parent) -> Result<Self, StartError> {
         let (tell, told) = mpsc::sync_channel(1);
         let program = locate(launch)?;
         let shown = program.to_string_lossy().into_owned();
@@ -128,7 +148,12 @@ impl Supervisor {
         let terminal = File::options().read(true).write(true).open("/dev/tty").ok();
         let stdin = if launch.stdin_null { File::open("/dev/null").ok() } else { None };
         let raw = |file: &Option<File>| file.as_ref().map_or(-1, AsRawFd::as_raw_fd);
-        let domains = domains(plan).map_err(|why| StartError::Kernel {
+        let mut plan = plan.clone();
+        if let (Some(ports), Some(carrier)) = (&mut plan.connect, &parent.carrier) {
+            ports.extend(carrier.tcp_ports());
+        }
+        let clears = launch.cgroup.as_ref().map(|cgroup| cgroup.base());
+        let domains = domains(&plan, clears).map_err(|why| StartError::Kernel {
             step: "cannot make the Landlock domain",
             why: std::io::Error::other(why),
         })?;
@@ -157,6 +182,10 @@ impl Supervisor {
             terminal: raw(&terminal),
             stdin: raw(&stdin),
             descriptors,
+            memory: launch.private_memory.unwrap_or(libc::RLIM_INFINITY),
+            cgroup: launch.cgroup.as_ref().map(|cgroup| cgroup.hold()).transpose().map_err(|why| {
+                StartError::Kernel { step: "cannot hold the run's cgroup", why: why.into() }
+            })?,
         };
         // What acts for the agent has no more rights than the agent: a thread that gives up its privileges is the
         // ancestor of both.
@@ -164,7 +193,7 @@ impl Supervisor {
         std::thread::Builder::new()
             .name("failcore-hold".into())
             .spawn(move || {
-                let outcome = hold_agent(&prepared, acting, hold, far, gate);
+                let outcome = hold_agent(&prepared, &plan, acting, hold, far, parent);
                 drop((terminal, stdin, life_read, domain));
                 let _ = tell.send(outcome);
             })
@@ -201,6 +230,27 @@ impl Supervisor {
         self.agent
     }
 
+    /// What of the policy's grants the kernel refused to a program of root, which has no capabilities, in words.
+    pub fn lacked(&self) -> Vec<String> {
+        self.shared.lacks.told()
+    }
+
+    /// A process of the supervisor's own, where it has one by now: not the program's, and gone when the supervision is.
+    pub fn helper(&self) -> Option<u32> {
+        self.shared.island_made().map(Island::pid)
+    }
+
+    /// Answers no call of the program until [`Supervisor::release`], so that nothing is done for it; it may still run
+    /// until it calls. Returns whether every call that was under way has come to its end, or waits, within `patience`.
+    pub fn hold(&self, patience: Duration) -> bool {
+        self.shared.hold(patience)
+    }
+
+    /// Answers calls again.
+    pub fn release(&self) {
+        self.shared.standstill.release();
+    }
+
     /// Ends the program and everything it started, at once.
     pub fn stop(mut self) {
         self.life = None;
@@ -226,12 +276,14 @@ impl Supervisor {
 /// On the thread that gives up its privileges: starts guardian and agent, takes the listener, starts the workers.
 fn hold_agent(
     prepared: &Prepared,
+    plan: &Plan,
     acting: Option<RulesetCreated>,
     mut link: UnixStream,
     far: UnixStream,
-    gate: Gate,
+    parent: Parent,
 ) -> Result<(Arc<Shared>, u32, u32), StartError> {
-    drop_privileges().map_err(StartError::kernel("cannot give up privileges"))?;
+    give_up(&plan.keep)
+        .map_err(|why| StartError::Kernel { step: "cannot give up privileges", why: why.into() })?;
     if let Some(acting) = acting {
         acting.restrict_self().map_err(|why| StartError::Kernel {
             step: "cannot enter the Landlock domain",
@@ -251,7 +303,7 @@ fn hold_agent(
     let listener = pidfd_open(agent, PidfdFlags::empty())
         .and_then(|pidfd| pidfd_getfd(pidfd, message.value, PidfdGetfdFlags::empty()))
         .map_err(|why| StartError::Kernel { step: "cannot take over the listener", why: why.into() })?;
-    let shared = Shared::new(Listener::new(listener), gate, root)
+    let shared = Shared::new(Listener::new(listener), parent, root)
         .map_err(|why| StartError::Kernel { step: "cannot open our own descriptors", why: why.into() })?;
     start_worker(&shared).map_err(StartError::kernel("cannot start a thread"))?;
     let speak = StartError::kernel("cannot speak to the program's process");
@@ -282,6 +334,8 @@ fn step_error(step: i32, why: std::io::Error) -> StartError {
         StartError::Directory(why)
     } else if is(Step::Domain) {
         StartError::Kernel { step: "cannot enter the Landlock domain", why }
+    } else if is(Step::Cgroup) {
+        StartError::Kernel { step: "cannot start the program in its cgroup", why }
     } else if is(Step::NoFilter) {
         StartError::Kernel { step: "cannot install the seccomp filter", why }
     } else {
@@ -335,27 +389,4 @@ fn raise_descriptors() -> libc::rlimit {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: before.maximum, maximum: before.maximum });
     let raw = |limit: Option<u64>| limit.unwrap_or(libc::RLIM_INFINITY);
     libc::rlimit { rlim_cur: raw(before.current), rlim_max: raw(before.maximum) }
-}
-
-/// Gives up every capability of the calling thread, for good, and the way to new ones.
-fn drop_privileges() -> std::io::Result<()> {
-    const NO_ROOT_LOCKED: libc::c_ulong = 0b11;
-    const VERSION_3: u32 = 0x2008_0522;
-    // SAFETY: numbers only. Failures are those of a thread that has nothing to give up, and what counts is checked
-    // by the last call.
-    unsafe {
-        for capability in 0..64 {
-            libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0);
-        }
-        libc::prctl(libc::PR_SET_SECUREBITS, NO_ROOT_LOCKED, 0, 0, 0);
-        libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-        if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-    }
-    let header = [VERSION_3, 0];
-    let nothing = [0u32; 6];
-    // SAFETY: the kernel reads a header of two and, at this version, two structs of three words each.
-    let done = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), nothing.as_ptr()) };
-    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }

@@ -6,17 +6,25 @@
 //! the record. The parent drains the rings into the trace and grants each ring credit only for space that is
 //! assured on disk: no credit, no operation.
 
+mod alive;
 mod attach;
 mod attributes;
+mod births;
 mod call;
 mod calls;
+mod carried;
+mod cgroup;
 mod directories;
 mod exec;
 mod features;
 mod filter;
 mod guardian;
+mod inherited;
+mod ipc;
+mod island;
 mod landlock;
 mod launch;
+mod lineage;
 mod memory;
 mod messages;
 mod names;
@@ -25,24 +33,41 @@ mod open;
 mod own;
 mod page;
 mod patience;
+mod peer;
 mod plan;
+mod privileges;
 pub mod probe;
 mod processes;
+mod receiver;
+mod reception;
 mod ring;
+mod said;
 mod server;
 mod shared;
+mod slots;
 mod sockets;
+mod standstill;
 mod supervisor;
 mod tasks;
 mod walk;
 mod wire;
 
-pub use attach::{AttachError, Attachment};
+pub use attach::{AttachError, Attachment, Supervised};
+pub use cgroup::{Cgroup, CgroupError, mounts as cgroup_mounts};
 pub use features::Features;
-pub use launch::{Launch, StartError, Supervisor};
+pub use inherited::close_on_exec;
+pub use launch::{Launch, Parent, StartError, Supervisor};
 pub use page::{RunPage, Sampled};
+pub use peer::Peer;
 pub use plan::{Images, Plan, lower};
-pub use server::{Served, Server, ServerError};
+pub use privileges::lacking_capabilities;
+pub use receiver::receiver;
+pub use reception::{Reception, dial, wait_at_most};
+pub use said::is_seen;
+pub use server::{Door, Ledger, Served, Server, ServerError, Tally};
+pub use slots::{Slot, Slots};
+pub use tasks::descends;
+pub use wire::{WireError, receive, send};
 
 /// Environment variable with the path of the run's attach socket.
 pub const SOCKET_VAR: &str = "FAILCORE_SOCKET";

@@ -10,7 +10,8 @@ use failcore_model::{Action, Endpoint, Transport};
 use rustix::io::Errno;
 use rustix::net::SocketType;
 
-use crate::call::{Answer, Call, Reply};
+use crate::call::{Call, Reply};
+use crate::carried::Carried;
 use crate::memory;
 use crate::notify::last;
 use crate::sockets::{Socket, connect_to, copied, peer};
@@ -35,27 +36,29 @@ pub(crate) fn sendto(call: &Call<'_>) -> Reply {
     let name = if call.arg(4) == 0 { Vec::new() } else { copied(call, call.arg(4), call.int(5))? };
     let len = usize::try_from(call.arg(2)).map_err(|_| Errno::INVAL)?;
     let message = Message { name, pieces: vec![(call.arg(1), len)], control: Vec::new() };
-    let socket = Socket::of(call, call.int(0))?;
-    send(call, &socket, &message, call.int(3)).map(Answer::Value)
+    let mut socket = Socket::of(call, call.int(0))?;
+    let sent = send(call, &mut socket, &message, call.int(3))?;
+    Ok(socket.answer(call, call.int(0), sent))
 }
 
 /// `sendmsg(fd, message, flags)`.
 pub(crate) fn sendmsg(call: &Call<'_>) -> Reply {
     let message = header(call, call.arg(1))?;
-    let socket = Socket::of(call, call.int(0))?;
-    send(call, &socket, &message, call.int(2)).map(Answer::Value)
+    let mut socket = Socket::of(call, call.int(0))?;
+    let sent = send(call, &mut socket, &message, call.int(2))?;
+    Ok(socket.answer(call, call.int(0), sent))
 }
 
 /// `sendmmsg(fd, messages, count, flags)`.
 pub(crate) fn sendmmsg(call: &Call<'_>) -> Reply {
     const SIZE: u64 = size_of::<libc::mmsghdr>() as u64;
     const SENT: u64 = size_of::<libc::msghdr>() as u64;
-    let socket = Socket::of(call, call.int(0))?;
+    let mut socket = Socket::of(call, call.int(0))?;
     let count = u64::from(call.int(2).cast_unsigned()).min(MOST_PIECES as u64);
     let mut done = 0;
     while done < count {
         let at = call.arg(1).checked_add(done * SIZE).ok_or(Errno::FAULT)?;
-        let sent = header(call, at).and_then(|message| send(call, &socket, &message, call.int(3)));
+        let sent = header(call, at).and_then(|message| send(call, &mut socket, &message, call.int(3)));
         let sent = sent.and_then(|sent| {
             let length = u32::try_from(sent).unwrap_or(u32::MAX);
             memory::write(call.tid(), at + SENT, &length.to_ne_bytes())
@@ -67,7 +70,7 @@ pub(crate) fn sendmmsg(call: &Call<'_>) -> Reply {
             Err(_) => break,
         }
     }
-    Ok(Answer::Value(done.cast_signed()))
+    Ok(socket.answer(call, call.int(0), done.cast_signed()))
 }
 
 /// Copies a `struct msghdr` and all it points to but the payload.
@@ -95,10 +98,14 @@ fn header(call: &Call<'_>, at: u64) -> Result<Message, Errno> {
 }
 
 /// Judges and sends one message; how many bytes were taken.
-fn send(call: &Call<'_>, socket: &Socket, message: &Message, flags: i32) -> Result<i64, Errno> {
+fn send(call: &Call<'_>, socket: &mut Socket, message: &Message, flags: i32) -> Result<i64, Errno> {
     // Completions would have to come from pages of the task's memory.
     if flags & libc::MSG_ZEROCOPY != 0 {
         return Err(Errno::NOBUFS);
+    }
+    // Over the sockets of a network of our own we have privileges that are not the task's.
+    if !message.control.is_empty() && call.shared.island_made().is_some_and(|island| island.has(&socket.fd)) {
+        return Err(Errno::PERM);
     }
     let opens = flags & libc::MSG_FASTOPEN != 0;
     let flags = flags & !libc::MSG_FASTOPEN;
@@ -110,6 +117,11 @@ fn send(call: &Call<'_>, socket: &Socket, message: &Message, flags: i32) -> Resu
     if addressed {
         let of: fn(Endpoint) -> Action = if opens { Action::Connect } else { Action::Send };
         held = peer(call, socket, &message.name, of)?.ok_or(Errno::INVAL)?;
+        if let Some(carried) = Carried::of(call, &held.action) {
+            let name = carried.prepare(call, socket, message.control.is_empty())?;
+            let (control, _fds) = ancillary(call, &message.control)?;
+            return transfer(call, socket, message, &name, &control, flags);
+        }
         grant = Some(call.judge(held.action.clone())?);
         if let Some(why) = held.missing {
             return finish(call, grant, Err(why));
@@ -260,7 +272,18 @@ fn ancillary(call: &Call<'_>, raw: &[u8]) -> Result<(Vec<u8>, Vec<OwnedFd>), Err
                 append(&mut out, &rest[..HEAD], &ours);
             }
             (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {}
-            // Source routes (ip(7), ipv6(7), RFC 3542).
+            // By which routing table.
+            (libc::SOL_SOCKET, libc::SO_MARK) => return Err(Errno::PERM),
+            // By which interface (ip(7), ipv6(7), RFC 3542): loopback's addresses are other machines' elsewhere.
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) if data.get(..4) != Some(&[0; 4]) => {
+                return Err(Errno::PERM);
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO | libc::IPV6_2292PKTINFO)
+                if data.get(16..20) != Some(&[0; 4]) =>
+            {
+                return Err(Errno::PERM);
+            }
+            // Source routes (as above).
             (libc::IPPROTO_IP, libc::IP_RETOPTS) | (libc::IPPROTO_IPV6, libc::IPV6_RTHDR | 5) => {
                 return Err(Errno::PERM);
             }

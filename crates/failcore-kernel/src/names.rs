@@ -5,7 +5,7 @@
 
 use std::os::fd::AsFd;
 
-use failcore_model::{Action, Text};
+use failcore_model::{Action, FileRef, Text};
 use rustix::fs::{
     AtFlags, CWD, Dev, FileType, Mode, RenameFlags, linkat, mkdirat, mknodat, renameat_with, symlinkat,
     unlinkat,
@@ -197,24 +197,30 @@ fn relocate(call: &Call<'_>, from: At, to: At, flags: u32) -> Reply {
         return Err(Errno::NOENT);
     }
     let (a, b) = (call.entry_ref(&from.asked, &from.entry), call.entry_ref(&to.asked, &to.entry));
-    let grant = call.judge(Action::Rename { from: a.clone(), to: b.clone() })?;
+    let (a_moves, b_moves) = (
+        FileRef { dir: from.entry.is_directory(), ..a.clone() },
+        FileRef { dir: to.entry.is_directory(), ..b.clone() },
+    );
+    let grant = call.judge(Action::Rename { from: a_moves, to: b })?;
     // An exchange is two moves.
     if flags.contains(RenameFlags::EXCHANGE) {
-        let back = call.judge(Action::Rename { from: b, to: a });
+        let back = call.judge(Action::Rename { from: b_moves, to: a });
         if let Err(errno) = back {
             return call.concluded(grant, Err(errno));
         }
     }
-    let _names = call.shared.names();
-    let directory = |entry: &Entry| {
-        entry.stat.as_ref().is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
-    };
-    let moved = if (from.entry.slash || to.entry.slash) && !directory(&from.entry) {
+    // Alone: a directory put where a file was judged would carry along what nobody looked for.
+    let still = call.shared.still();
+    let (a, b) = (&from.entry, &to.entry);
+    let moved = if (a.slash || b.slash) && a.is_directory() != Some(true) {
         Err(Errno::NOTDIR)
+    } else if a.turned_into_directory() || b.turned_into_directory() {
+        // The file that was judged is gone.
+        Err(Errno::NOENT)
     } else {
-        let (a, b) = (&from.entry, &to.entry);
         renameat_with(&a.dir, a.name.as_slice(), &b.dir, b.name.as_slice(), flags)
     };
+    drop(still);
     call.concluded(grant, moved)?;
     DONE
 }

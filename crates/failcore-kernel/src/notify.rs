@@ -4,6 +4,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 /// A system call that waits for an answer.
@@ -61,6 +62,13 @@ impl Listener {
         Ok(Notice { id: raw.id, tid: raw.pid, nr: raw.data.nr.into(), args: raw.data.args })
     }
 
+    /// Whether no task is left under the filter.
+    pub(crate) fn is_deserted(&self) -> bool {
+        let mut fds = [PollFd::new(&self.0, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
+    }
+
     /// Whether the task still waits, hence whether its number still means it.
     pub(crate) fn is_waiting(&self, notice: &Notice) -> bool {
         // SAFETY: the request reads eight bytes of a live u64.
@@ -107,11 +115,37 @@ impl Listener {
         close_on_exec: bool,
     ) -> Result<(), Errno> {
         const SEND_TOO: u32 = 2;
+        self.add(notice, fd, SEND_TOO, 0, close_on_exec)
+    }
+
+    /// Puts a descriptor into the task in place of `number`; the call still waits.
+    ///
+    /// # Errors
+    /// `EBADF` for a number that the task's limit does not allow, `ENOENT` where it is gone.
+    pub(crate) fn replace(
+        &self,
+        notice: &Notice,
+        fd: BorrowedFd<'_>,
+        number: u32,
+        close_on_exec: bool,
+    ) -> Result<(), Errno> {
+        const SET_NUMBER: u32 = 1;
+        self.add(notice, fd, SET_NUMBER, number, close_on_exec)
+    }
+
+    fn add(
+        &self,
+        notice: &Notice,
+        fd: BorrowedFd<'_>,
+        flags: u32,
+        number: u32,
+        close_on_exec: bool,
+    ) -> Result<(), Errno> {
         let add = libc::seccomp_notif_addfd {
             id: notice.id,
-            flags: SEND_TOO,
+            flags,
             srcfd: fd.as_raw_fd().unsigned_abs(),
-            newfd: 0,
+            newfd: number,
             newfd_flags: if close_on_exec { libc::O_CLOEXEC.unsigned_abs() } else { 0 },
         };
         // SAFETY: the request reads one live `seccomp_notif_addfd`.

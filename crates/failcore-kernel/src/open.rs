@@ -1,6 +1,6 @@
 //! The open family: resolved, judged, opened by the supervisor on the resolved object, injected into the task.
 
-use failcore_model::{Action, FileRef, Rights};
+use failcore_model::{AbsPath, Action, FileRef, Rights};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, open as reopen, openat, openat2};
 use rustix::io::Errno;
 
@@ -8,6 +8,8 @@ use crate::call::{Answer, Call, Reply, through};
 use crate::memory;
 use crate::walk::{self, Entry, Found, Object, Start, View};
 
+/// Who makes pseudo-terminals.
+pub(crate) const MULTIPLEXER: &[u8] = b"/dev/ptmx";
 /// How often an open that creates is tried anew when somebody makes the file between look and open.
 const TRIES: u32 = 32;
 
@@ -130,7 +132,14 @@ fn existing(call: &Call<'_>, asked: &[u8], object: &Object, how: &How) -> Reply 
         let grant = call.judge(Action::Trace { pid: pid.cast_signed() })?;
         return call.concluded(grant, Err(Errno::ACCESS));
     }
-    let file = call.object_ref(asked, object);
+    let file = match is_own_terminal(call, object) {
+        // The other end of a terminal that the task made belongs to whoever may make one.
+        true => {
+            let multiplexer = AbsPath::new(MULTIPLEXER).map_err(|_| Errno::ACCESS)?;
+            call.file_ref(asked, multiplexer, Some(object.id()))
+        }
+        false => call.object_ref(asked, object),
+    };
     let grant = call.judge(Action::Open { file, rights: rights(how.flags, exclusive) })?;
     let opened = if exclusive {
         Err(Errno::EXIST)
@@ -157,6 +166,25 @@ fn foreign(call: &Call<'_>, object: &Object) -> Option<u32> {
     let name = object.path.file_name().unwrap_or_default();
     let harmless = public.contains(&name) || name.iter().all(u8::is_ascii_digit);
     (!harmless && walk::is_proc(std::os::fd::AsFd::as_fd(&object.fd)) && !call.in_run(owner)).then_some(owner)
+}
+
+/// Whether it is the other end of a pseudo-terminal whose master the task holds (pty(7)).
+fn is_own_terminal(call: &Call<'_>, object: &Object) -> bool {
+    if !object.is(FileType::CharacterDevice) || !(136..=143).contains(&rustix::fs::major(object.stat.st_rdev))
+    {
+        return false;
+    }
+    let held = std::fs::read_dir(format!("/proc/{}/fd", call.process.pid)).into_iter().flatten().flatten();
+    held.filter(|entry| {
+        std::fs::read_link(entry.path())
+            .is_ok_and(|link| link.as_os_str().as_encoded_bytes().ends_with(b"ptmx"))
+    })
+    .filter_map(|entry| call.duplicate(entry.file_name().to_str()?.parse().ok()?).ok())
+    .filter_map(|master| rustix::pty::ptsname(&master, Vec::new()).ok())
+    .filter_map(|name| rustix::fs::stat(&name).ok())
+    .any(|end| {
+        (end.st_dev, end.st_ino, end.st_rdev) == (object.stat.st_dev, object.stat.st_ino, object.stat.st_rdev)
+    })
 }
 
 /// Opens what was judged: the object itself, through the magic link to our own descriptor of it.

@@ -162,6 +162,7 @@ mod tests {
                 asked: Text::from(&[byte; 300]),
                 path,
                 exists: false,
+                dir: Some(false),
                 ids: [id; 40].into_iter().collect(),
             };
             let text = Some(Text::from(&[byte; 100]));

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use crate::call::Call;
 use crate::notify::{Listener, Notice};
+use crate::standstill::Leave;
 use crate::tasks::field;
 
 /// How often waiting calls are looked at.
@@ -44,8 +45,15 @@ impl Patience {
         let own = rustix::thread::gettid().as_raw_nonzero().get();
         self.lock().insert(own, call.notice);
         let result = loop {
+            // While the run is paused it does not wait in the kernel, where it could come through.
+            if call.shared.standstill.is_still()
+                && (call.shared.standstill.rest(|| ()).1 == Leave::Never
+                    || !call.shared.listener.is_waiting(&call.notice))
+            {
+                break Err(Errno::INTR);
+            }
             match block() {
-                // A nudge that was meant for the call before this one.
+                // A nudge that was meant for the call before this one, or for a pause.
                 Err(Errno::INTR)
                     if call.shared.listener.is_waiting(&call.notice) && !has_signal(call.notice.tid) => {}
                 Err(Errno::INTR) => break Err(Errno::from_raw_os_error(RESTART)),
@@ -74,6 +82,11 @@ impl Patience {
             also();
             waiting = self.lock();
         }
+    }
+
+    /// Interrupts every call that waits: it looks up, and waits on where it may.
+    pub(crate) fn nudge(&self) {
+        self.lock().keys().for_each(|worker| interrupt(*worker));
     }
 
     /// Ends the watch.

@@ -8,14 +8,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use failcore_model::{AbsPath, Coverage, Hold, Lane, Rights, Verb, VerbCoverage};
-use failcore_policy::{Effect, Mode, Object, Over, Part, Pattern, PolicySet, Rule, Way};
+use failcore_policy::{Capability, Effect, Mode, Object, Over, Part, Pattern, PolicySet, Rule, Way};
 
 use crate::features::Features;
+use crate::open::MULTIPLEXER;
 
 /// Ports that a plan lists one by one; with more, Landlock does not hold them.
 const MOST_PORTS: u32 = 512;
 
-/// What Landlock holds.
+/// What the kernel holds underneath.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
     /// Rights below each path; nothing is confined where absent.
@@ -30,6 +31,8 @@ pub struct Plan {
     pub bind: Option<BTreeSet<u16>>,
     /// Whether signals and abstract sockets end at the run's edge.
     pub scoped: bool,
+    /// Capabilities that are kept.
+    pub keep: BTreeSet<Capability>,
 }
 
 /// Images of one exec grant.
@@ -45,7 +48,7 @@ pub enum Images {
 
 /// What the kernel can hold of a policy, and what that comes to together with the supervisor. Pure.
 pub fn lower(policy: &PolicySet, features: &Features) -> (Plan, Coverage) {
-    let mut plan = Plan::default();
+    let mut plan = Plan { keep: policy.capabilities(), ..Plan::default() };
     let audit = policy.mode() == Mode::Audit;
     if features.landlock > 0 && !audit {
         let permits = || policy.rules().filter(|rule| rule.effect == Effect::Permit && rule.tool.is_none());
@@ -65,9 +68,15 @@ pub fn lower(policy: &PolicySet, features: &Features) -> (Plan, Coverage) {
 fn files<'a>(permits: impl Iterator<Item = &'a Rule>) -> BTreeMap<AbsPath, Rights> {
     let mut found: BTreeMap<AbsPath, Rights> = BTreeMap::new();
     for object in permits.flat_map(|rule| &rule.objects) {
-        if let Object::File { path, rights } = object {
-            *found.entry(prefix(path)).or_default() |= *rights;
+        let Object::File { path, rights } = object else { continue };
+        let tree = prefix(path);
+        // Who may make terminals opens their other ends, which the supervisor tells from those of others.
+        if tree.as_bytes() == MULTIPLEXER
+            && let Ok(ends) = AbsPath::new(b"/dev/pts")
+        {
+            *found.entry(ends).or_default() |= *rights;
         }
+        *found.entry(tree).or_default() |= *rights;
     }
     found
 }
@@ -163,11 +172,19 @@ fn coverage(policy: &PolicySet, features: &Features, plan: &Plan) -> Coverage {
             | Verb::ProcessLimit
             | Verb::KernelCall
             | Verb::Unmapped => (Hold::Binding, SUPERVISOR),
-            Verb::NetResolve | Verb::NetHttp | Verb::NativeLoad | Verb::EnvRead => (Hold::None, "nothing"),
+            // What is not passed is not there, and what other processes have is closed to the run.
+            Verb::EnvRead => (Hold::Binding, "environment chosen when the program starts"),
+            Verb::NetResolve | Verb::NetHttp | Verb::NativeLoad => (Hold::None, "nothing"),
         };
         VerbCoverage { verb: *verb, hold, by: by.into() }
     });
     let mut notes: Vec<String> = NOT_HELD.iter().map(|note| (*note).into()).collect();
+    notes.push(if plan.keep.is_empty() {
+        "no capabilities are kept: to a program of root, files of others are as closed as to anybody".into()
+    } else {
+        let kept: Vec<&str> = plan.keep.iter().map(|one| one.as_str()).collect();
+        format!("capabilities kept: {}", kept.join(", "))
+    });
     if policy.mode() == Mode::Audit {
         notes.push("audit mode: what the policy refuses is recorded and goes ahead".into());
     } else if features.landlock == 0 {
@@ -188,7 +205,6 @@ const NOT_HELD: &[&str] = &[
     "host names are judged by the addresses they were pinned to",
     "open descriptors and connections outlive a grant that ends, until the run stops",
     "hard links made before the run to files that only a glob denies are not held",
-    "a program started as root has no capabilities: files of others are as closed to it as to anybody",
 ];
 
 #[cfg(test)]

@@ -20,11 +20,18 @@ pub fn landlock_abi() -> io::Result<u32> {
     u32::try_from(abi).map_err(|_| io::Error::last_os_error())
 }
 
-/// Whether seccomp can hand system calls to a supervisor (seccomp(2), `SECCOMP_GET_ACTION_AVAIL`).
+/// Whether seccomp can hand system calls to a supervisor that puts descriptors into the caller (seccomp(2),
+/// `SECCOMP_GET_ACTION_AVAIL`; seccomp_unotify(2), `SECCOMP_ADDFD_FLAG_SEND`, which cannot be asked for without a
+/// supervised process, hence by the kernel's version).
 ///
 /// # Errors
-/// `EOPNOTSUPP` where the action is not known, `ENOSYS` or `EINVAL` without seccomp filters.
+/// `EOPNOTSUPP` where the action is not known or the kernel is older than 5.14, `ENOSYS` or `EINVAL` without seccomp
+/// filters.
 pub fn seccomp_notify() -> io::Result<()> {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    if is_older(&release, (5, 14)) {
+        return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+    }
     const GET_ACTION_AVAIL: libc::c_uint = 2;
     let action: u32 = libc::SECCOMP_RET_USER_NOTIF;
     // SAFETY: the kernel reads four bytes at a pointer to a live u32.
@@ -173,9 +180,32 @@ fn btf_function(btf: &[u8], name: &[u8]) -> Option<u32> {
     None
 }
 
+/// Whether a kernel's release is older than a version; one that says nothing readable is not.
+fn is_older(release: &str, than: (u32, u32)) -> bool {
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) => (major, minor) < than,
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn releases_are_compared_by_number() {
+        for (release, older) in [
+            ("5.10.0-8-amd64", true),
+            ("5.14.0", false),
+            ("6.1.0", false),
+            ("4.18.0-553.el8", true),
+            ("odd", false),
+        ] {
+            assert_eq!(is_older(release, (5, 14)), older, "{release}");
+        }
+    }
 
     #[test]
     fn cut_type_information_is_no_function() {

@@ -7,7 +7,8 @@ use failcore_model::{Action, SignalTarget, Text};
 use rustix::io::Errno;
 
 use crate::call::{Answer, Call, Reply};
-use crate::tasks::{descends, stat_field, status_number};
+use crate::receiver::receiver;
+use crate::tasks::status_number;
 use crate::walk::View;
 
 /// `kill(pid, signal)`; zero and negative numbers mean groups.
@@ -58,7 +59,7 @@ pub(crate) fn by_descriptor(call: &Call<'_>) -> Reply {
         return Err(Errno::INVAL);
     }
     let number = call.int(1);
-    let grant = call.judge(Action::Signal { to: target(call, pid), pid, signal: number })?;
+    let grant = call.judge(Action::Signal { to: target(call, pid)?, pid, signal: number })?;
     let sent = match rustix::process::Signal::from_named_raw(number) {
         Some(signal) => rustix::process::pidfd_send_signal(&pidfd, signal),
         None if number == 0 => Ok(()),
@@ -69,48 +70,13 @@ pub(crate) fn by_descriptor(call: &Call<'_>) -> Reply {
 }
 
 fn signal(call: &Call<'_>, pid: i32, signal: i32) -> Reply {
-    let _grant = call.judge(Action::Signal { to: target(call, pid), pid, signal })?;
+    let _grant = call.judge(Action::Signal { to: target(call, pid)?, pid, signal })?;
     Ok(Answer::Proceed)
 }
 
-/// Who a number means to the calling process; of a group, the member farthest from it.
-fn target(call: &Call<'_>, pid: i32) -> SignalTarget {
-    let one = |pid: u32| {
-        if pid == call.tgid() {
-            SignalTarget::Own
-        } else if !call.in_run(pid) {
-            SignalTarget::Outside
-        } else if descends(pid, call.tgid()) {
-            SignalTarget::Child
-        } else {
-            SignalTarget::Run
-        }
-    };
-    const GROUP_FIELD: usize = 2;
-    let group = match pid {
-        1.. => return one(pid.unsigned_abs()),
-        // Everybody who may be signalled.
-        -1 => return SignalTarget::Outside,
-        0 => stat_field(call.tgid(), GROUP_FIELD),
-        group => Some(group.unsigned_abs()),
-    };
-    let (Some(group), Ok(processes)) = (group, std::fs::read_dir("/proc")) else {
-        return SignalTarget::Outside;
-    };
-    let distance = |target: &SignalTarget| match target {
-        SignalTarget::Own => 0,
-        SignalTarget::Child => 1,
-        SignalTarget::Run => 2,
-        SignalTarget::Outside => 3,
-    };
-    processes
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
-        .filter(|pid| stat_field(*pid, GROUP_FIELD) == Some(group))
-        .map(one)
-        .max_by_key(distance)
-        // A group without members: the kernel says so.
-        .unwrap_or(SignalTarget::Own)
+/// Who a number means to the calling process.
+fn target(call: &Call<'_>, pid: i32) -> Result<SignalTarget, Errno> {
+    receiver(pid, call.tgid(), |pid| call.in_run(pid)).ok_or(Errno::SRCH)
 }
 
 fn process_of(tid: i32) -> Result<i32, Errno> {

@@ -17,6 +17,7 @@ use failcore_model::Event;
 use rustix::io::Errno;
 use rustix::thread::futex;
 
+use crate::alive;
 use crate::page::RunPage;
 use crate::shared::Shared;
 
@@ -56,6 +57,8 @@ pub(crate) enum RingError {
     TooLarge,
     #[error("the parent grants no more space")]
     NoCredit,
+    #[error("the parent that writes the trace is gone")]
+    ParentGone,
     #[error("another thread failed while writing")]
     Poisoned,
 }
@@ -70,7 +73,7 @@ pub(crate) struct Producer {
 
 impl Producer {
     pub(crate) fn map(fd: impl AsFd, page: RunPage) -> Result<Self, Errno> {
-        let shared = Shared::map(fd)?;
+        let shared = Shared::map_alone(fd)?;
         if shared.len() != HEADER + CAPACITY {
             return Err(Errno::INVAL);
         }
@@ -109,6 +112,10 @@ impl Producer {
 
     fn await_credit(&self, end: u64) -> Result<(), RingError> {
         let header = self.header();
+        // Credit outlives the parent, the ring does not.
+        if !alive::is_held(self.page.alive()) {
+            return Err(RingError::ParentGone);
+        }
         if header.credit.load(Acquire) >= end {
             return Ok(());
         }
@@ -118,6 +125,9 @@ impl Producer {
             let seen = header.bell.load(Acquire);
             if header.credit.load(SeqCst) >= end {
                 break Ok(());
+            }
+            if !alive::is_held(self.page.alive()) {
+                break Err(RingError::ParentGone);
             }
             if Instant::now() >= deadline {
                 break Err(RingError::NoCredit);
@@ -222,7 +232,7 @@ mod tests {
 
     fn ring() -> (Producer, Consumer) {
         let (page, page_fd) = RunPage::create(failcore_model::Timestamp(0)).unwrap();
-        drop((page, &page_fd));
+        std::mem::forget(alive::hold(&page).unwrap());
         let (consumer, fd) = Consumer::create().unwrap();
         (Producer::map(fd, RunPage::map(page_fd).unwrap()).unwrap(), consumer)
     }
@@ -300,6 +310,7 @@ mod tests {
             asked: small.clone(),
             path: AbsPath::new(path).unwrap(),
             exists: false,
+            dir: Some(true),
             ids: std::iter::repeat_n(FileId { dev: 0, ino: 0 }, ids).collect(),
         };
         let open = |path: &[u8], ids| Action::Open { file: file(path, ids), rights: Rights::all() };
@@ -347,11 +358,26 @@ mod tests {
             let before = consumer.tail;
             producer.append(event).unwrap();
             consumer.next(&mut out).unwrap().unwrap();
-            writer.stage_packed(&out).unwrap();
+            writer.stage(&unpacked(&out).unwrap()).unwrap();
             writer.flush().unwrap();
             let line = std::fs::metadata(dir.join("trace.jsonl")).unwrap().len();
             let assured = EXPANSION * (consumer.tail - before);
             assert!(line <= assured, "number {n}: {line} bytes, {assured} assured");
+        }
+    }
+
+    #[test]
+    fn credit_is_worth_nothing_without_the_parent() {
+        let (page, page_fd) = RunPage::create(failcore_model::Timestamp(0)).unwrap();
+        let holding = alive::hold(&page).unwrap();
+        let (consumer, fd) = Consumer::create().unwrap();
+        let producer = Producer::map(fd, RunPage::map(page_fd).unwrap()).unwrap();
+        consumer.grant();
+        producer.append(&said("kept".into())).unwrap();
+        drop(holding);
+        let started = Instant::now();
+        while producer.append(&said("lost".into())).is_ok() {
+            assert!(started.elapsed() < Duration::from_secs(5), "it goes on and on");
         }
     }
 

@@ -4,30 +4,37 @@ use std::fs::File;
 use std::io::{Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64, AtomicUsize,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use failcore_gate::{Approver, Meter, Sink};
-use failcore_model::{Event, Text, Timestamp};
-use failcore_trace::{TraceError, Writer};
-use rustix::event::{PollFd, PollFlags, poll};
+use failcore_model::{Answer, Event, Reason, Text};
+use failcore_trace::{TraceError, Unpacker, Writer};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
-use rustix::net::sockopt::socket_peercred;
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, shutdown, socket_with,
-};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{Pid, PidfdFlags, Resource, getrlimit, pidfd_open};
 
+use crate::alive::{self, Holding};
 use crate::own::{self, Own, OwnSink};
 use crate::page::{RunPage, Sampled};
+use crate::peer::Peer;
+use crate::reception::Reception;
 use crate::ring::{CAPACITY, Consumer, EXPANSION};
+use crate::said::may_say;
+use crate::slots::Slots;
+use crate::tasks::{ended, parent_of};
 use crate::wire::{Ask, Verdict, Welcome, receive, send};
 
 /// Processes attached at once.
 const MAX_PROCESSES: usize = 4096;
+/// Descriptors that they leave to us, each of which takes one: without any, a program could not even be stopped.
+const SPARE: u64 = 128;
 /// Questions and handshakes under way at once.
 const MAX_CONNECTIONS: usize = 256;
 /// How long the writer naps between looks while records are coming, so that producers need no wake-up call.
@@ -48,6 +55,19 @@ pub struct Served {
     pub run: Option<Text>,
     /// The resolved policy text.
     pub policy: String,
+    /// Whether a supervisor decides and records what the processes do: it alone lets them in then.
+    pub supervised: bool,
+}
+
+/// How many decisions a trace holds so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tally {
+    /// Allowed.
+    pub allowed: u64,
+    /// Refused, those of files that are not there apart.
+    pub refused: u64,
+    /// Refusals of files that are not there.
+    pub absent: u64,
 }
 
 /// The parent's side of a run: holds the trace while the run lasts.
@@ -56,6 +76,8 @@ pub struct Server {
     socket: PathBuf,
     acceptor: JoinHandle<()>,
     drainer: JoinHandle<Writer>,
+    /// Tells the agent's processes that there is somebody to write what they record.
+    _holding: Holding,
 }
 
 /// Why the parent's side could not start.
@@ -84,17 +106,43 @@ pub enum ServerError {
 struct State {
     served: Served,
     policy: OwnedFd,
+    /// The bell; every process of the run maps it.
     page: RunPage,
     page_fd: OwnedFd,
+    /// Where it is counted: on a page of our own under a supervisor, else on the one that all share.
+    meter: RunPage,
     approver: Arc<dyn Approver>,
-    listener: OwnedFd,
+    reception: Reception,
     joined: mpsc::Sender<Joined>,
     stopping: AtomicBool,
     processes: AtomicUsize,
     connections: AtomicUsize,
     own: Arc<Own>,
+    /// What persons answered to processes that have not recorded it yet.
+    answered: Mutex<Vec<(u32, Answer, Text)>>,
+    tally: Counts,
     /// Why the trace can no longer be written, once it cannot.
     broken: Mutex<Option<String>>,
+}
+
+#[derive(Default)]
+struct Counts {
+    allowed: AtomicU64,
+    refused: AtomicU64,
+    absent: AtomicU64,
+}
+
+impl Counts {
+    fn add(&self, event: &Event) {
+        if let Event::Decided { decision, .. } = event {
+            let count = match decision.reason {
+                _ if decision.is_allow() => &self.allowed,
+                Reason::Absent => &self.absent,
+                _ => &self.refused,
+            };
+            count.fetch_add(1, Relaxed);
+        }
+    }
 }
 
 /// A process that was let in.
@@ -102,8 +150,15 @@ struct Joined {
     pid: u32,
     pidfd: OwnedFd,
     ring: Consumer,
-    parent: u32,
-    exe: Text,
+    /// Whom to announce; nobody where the supervisor does that.
+    announced: Option<(u32, Text)>,
+}
+
+/// The way into a run for processes under supervision: the supervisor lets them in, since it knows who they are.
+#[derive(Clone)]
+pub struct Door {
+    state: Arc<State>,
+    path: Arc<Path>,
 }
 
 impl Server {
@@ -118,23 +173,31 @@ impl Server {
         approver: Arc<dyn Approver>,
     ) -> Result<Self, ServerError> {
         writer.reserve(EXPANSION * CAPACITY as u64 + 2 * own::CAPACITY)?;
-        let listener =
-            open_listener(socket).map_err(|why| ServerError::Listen { socket: socket.into(), why })?;
+        let reception =
+            Reception::open(socket).map_err(|why| ServerError::Listen { socket: socket.into(), why })?;
         let policy = sealed("failcore-policy", served.policy.as_bytes()).map_err(ServerError::Memory)?;
-        let (page, page_fd) = RunPage::create(now()).map_err(ServerError::Memory)?;
+        let page = || RunPage::create(SystemTime::now().into()).map_err(ServerError::Memory);
+        let (page, page_fd, meter) = match (page()?, served.supervised) {
+            ((bell, fd), true) => (bell, fd, page()?.0),
+            ((all, fd), false) => (all.clone(), fd, all),
+        };
+        let holding = alive::hold(&page).map_err(ServerError::Thread)?;
         let (joined, joins) = mpsc::channel();
         let state = Arc::new(State {
             served,
             policy,
             page,
             page_fd,
+            meter,
             approver,
-            listener,
+            reception,
             joined,
             stopping: AtomicBool::new(false),
             processes: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             own: Arc::default(),
+            answered: Mutex::default(),
+            tally: Counts::default(),
             broken: Mutex::default(),
         });
         let drainer = {
@@ -142,7 +205,15 @@ impl Server {
             std::thread::Builder::new()
                 .name("failcore-trace".into())
                 .spawn(move || {
-                    Drain { state: &state, writer, joins, members: Vec::new(), record: Vec::new() }.run()
+                    Drain {
+                        state: &state,
+                        writer,
+                        joins,
+                        members: Vec::new(),
+                        record: Vec::new(),
+                        unpacker: Unpacker::default(),
+                    }
+                    .run()
                 })
                 .map_err(ServerError::Thread)?
         };
@@ -150,20 +221,30 @@ impl Server {
             let state = Arc::clone(&state);
             std::thread::Builder::new()
                 .name("failcore-accept".into())
-                .spawn(move || accept_loop(&state))
+                .spawn(move || {
+                    state.reception.accept(|connection| {
+                        // Whoever finds no place sees the connection close, which is a no.
+                        let _ = state.attend(move |state| serve(state, &connection));
+                    });
+                })
                 .map_err(ServerError::Thread)?
         };
-        Ok(Self { state, socket: socket.into(), acceptor, drainer })
+        Ok(Self { state, socket: socket.into(), acceptor, drainer, _holding: holding })
     }
 
-    /// The run's counters.
-    pub fn page(&self) -> &RunPage {
-        &self.state.page
+    /// Takes `by` out of the run's time: it was paused for so long.
+    pub fn postpone(&self, by: Duration) {
+        self.state.meter.postpone(by);
     }
 
     /// Publishes what was measured of the run from outside.
     pub fn sample(&self, sampled: Sampled) {
-        self.state.page.sample(sampled);
+        self.state.meter.sample(sampled);
+    }
+
+    /// The trace, for those who state facts of the parent's own or want to know what it holds.
+    pub fn ledger(&self) -> Ledger {
+        Ledger { state: Arc::clone(&self.state) }
     }
 
     /// Where the parent's own gates record: the supervisor of the kernel lane, the broker.
@@ -171,9 +252,9 @@ impl Server {
         Arc::new(OwnSink { own: Arc::clone(&self.state.own), page: self.state.page.clone() })
     }
 
-    /// The run's shared counters, for the parent's own gates.
+    /// The run's counters, for the parent's own gates.
     pub fn meter(&self) -> Arc<dyn Meter> {
-        Arc::new(self.state.page.clone())
+        Arc::new(self.state.meter.clone())
     }
 
     /// Who is asked for approvals.
@@ -181,10 +262,14 @@ impl Server {
         Arc::clone(&self.state.approver)
     }
 
+    /// The way in for a supervisor's processes.
+    pub fn door(&self) -> Door {
+        Door { state: Arc::clone(&self.state), path: self.socket.as_path().into() }
+    }
+
     /// Records a fact of the parent's own.
     pub fn record(&self, event: Event) {
-        self.state.own.push(event);
-        self.state.page.ring();
+        self.state.record(event);
     }
 
     /// How many processes have attached and not ended.
@@ -200,7 +285,7 @@ impl Server {
     /// Stops serving, keeps everything that was recorded, and gives the trace back to be closed.
     pub fn finish(self) -> Writer {
         self.state.stopping.store(true, SeqCst);
-        let _ = shutdown(&self.state.listener, rustix::net::Shutdown::Both);
+        self.state.reception.close();
         self.state.page.ring();
         drop(self.acceptor.join());
         drop(std::fs::remove_file(&self.socket));
@@ -211,20 +296,80 @@ impl Server {
     }
 }
 
+/// The trace of a run under way.
+#[derive(Clone)]
+pub struct Ledger {
+    state: Arc<State>,
+}
+
+impl Ledger {
+    /// As [`Server::record`].
+    pub fn record(&self, event: Event) {
+        self.state.record(event);
+    }
+
+    /// How many decisions were recorded so far.
+    pub fn tally(&self) -> Tally {
+        let Counts { allowed, refused, absent } = &self.state.tally;
+        Tally { allowed: allowed.load(Relaxed), refused: refused.load(Relaxed), absent: absent.load(Relaxed) }
+    }
+}
+
+impl Door {
+    /// Whether a path that a process wants to connect to is this door.
+    pub(crate) fn is_at(&self, path: &[u8]) -> bool {
+        self.path.as_os_str().as_encoded_bytes() == path
+    }
+
+    /// Serves the process `pid`: its end of a connection, and the slots of its threads.
+    ///
+    /// # Errors
+    /// `EAGAIN` where too many are being served, and the kernel's.
+    pub(crate) fn admit(&self, pid: u32, scope: &[Text]) -> Result<(OwnedFd, Arc<Slots>), Errno> {
+        let raw = Pid::from_raw(pid.cast_signed()).ok_or(Errno::SRCH)?;
+        let (theirs, ours) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let (slots, slots_fd) = Slots::create()?;
+        let slots = Arc::new(slots);
+        let scope = scope.to_vec();
+        self.state.attend(move |state| answer(state, &ours, raw, Some(&Supervised { slots_fd, scope })))?;
+        Ok((theirs, slots))
+    }
+}
+
+/// What a process under supervision gets beside the rest.
+struct Supervised {
+    slots_fd: OwnedFd,
+    /// The tool scope it was started in, which it cannot leave.
+    scope: Vec<Text>,
+}
+
+impl State {
+    /// Runs a conversation on a thread of its own.
+    fn attend(self: &Arc<Self>, talk: impl FnOnce(&Self) + Send + 'static) -> Result<(), Errno> {
+        if self.connections.fetch_add(1, SeqCst) >= MAX_CONNECTIONS {
+            self.connections.fetch_sub(1, SeqCst);
+            return Err(Errno::AGAIN);
+        }
+        let shared = Arc::clone(self);
+        let spawned = std::thread::Builder::new().name("failcore-attend".into()).spawn(move || {
+            talk(&shared);
+            shared.connections.fetch_sub(1, SeqCst);
+        });
+        if spawned.is_err() {
+            self.connections.fetch_sub(1, SeqCst);
+        }
+        spawned.map(drop).map_err(|_| Errno::AGAIN)
+    }
+
+    fn record(&self, event: Event) {
+        self.own.push(event);
+        self.page.ring();
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
-}
-
-fn open_listener(socket: &Path) -> Result<OwnedFd, Errno> {
-    let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    bind(&listener, &SocketAddrUnix::new(socket)?)?;
-    listen(&listener, 128)?;
-    Ok(listener)
 }
 
 fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd, Errno> {
@@ -238,71 +383,59 @@ fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd, Errno> {
 
 // ---- letting processes in -----------------------------------------------------------------------------------
 
-fn accept_loop(state: &Arc<State>) {
-    while !state.stopping.load(SeqCst) {
-        let connection = match accept_with(&state.listener, SocketFlags::CLOEXEC) {
-            Ok(connection) => connection,
-            Err(Errno::INTR | Errno::CONNABORTED) => continue,
-            Err(_) if state.stopping.load(SeqCst) => return,
-            Err(_) => {
-                // Out of descriptors or memory: who waits is refused by time-out, nobody is let in unseen.
-                std::thread::sleep(NAP);
-                continue;
-            }
-        };
-        if state.connections.fetch_add(1, SeqCst) >= MAX_CONNECTIONS {
-            state.connections.fetch_sub(1, SeqCst);
-            continue;
-        }
-        let shared = Arc::clone(state);
-        let spawned = std::thread::Builder::new().name("failcore-attach".into()).spawn(move || {
-            serve(&shared, connection);
-            shared.connections.fetch_sub(1, SeqCst);
-        });
-        if spawned.is_err() {
-            state.connections.fetch_sub(1, SeqCst);
-        }
+/// Answers whoever connects by himself.
+fn serve(state: &State, connection: &OwnedFd) {
+    let Ok(peer) = Peer::of(connection) else { return };
+    let ours = peer.uid == rustix::process::getuid().as_raw() && peer.descends(std::process::id());
+    if ours
+        && !state.served.supervised
+        && let Some(pid) = Pid::from_raw(peer.pid.cast_signed())
+    {
+        answer(state, connection, pid, None);
     }
 }
 
 /// Answers one question. Whatever goes wrong, the connection just closes, which the other side takes as a no.
-fn serve(state: &State, connection: OwnedFd) {
-    let Ok(peer) = socket_peercred(&connection) else { return };
-    if peer.uid != rustix::process::getuid() || !descends_from_us(peer.pid) {
-        return;
-    }
-    match receive::<Ask>(&connection) {
-        Ok((Ask::Attach {}, _)) => let_in(state, &connection, peer.pid),
+fn answer(state: &State, connection: &OwnedFd, pid: Pid, supervised: Option<&Supervised>) {
+    match receive::<Ask>(connection) {
+        Ok((Ask::Attach {}, _)) => let_in(state, connection, pid, supervised),
         Ok((Ask::Approve { request, question }, _)) => {
             let (answer, who) = state.approver.ask(&request, &question);
-            drop(send(&connection, &Verdict { answer, who }, &[]));
+            lock(&state.answered).push((number(pid), answer, who.clone()));
+            drop(send(connection, &Verdict { answer, who }, &[]));
         }
         Err(_) => {}
     }
 }
 
-fn let_in(state: &State, connection: &OwnedFd, pid: Pid) {
-    if lock(&state.broken).is_some() || state.processes.load(SeqCst) >= MAX_PROCESSES {
+fn let_in(state: &State, connection: &OwnedFd, pid: Pid, supervised: Option<&Supervised>) {
+    let room = getrlimit(Resource::Nofile).current.map_or(u64::MAX, |most| most.saturating_sub(SPARE));
+    let most = usize::try_from(room).unwrap_or(usize::MAX).min(MAX_PROCESSES);
+    if lock(&state.broken).is_some() || state.processes.load(SeqCst) >= most {
         return;
     }
     let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return };
     let Ok((ring, ring_fd)) = Consumer::create() else { return };
-    let number = pid.as_raw_nonzero().get().unsigned_abs();
-    let exe = std::fs::read_link(format!("/proc/{number}/exe"))
-        .map(|exe| Text::from(exe.as_os_str().as_encoded_bytes()))
-        .unwrap_or_default();
-    let parent = parent_of(number).unwrap_or_default();
+    let number = number(pid);
+    let announced = supervised.is_none().then(|| {
+        let exe = std::fs::read_link(format!("/proc/{number}/exe"))
+            .map(|exe| Text::from(exe.as_os_str().as_encoded_bytes()))
+            .unwrap_or_default();
+        (parent_of(number).unwrap_or_default(), exe)
+    });
     state.processes.fetch_add(1, SeqCst);
     // Known to the writer before the process can record anything.
-    if state.joined.send(Joined { pid: number, pidfd, ring, parent, exe }).is_err() {
+    if state.joined.send(Joined { pid: number, pidfd, ring, announced }).is_err() {
         return;
     }
     state.page.ring();
     let Served { session, agent, run, .. } = state.served.clone();
     // Each receiver reads the policy from its start, hence through an open file description of its own.
     let Ok(policy) = reopened(&state.policy) else { return };
-    let fds = [policy.as_fd(), state.page_fd.as_fd(), ring_fd.as_fd()];
-    drop(send(connection, &Welcome { session, agent, run }, &fds));
+    let scope = supervised.map(|supervised| supervised.scope.clone());
+    let mut fds = vec![policy.as_fd(), state.page_fd.as_fd(), ring_fd.as_fd()];
+    fds.extend(supervised.map(|supervised| supervised.slots_fd.as_fd()));
+    drop(send(connection, &Welcome { session, agent, run, supervised: scope }, &fds));
 }
 
 fn reopened(memfd: &OwnedFd) -> Result<OwnedFd, std::io::Error> {
@@ -310,27 +443,8 @@ fn reopened(memfd: &OwnedFd) -> Result<OwnedFd, std::io::Error> {
     File::open(format!("/proc/self/fd/{}", memfd.as_raw_fd())).map(Into::into)
 }
 
-fn descends_from_us(pid: Pid) -> bool {
-    let us = std::process::id();
-    let mut pid = pid.as_raw_nonzero().get().unsigned_abs();
-    // Bounded: a pid that is reused while we walk must not make this a loop.
-    for _ in 0..64 {
-        if pid == us {
-            return true;
-        }
-        match parent_of(pid) {
-            Some(parent) if parent > 1 => pid = parent,
-            _ => return false,
-        }
-    }
-    false
-}
-
-/// The parent's id, from proc_pid_stat(5); the name before it may itself hold spaces and parentheses.
-fn parent_of(pid: u32) -> Option<u32> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let after = stat.iter().rposition(|b| *b == b')')? + 2;
-    std::str::from_utf8(&stat[after..]).ok()?.split(' ').nth(1)?.parse().ok()
+fn number(pid: Pid) -> u32 {
+    pid.as_raw_nonzero().get().unsigned_abs()
 }
 
 // ---- keeping what they record -------------------------------------------------------------------------------
@@ -341,6 +455,7 @@ struct Drain<'a> {
     joins: mpsc::Receiver<Joined>,
     members: Vec<Member>,
     record: Vec<u8>,
+    unpacker: Unpacker,
 }
 
 struct Member {
@@ -379,9 +494,11 @@ impl Drain<'_> {
 
     fn welcome(&mut self) -> bool {
         let mut any = false;
-        while let Ok(Joined { pid, pidfd, ring, parent, exe }) = self.joins.try_recv() {
+        while let Ok(Joined { pid, pidfd, ring, announced }) = self.joins.try_recv() {
             any = true;
-            self.write(|writer| writer.append(&Event::ProcessJoined { pid, parent, exe }));
+            if let Some((parent, exe)) = announced {
+                self.write(|writer| writer.append(&Event::ProcessJoined { pid, parent, exe }));
+            }
             self.members.push(Member { pid, pidfd, ring, shunned: false });
         }
         if any {
@@ -397,7 +514,8 @@ impl Drain<'_> {
         }
         // One write for all that waited; what one of them cannot be is no reason to lose the others.
         for event in &events {
-            self.write(|writer| writer.stage(event));
+            let tally = &self.state.tally;
+            self.write(|writer| writer.stage(event).map(|()| tally.add(event)));
         }
         self.write(Writer::flush);
         self.grant();
@@ -415,7 +533,8 @@ impl Drain<'_> {
                     Ok(Some(())) => {
                         any = true;
                         let record = std::mem::take(&mut self.record);
-                        if !self.write(|writer| writer.stage_packed(&record)) {
+                        let said = self.unpacker.unpack(&record).ok();
+                        if !said.is_some_and(|event| self.hear(at, &event)) {
                             self.shun(at);
                         }
                         self.record = record;
@@ -432,15 +551,47 @@ impl Drain<'_> {
         any
     }
 
+    /// Keeps what a process says, where it may say it.
+    fn hear(&mut self, at: usize, event: &Event) -> bool {
+        let (pid, supervised) = (self.members[at].pid, self.state.served.supervised);
+        if !may_say(event, pid, supervised) || !self.was_answered(event) {
+            return false;
+        }
+        // Counted where it was decided, but under a supervisor.
+        if supervised && matches!(event, Event::Decided { decision, .. } if decision.is_allow()) {
+            self.state.meter.count_operation();
+        }
+        let tally = &self.state.tally;
+        self.write(|writer| writer.stage(event).map(|()| tally.add(event)))
+    }
+
+    /// Whether an answer that a process records is one it was given; that nobody answered anyone may say.
+    fn was_answered(&self, event: &Event) -> bool {
+        let Event::Approval { pid, answer, who, .. } = event else { return true };
+        let mut answered = lock(&self.state.answered);
+        let given = (*pid, *answer, who.clone());
+        match answered.iter().position(|one| *one == given) {
+            Some(at) => {
+                answered.swap_remove(at);
+                true
+            }
+            None => *answer == Answer::Denied && who.is_empty(),
+        }
+    }
+
     fn shun(&mut self, at: usize) {
         self.members[at].shunned = true;
         let pid = self.members[at].pid;
-        let text =
-            format!("process {pid} wrote records that make no sense; it is granted nothing from here on");
+        let text = format!(
+            "process {pid} wrote records that it cannot have made; it is granted nothing from here on"
+        );
         self.write(|writer| writer.append(&Event::Notice { text }));
     }
 
     fn grant(&mut self) {
+        if lock(&self.state.broken).is_some() {
+            return;
+        }
         let rings = self.members.iter().filter(|member| !member.shunned).count() as u64;
         let room = rings * EXPANSION * CAPACITY as u64 + 2 * own::CAPACITY;
         let assured = self.write(|writer| writer.reserve(room));
@@ -451,20 +602,18 @@ impl Drain<'_> {
         }
     }
 
-    /// Writes, and remembers when the trace cannot be written any more: no credit is granted from then on.
+    /// Writes, and remembers when the trace cannot be written any more: no credit is granted from then on. What still
+    /// arrives was allowed on credit given before, for which there is space: it is written all the same.
     ///
-    /// Returns false where it was not written, also because it was no event at all.
+    /// Returns false where it was no event at all.
     fn write<T>(&mut self, write: impl FnOnce(&mut Writer) -> Result<T, TraceError>) -> bool {
-        if lock(&self.state.broken).is_some() {
-            return true; // what was granted before is all that can still arrive; nothing new is allowed
-        }
         match write(&mut self.writer) {
             Ok(_) => true,
             // One process's record, not the trace: that process gets no more credit.
             Err(TraceError::NotAnEvent(_) | TraceError::Unredactable(_)) => false,
             Err(error) => {
                 self.state.own.close(&error.to_string());
-                *lock(&self.state.broken) = Some(error.to_string());
+                lock(&self.state.broken).get_or_insert_with(|| error.to_string());
                 true
             }
         }
@@ -475,19 +624,16 @@ impl Drain<'_> {
         let mut at = 0;
         while at < self.members.len() {
             let member = &self.members[at];
-            let ended = has_ended(&member.pidfd);
-            if !ended || !(member.shunned || member.ring.is_empty()) {
+            if !ended(&member.pidfd) || !(member.shunned || member.ring.is_empty()) {
                 at += 1;
                 continue;
             }
             let pid = self.members.swap_remove(at).pid;
+            lock(&self.state.answered).retain(|(of, ..)| *of != pid);
             self.state.processes.fetch_sub(1, SeqCst);
-            self.write(|writer| writer.append(&Event::ProcessLeft { pid }));
+            if !self.state.served.supervised {
+                self.write(|writer| writer.append(&Event::ProcessLeft { pid }));
+            }
         }
     }
-}
-
-fn has_ended(pidfd: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
-    matches!(poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(n) if n > 0)
 }

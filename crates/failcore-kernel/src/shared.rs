@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 
 /// A shared mapping of a whole memfd whose size nobody can change.
 ///
@@ -16,6 +16,8 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 pub(crate) struct Shared {
     start: NonNull<u8>,
     len: usize,
+    /// The process that alone has it.
+    alone: Option<u32>,
 }
 
 // SAFETY: the mapping lives until `Drop`, is not tied to a thread, and is only reached through atomics and raw
@@ -31,6 +33,19 @@ impl Shared {
         ftruncate(&fd, len as u64)?;
         fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         Ok((Self::map(&fd)?, fd))
+    }
+
+    /// As [`Shared::map`], in the process that it is for alone: a fork does not have it.
+    ///
+    /// # Errors
+    /// As [`Shared::map`].
+    pub(crate) fn map_alone(fd: impl AsFd) -> Result<Self, Errno> {
+        let mut shared = Self::map(fd)?;
+        shared.alone = Some(std::process::id());
+        // SAFETY: exactly the range that was mapped; a child that has it no more asks for its own before it uses any
+        // (`Attachment`).
+        unsafe { madvise(shared.start.as_ptr().cast(), shared.len, Advice::LinuxDontFork)? };
+        Ok(shared)
     }
 
     /// Maps a memfd made by [`Shared::create`].
@@ -49,7 +64,7 @@ impl Shared {
             mmap(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, fd, 0)?
         };
         let start = NonNull::new(start.cast()).ok_or(Errno::NOMEM)?;
-        Ok(Self { start, len })
+        Ok(Self { start, len, alone: None })
     }
 
     /// Bytes mapped.
@@ -61,11 +76,21 @@ impl Shared {
     ///
     /// `T` is a `repr(C)` struct of atomics, for which every bit pattern is a value.
     pub(crate) fn header<T: Header>(&self) -> &T {
+        self.header_at(0)
+    }
+
+    /// The header of type `T` at the start of one of the mapping's pages.
+    pub(crate) fn header_at<T: Header>(&self, offset: usize) -> &T {
         const { assert!(align_of::<T>() <= 4096) };
-        assert!(size_of::<T>() <= self.len, "header is larger than the mapping");
-        // SAFETY: in bounds (asserted), page-aligned (mmap), valid for any bits (`Header`'s contract), and alive as
-        // long as `self`. Other processes write it only as atomics too, or harm only the values they may write.
-        unsafe { self.start.cast::<T>().as_ref() }
+        assert!(offset.is_multiple_of(4096), "headers stand at the start of a page");
+        assert!(
+            offset.checked_add(size_of::<T>()).is_some_and(|end| end <= self.len),
+            "header is larger than the mapping"
+        );
+        // SAFETY: in bounds (asserted), page-aligned (mmap, asserted), valid for any bits (`Header`'s contract), and
+        // alive as long as `self`. Other processes write it only as atomics too, or harm only the values they may
+        // write.
+        unsafe { self.start.add(offset).cast::<T>().as_ref() }
     }
 
     /// Copies `bytes` to `offset`.
@@ -100,6 +125,10 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
+        // In a fork something else may lie there by now.
+        if self.alone.is_some_and(|process| process != std::process::id()) {
+            return;
+        }
         // SAFETY: exactly the range that `map` mapped; no reference into it outlives `self`.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) }; // fails only for a range never mapped
     }
@@ -115,3 +144,5 @@ pub(crate) unsafe trait Header {}
 unsafe impl Header for crate::ring::RingHeader {}
 // SAFETY: `repr(C)`, atomics only.
 unsafe impl Header for crate::page::PageHeader {}
+// SAFETY: `repr(C)`, atomics only.
+unsafe impl Header for crate::slots::SlotHeader {}

@@ -16,8 +16,10 @@ use rustix::net::sockopt::{socket_domain, socket_protocol, socket_type};
 use rustix::net::{AddressFamily, SocketType};
 
 use crate::call::{Answer, Call, DONE, Reply, through};
+use crate::carried::Carried;
 use crate::memory;
 use crate::notify::last;
+use crate::server::Door;
 use crate::walk::{self, Found, Start, View};
 
 /// Size of `struct sockaddr_storage`.
@@ -29,6 +31,8 @@ pub(crate) struct Socket {
     pub(crate) domain: AddressFamily,
     pub(crate) kind: SocketType,
     protocol: u32,
+    /// Whether `fd` is another one than the task's, which it is to get in place of its own.
+    pub(crate) replaced: bool,
 }
 
 impl Socket {
@@ -43,7 +47,18 @@ impl Socket {
             kind: socket_type(&fd)?,
             protocol: socket_protocol(&fd)?.map_or(0, |protocol| protocol.as_raw().get()),
             fd,
+            replaced: false,
         })
+    }
+
+    /// Success with this value, for a call on the task's descriptor `number`.
+    pub(crate) fn answer(self, call: &Call<'_>, number: i32, value: i64) -> Answer {
+        match self.replaced {
+            true => {
+                Answer::Replaced { fd: self.fd, number, close_on_exec: call.closes_on_exec(number), value }
+            }
+            false => Answer::Value(value),
+        }
     }
 
     pub(crate) fn transport(&self) -> Transport {
@@ -132,7 +147,7 @@ pub(crate) fn peer(
     }
 }
 
-fn inet(addr: SocketAddr) -> Vec<u8> {
+pub(crate) fn inet(addr: SocketAddr) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(28);
     match addr {
         SocketAddr::V4(v4) => {
@@ -175,6 +190,12 @@ pub(crate) fn connect_to(call: &Call<'_>, socket: &Socket, bytes: &[u8]) -> Resu
 /// `connect(fd, address, length)`.
 pub(crate) fn connect(call: &Call<'_>) -> Reply {
     let bytes = copied(call, call.arg(1), call.int(2))?;
+    if let Some(door) = &call.shared.parent.door
+        && let SockAddr::UnixPath(path) = SockAddr::decode(&bytes)
+        && door.is_at(path.as_bytes())
+    {
+        return enter(call, door);
+    }
     let socket = Socket::of(call, call.int(0))?;
     let Some(peer) = peer(call, &socket, &bytes, Action::Connect)? else {
         // Only ends what was.
@@ -183,9 +204,13 @@ pub(crate) fn connect(call: &Call<'_>) -> Reply {
         return DONE;
     };
     if let Action::Connect(Endpoint::Inet { transport: Transport::Udp, addr }) = &peer.action
-        && addr.port() == 0
+        && is_probe(call, *addr)
     {
-        return reachable(*addr);
+        return reachable(call, &socket, *addr);
+    }
+    if let Some(carried) = Carried::of(call, &peer.action) {
+        carried.connect(call, &socket)?;
+        return DONE;
     }
     let grant = call.judge(peer.action)?;
     let connected = match peer.missing {
@@ -196,12 +221,40 @@ pub(crate) fn connect(call: &Call<'_>) -> Reply {
     DONE
 }
 
-/// The C library asks which addresses have a route by connecting a datagram socket to port 0. It is told, and the
-/// socket stays unconnected, so that nothing can be sent this way.
-fn reachable(addr: SocketAddr) -> Reply {
-    let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let probe = rustix::net::socket_with(family, SocketType::DGRAM, rustix::net::SocketFlags::CLOEXEC, None)?;
+/// The hook of an interpreter attaches to the run: no operation of the program's, and recorded as the process itself
+/// was. It gets a connection of the kind it asked for, since on one that we made for it we would seem to be the peer.
+fn enter(call: &Call<'_>, door: &Door) -> Reply {
+    if !call.shared.listener.is_waiting(&call.notice) {
+        return Err(Errno::SRCH);
+    }
+    let (fd, slots) = door.admit(call.process.pid, &call.process.born_in)?;
+    call.process.attached(slots);
+    Ok(Answer::Replaced { fd, number: call.int(0), close_on_exec: true, value: 0 })
+}
+
+/// Whether a datagram socket is connected only to learn whether an address has a route, as C libraries do that put the
+/// addresses of a name in order (RFC 6724): to port 0 or the service's (glibc), or to 65535 (musl). The service's is one
+/// that the program may reach by TCP alone.
+fn is_probe(call: &Call<'_>, addr: SocketAddr) -> bool {
+    let connect = |transport| Action::Connect(Endpoint::Inet { transport, addr });
+    addr.port() == 0
+        || is_refused(call, &connect(Transport::Udp))
+            && (addr.port() == u16::MAX || !is_refused(call, &connect(Transport::Tcp)))
+}
+
+/// Tells whether an address has a route, and from which address of ours, which the task asks its socket for next; the
+/// C library aborts where that is of another family. The socket is connected to that very address and port 0, where
+/// nobody can be, so that nothing it sends leaves this machine.
+fn reachable(call: &Call<'_>, socket: &Socket, addr: SocketAddr) -> Reply {
+    if !call.shared.listener.is_waiting(&call.notice) {
+        return Err(Errno::SRCH);
+    }
+    let probe =
+        rustix::net::socket_with(socket.domain, SocketType::DGRAM, rustix::net::SocketFlags::CLOEXEC, None)?;
     rustix::net::connect(&probe, &addr)?;
+    let mut own = SocketAddr::try_from(rustix::net::getsockname(&probe)?).map_err(|_| Errno::AFNOSUPPORT)?;
+    own.set_port(0);
+    connect_to(call, socket, &inet(own))?;
     DONE
 }
 
@@ -229,12 +282,28 @@ pub(crate) fn bind(call: &Call<'_>) -> Reply {
         SockAddr::Other { family, raw } => (Endpoint::Other { family: family.into(), raw }, bytes),
         _ => return Err(Errno::INVAL),
     };
-    let grant = call.judge(Action::Bind(endpoint))?;
+    let (chooses_nothing, action) = (chooses_nothing(&endpoint), Action::Bind(endpoint));
+    if chooses_nothing && is_refused(call, &action) {
+        return DONE;
+    }
+    let grant = call.judge(action)?;
     call.concluded(grant, bind_to(&socket, &bytes))?;
     DONE
 }
 
-fn bind_to(socket: &Socket, bytes: &[u8]) -> Result<(), Errno> {
+/// Whether the policy refuses it, where the answer changes only how it is done: no decision is made by this.
+fn is_refused(call: &Call<'_>, action: &Action) -> bool {
+    call.shared.parent.gate.foresee(action.clone(), call.process.claims(call.notice.tid), &[]).is_some()
+}
+
+/// Resolvers bind their datagram socket to any address and any port before they send. Sending does that by itself: so
+/// where it is not granted, it is left undone instead of refused, and nobody can send to a socket that was never bound.
+fn chooses_nothing(endpoint: &Endpoint) -> bool {
+    matches!(endpoint, Endpoint::Inet { transport: Transport::Udp, addr }
+        if addr.port() == 0 && addr.ip().to_canonical().is_unspecified())
+}
+
+pub(crate) fn bind_to(socket: &Socket, bytes: &[u8]) -> Result<(), Errno> {
     // SAFETY: the kernel reads as many bytes as the live slice has.
     check(unsafe { libc::bind(socket.fd.as_raw_fd(), bytes.as_ptr().cast(), length(bytes)) })
 }

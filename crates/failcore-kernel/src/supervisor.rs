@@ -6,23 +6,28 @@
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use failcore_gate::Gate;
 use failcore_model::{Action, Denial, Event, Outcome, Text};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
+use crate::births::Births;
 use crate::call::{Answer, Call, Reply};
 use crate::calls::{Row, Rule, row};
 use crate::directories::Directories;
 use crate::filter::ruling;
+use crate::ipc::Objects;
+use crate::island::Island;
+use crate::launch::Parent;
 use crate::notify::{Listener, Notice};
 use crate::patience::{self, Patience};
+use crate::privileges::Lacks;
+use crate::standstill::Standstill;
 use crate::tasks::{Process, Tasks, Verified, descends};
-use crate::{attributes, exec, messages, names, open, processes, sockets};
+use crate::{attributes, exec, ipc, messages, names, open, processes, sockets};
 
 /// Workers that may wait at once; more calls queue in the kernel.
 const MOST_WORKERS: usize = 1024;
@@ -37,9 +42,15 @@ pub(crate) const PROBED: i32 = libc::EKEYREJECTED;
 /// What all workers share.
 pub(crate) struct Shared {
     pub(crate) listener: Arc<Listener>,
-    pub(crate) gate: Gate,
+    pub(crate) parent: Parent,
+    /// Where resolvers ask that take answers from none but whom they asked; made when the first one does.
+    island: OnceLock<Option<Island>>,
     pub(crate) tasks: Tasks,
+    /// System V objects of the run.
+    pub(crate) objects: Objects,
     pub(crate) patience: Patience,
+    /// Keeps workers from acting while the run is paused.
+    pub(crate) standstill: Standstill,
     /// Whether rules go by identity, so that requests need it.
     pub(crate) by_identity: bool,
     /// Our own table of descriptors, through which an object is opened again.
@@ -50,8 +61,12 @@ pub(crate) struct Shared {
     names: RwLock<()>,
     /// The guardian: ancestor of every process of the run.
     root: u32,
-    /// Most processes at once.
-    processes: Option<u64>,
+    /// What root's program finds itself without.
+    pub(crate) lacks: Lacks,
+    /// Counts processes, where they are limited.
+    births: Option<Births>,
+    /// Whether it was said that there may be no more of them.
+    crowded: AtomicBool,
     /// Before the program starts every call is refused in a way that shows it was us.
     probing: AtomicBool,
     over: AtomicBool,
@@ -63,19 +78,24 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(listener: Listener, gate: Gate, root: u32) -> Result<Arc<Self>, Errno> {
+    pub(crate) fn new(listener: Listener, parent: Parent, root: u32) -> Result<Arc<Self>, Errno> {
         // Before Linux 6.6 the kernel cannot; wake-ups then cross processors and cost more.
         let _ = listener.wake_in_place();
         let own = openat(CWD, "/proc/self/fd", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Arc::new(Self {
             own,
             directories: Directories::default(),
-            by_identity: gate.policy().has_identities(),
-            processes: gate.policy().limits().processes,
+            by_identity: parent.gate.policy().has_identities(),
+            lacks: Lacks::new(&parent.gate.policy().capabilities()),
+            births: parent.gate.policy().limits().processes.map(|most| Births::new(most, root)),
+            crowded: AtomicBool::new(false),
             listener: Arc::new(listener),
-            gate,
+            parent,
+            island: OnceLock::new(),
             tasks: Tasks::default(),
+            objects: Objects::default(),
             patience: Patience::default(),
+            standstill: Standstill::default(),
             names: RwLock::new(()),
             root,
             probing: AtomicBool::new(true),
@@ -93,14 +113,24 @@ impl Shared {
         pid != self.root && descends(pid, self.root)
     }
 
+    /// The island, made where it is not there yet; nothing where it cannot be made.
+    pub(crate) fn island(&self) -> Option<&Island> {
+        self.island.get_or_init(|| Island::make().ok()).as_ref()
+    }
+
+    /// The island, where it was made.
+    pub(crate) fn island_made(&self) -> Option<&Island> {
+        self.island.get()?.as_ref()
+    }
+
     /// While held, names may change: every change of names that the agent makes holds it.
-    pub(crate) fn names(&self) -> Changing<'_> {
+    pub(crate) fn names(&self) -> Changing<'_, RwLockReadGuard<'_, ()>> {
         Changing { _held: self.names.read().unwrap_or_else(PoisonError::into_inner), of: &self.directories }
     }
 
-    /// While held, the agent changes no name.
-    pub(crate) fn still(&self) -> RwLockWriteGuard<'_, ()> {
-        self.names.write().unwrap_or_else(PoisonError::into_inner)
+    /// While held, nobody else of the run changes a name.
+    pub(crate) fn still(&self) -> Changing<'_, RwLockWriteGuard<'_, ()>> {
+        Changing { _held: self.names.write().unwrap_or_else(PoisonError::into_inner), of: &self.directories }
     }
 
     /// Notes a refusal, for whoever wants to say why the program did not start.
@@ -122,9 +152,15 @@ impl Shared {
         self.probing.store(false, SeqCst);
     }
 
+    /// Answers no call from now on; whether none is under way any more within `patience`.
+    pub(crate) fn hold(&self, patience: Duration) -> bool {
+        self.standstill.hold(patience, || self.patience.nudge())
+    }
+
     /// Ends all workers.
     pub(crate) fn end(&self) {
         self.over.store(true, SeqCst);
+        self.standstill.close();
         self.patience.end();
         loop {
             let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -136,20 +172,10 @@ impl Shared {
         }
     }
 
-    /// Whether another process may be started.
-    fn may_fork(&self) -> bool {
-        self.processes.is_none_or(|most| {
-            if self.tasks.len() as u64 >= most {
-                self.sweep();
-            }
-            (self.tasks.len() as u64) < most
-        })
-    }
-
     fn sweep(&self) {
         for pid in self.tasks.sweep() {
             // A failure shows with the next decision; nothing depends on this record.
-            let _ = self.gate.record(&Event::ProcessLeft { pid });
+            let _ = self.parent.gate.record(&Event::ProcessLeft { pid });
         }
     }
 
@@ -176,7 +202,7 @@ impl Shared {
             }
             Verified::Failed(op) => {
                 self.changing.fetch_sub(1, SeqCst);
-                self.gate.conclude_op(op, process.pid, Outcome::Failed(libc::ENOEXEC));
+                self.parent.gate.conclude_op(op, process.pid, Outcome::Failed(libc::ENOEXEC));
                 true
             }
             Verified::Other(image) => {
@@ -185,7 +211,7 @@ impl Shared {
                     "process {} runs {} instead of what its exec was granted for; it was ended",
                     process.pid, image.path
                 );
-                let _ = self.gate.record(&Event::Notice { text });
+                let _ = self.parent.gate.record(&Event::Notice { text });
                 false
             }
         }
@@ -193,12 +219,12 @@ impl Shared {
 }
 
 /// A change of names under way.
-pub(crate) struct Changing<'a> {
-    _held: RwLockReadGuard<'a, ()>,
+pub(crate) struct Changing<'a, Held> {
+    _held: Held,
     of: &'a Directories,
 }
 
-impl Drop for Changing<'_> {
+impl<Held> Drop for Changing<'_, Held> {
     fn drop(&mut self) {
         self.of.forget();
     }
@@ -232,15 +258,21 @@ fn work(shared: &Arc<Shared>) {
     while !shared.over.load(SeqCst) {
         let notice = match shared.listener.receive() {
             Ok(notice) => notice,
+            // Nobody is left under the filter, and never will be again.
+            Err(Errno::NOENT) if shared.listener.is_deserted() => break,
             // The task was gone by the time, or a signal told us to look up.
             Err(Errno::NOENT | Errno::INTR) => continue,
             Err(_) => break,
         };
+        // While the run is paused a call gets no answer.
+        let Some(acting) = shared.standstill.act() else { break };
         if shared.idle.fetch_sub(1, SeqCst) == 1 && count(shared) < MOST_WORKERS {
             // Where none can be started the call in hand still gets its answer, and the next waits for it.
             let _ = start_worker(shared);
         }
-        if !handle(shared, notice) {
+        let needed = handle(shared, notice);
+        drop(acting);
+        if !needed {
             // The others may have taken calls since: the last one that is idle stays.
             if shared.idle.fetch_sub(1, SeqCst) > 1 {
                 return retire(shared, own);
@@ -277,6 +309,13 @@ fn handle(shared: &Shared, notice: Notice) -> bool {
     let sent = match reply {
         Ok(Answer::Value(value)) => shared.listener.succeed(&notice, value),
         Ok(Answer::Proceed) => shared.listener.proceed(&notice),
+        Ok(Answer::Replaced { fd, number, close_on_exec, value }) => {
+            let (fd, number) = (std::os::fd::AsFd::as_fd(&fd), number.unsigned_abs());
+            match shared.listener.replace(&notice, fd, number, close_on_exec) {
+                Ok(()) => shared.listener.succeed(&notice, value),
+                Err(errno) => shared.listener.fail(&notice, errno.raw_os_error()),
+            }
+        }
         Ok(Answer::Descriptor { fd, close_on_exec }) => {
             match shared.listener.inject(&notice, std::os::fd::AsFd::as_fd(&fd), close_on_exec) {
                 Err(Errno::NOENT | Errno::INPROGRESS) => Ok(()),
@@ -304,7 +343,7 @@ fn answer(shared: &Shared, notice: Notice) -> Reply {
         }
         let exe = process.image().path.clone();
         let event = Event::ProcessJoined { pid: process.pid, parent: process.parent, exe };
-        shared.gate.record(&event).map_err(|denial| Errno::from_raw_os_error(denial.errno))?;
+        shared.parent.gate.record(&event).map_err(|denial| Errno::from_raw_os_error(denial.errno))?;
     }
     if process.is_changing() && !shared.verify(&process, Some(notice.tid)) {
         return Err(Errno::ACCESS);
@@ -327,7 +366,18 @@ fn unmapped(call: &Call<'_>, name: &str) -> Reply {
 }
 
 fn fork(call: &Call<'_>) -> Reply {
-    if call.shared.may_fork() { Ok(Answer::Proceed) } else { Err(Errno::AGAIN) }
+    let tid = call.notice.tid;
+    if let Some(births) = &call.shared.births
+        && !births.grant(call.process.pid, tid)
+    {
+        if !call.shared.crowded.swap(true, SeqCst) {
+            let text = "`limits.processes` are all in use; forks fail until one ends".into();
+            call.shared.parent.gate.record(&Event::Notice { text }).map_err(|_| Errno::IO)?;
+        }
+        return Err(Errno::AGAIN);
+    }
+    call.shared.tasks.forks(&call.process, tid, call.process.claims(tid).scope.into_vec());
+    Ok(Answer::Proceed)
 }
 
 /// Every call of the table that asks, and who handles it.
@@ -396,6 +446,17 @@ fn handler(nr: i64) -> Option<fn(&Call<'_>) -> Reply> {
         libc::SYS_sendto => messages::sendto,
         libc::SYS_sendmsg => messages::sendmsg,
         libc::SYS_sendmmsg => messages::sendmmsg,
+        libc::SYS_shmget => ipc::shmget,
+        libc::SYS_semget => ipc::semget,
+        libc::SYS_msgget => ipc::msgget,
+        libc::SYS_shmat
+        | libc::SYS_shmctl
+        | libc::SYS_semop
+        | libc::SYS_semctl
+        | libc::SYS_semtimedop
+        | libc::SYS_msgsnd
+        | libc::SYS_msgrcv
+        | libc::SYS_msgctl => ipc::on_object,
         libc::SYS_kill => processes::kill,
         libc::SYS_tkill => processes::tkill,
         libc::SYS_tgkill => processes::tgkill,

@@ -2,15 +2,18 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use failcore_model::{FileId, Text};
+use failcore_model::{Claims, Denial, FileId, Text};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::lineage::{Forks, Scope, joined};
+use crate::slots::Slots;
+
 /// One process of the run.
-#[derive(Debug)]
 pub(crate) struct Process {
     /// Its id.
     pub(crate) pid: u32,
@@ -18,8 +21,16 @@ pub(crate) struct Process {
     pub(crate) parent: u32,
     pidfd: OwnedFd,
     image: RwLock<Arc<Image>>,
+    /// The tool scope it was born in.
+    pub(crate) born_in: Scope,
+    /// Its forks whose child was not seen yet.
+    forks: Forks,
+    /// What its threads say and hear beside their calls, once it has attached.
+    slots: RwLock<Option<Arc<Slots>>>,
     /// The image it is about to run, between the verdict and its first call after.
     expected: Mutex<Option<Expected>>,
+    /// Whether it was noted that its resolver may not take the answers it gets.
+    pub(crate) noted: AtomicBool,
 }
 
 /// The program that a process runs.
@@ -58,12 +69,16 @@ pub(crate) enum Verified {
 }
 
 /// Every process seen.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Tasks {
     processes: RwLock<HashMap<u32, Arc<Process>>>,
     threads: RwLock<HashMap<u32, u32>>,
+    /// Scopes of children that were never seen before their parents ended.
+    orphaned: Mutex<Vec<Scope>>,
 }
 
+/// How far descent is followed: a number that is reused meanwhile must not make it a loop.
+const MOST_ANCESTORS: usize = 4096;
 /// Threads remembered; more are looked up anew.
 const MOST_THREADS: usize = 65_536;
 
@@ -93,16 +108,39 @@ impl Tasks {
             return Ok((Arc::clone(process), false));
         }
         let raw = Pid::from_raw(pid.cast_signed()).ok_or(Errno::SRCH)?;
+        let parent = parent_of(pid).unwrap_or_default();
         let process = Arc::new(Process {
             pid,
-            parent: parent_of(pid).unwrap_or_default(),
+            parent,
+            born_in: self.born_in(pid, parent),
+            forks: Forks::default(),
+            slots: RwLock::default(),
             pidfd: pidfd_open(raw, PidfdFlags::empty())?,
             image: RwLock::new(Arc::new(image_of(pid))),
             expected: Mutex::default(),
+            noted: AtomicBool::default(),
         });
         let previous = write(&self.processes).insert(pid, Arc::clone(&process));
         // Two threads of a new process may meet here; the first to arrive announces it.
         Ok((process, previous.is_none_or(|previous| previous.has_ended())))
+    }
+
+    /// The tool scope that a process was born in.
+    fn born_in(&self, pid: u32, parent: u32) -> Scope {
+        let parent = read(&self.processes).get(&parent).cloned();
+        if let Some(scope) = parent.as_ref().and_then(|parent| parent.forks.matched(parent.pid, pid)) {
+            return scope;
+        }
+        // Whoever forked it ended before its first call: it could be anybody's whose children were not all seen.
+        let orphaned = lock(&self.orphaned);
+        let ended = self.all().into_iter().filter(|process| process.has_ended());
+        let left: Vec<Scope> = ended.filter_map(|process| process.bequest()).collect();
+        joined(orphaned.iter().chain(&left).chain(parent.as_ref().map(|parent| &parent.born_in))).0
+    }
+
+    /// Notes that a thread of `process` forks while in `scope`.
+    pub(crate) fn forks(&self, process: &Process, tid: u32, scope: Scope) {
+        process.forks.note(process.pid, tid, scope, |child| read(&self.processes).contains_key(&child));
     }
 
     /// Forgets the processes that ended, and returns their ids.
@@ -113,11 +151,15 @@ impl Tasks {
             .map(|process| process.pid)
             .collect();
         if !ended.is_empty() {
+            let mut orphaned = lock(&self.orphaned);
             let mut processes = write(&self.processes);
             for pid in &ended {
-                processes.remove(pid);
+                let bequest = processes.remove(pid).and_then(|process| process.bequest());
+                if let Some(scope) = bequest.filter(|scope| !orphaned.contains(scope)) {
+                    orphaned.push(scope);
+                }
             }
-            drop(processes);
+            drop((processes, orphaned));
             write(&self.threads).retain(|_, pid| !ended.contains(pid));
         }
         ended
@@ -127,17 +169,42 @@ impl Tasks {
     pub(crate) fn all(&self) -> Vec<Arc<Process>> {
         read(&self.processes).values().cloned().collect()
     }
-
-    /// How many processes are known to live.
-    pub(crate) fn len(&self) -> usize {
-        read(&self.processes).len()
-    }
 }
 
 impl Process {
     /// What it runs.
     pub(crate) fn image(&self) -> Arc<Image> {
         Arc::clone(&read(&self.image))
+    }
+
+    /// What its children were born in that nobody has seen yet; nothing where that is no scope at all.
+    fn bequest(&self) -> Option<Scope> {
+        Some(self.forks.unseen()).filter(|scope| !scope.is_empty())
+    }
+
+    /// It attached: its threads have slots from now on.
+    pub(crate) fn attached(&self, slots: Arc<Slots>) {
+        *write(&self.slots) = Some(slots);
+    }
+
+    /// What a thread of it claims, within what the process was born in.
+    pub(crate) fn claims(&self, tid: u32) -> Claims {
+        let claimed = read(&self.slots).as_ref().and_then(|slots| slots.claims(tid));
+        let mut claims: Claims =
+            claimed.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default();
+        if !claims.scope.starts_with(&self.born_in) {
+            claims.scope.insert_many(0, self.born_in.iter().cloned());
+        }
+        claims
+    }
+
+    /// Tells a waiting thread of it why it is refused.
+    pub(crate) fn refuse(&self, tid: u32, denial: &Denial) {
+        if let Some(slots) = read(&self.slots).as_ref()
+            && let Ok(json) = serde_json::to_vec(denial)
+        {
+            slots.answer(tid, &json);
+        }
     }
 
     /// Notes that an exec was granted.
@@ -187,9 +254,14 @@ impl Process {
 
     /// Whether it has ended.
     pub(crate) fn has_ended(&self) -> bool {
-        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
-        matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(n) if n > 0)
+        ended(&self.pidfd)
     }
+}
+
+/// Whether the process that a pidfd means has ended.
+pub(crate) fn ended(pidfd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+    matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(n) if n > 0)
 }
 
 /// Whether a thread belongs to a process: the kernel finds no such pair otherwise.
@@ -228,16 +300,52 @@ pub(crate) fn parent_of(pid: u32) -> Option<u32> {
 /// A field of /proc/PID/stat, counted from 0 after the name (proc_pid_stat(5)); the name may itself hold spaces and
 /// parentheses.
 pub(crate) fn stat_field(pid: u32, field: usize) -> Option<u32> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    stat_fields(pid)?.split(' ').nth(field)?.parse().ok()
+}
+
+/// What follows the name in /proc/PID/stat.
+fn stat_fields(pid: u32) -> Option<String> {
+    let mut stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     let after = stat.iter().rposition(|byte| *byte == b')')? + 2;
-    std::str::from_utf8(&stat[after..]).ok()?.split(' ').nth(field)?.parse().ok()
+    String::from_utf8(stat.split_off(after.min(stat.len()))).ok()
+}
+
+/// A process and all it descends from, each with when it started, in clock ticks since boot, which tells it from a
+/// later process of its number; nothing where one of them is gone.
+pub(crate) fn ancestry(pid: u32) -> Option<Vec<(u32, u64)>> {
+    const PARENT: usize = 1;
+    const STARTED: usize = 19;
+    let (mut line, mut pid) = (Vec::new(), pid);
+    // Nobody's child is the first process of the namespace, or was started from outside of it.
+    while pid != 0 {
+        let fields = stat_fields(pid)?;
+        let number = |at: usize| fields.split(' ').nth(at)?.parse::<u64>().ok();
+        line.push((pid, number(STARTED)?));
+        if line.len() > MOST_ANCESTORS {
+            return None;
+        }
+        pid = u32::try_from(number(PARENT)?).ok()?;
+    }
+    Some(line).filter(|line| !line.is_empty())
+}
+
+/// The children that a thread forked and that were not waited for (proc_tid_children(5)); nothing where the kernel does
+/// not say.
+pub(crate) fn children(pid: u32, tid: u32) -> Option<Vec<u32>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/children")).ok()?;
+    text.split_ascii_whitespace().map(|number| number.parse().ok()).collect()
+}
+
+/// The threads of a process.
+pub(crate) fn threads(pid: u32) -> Vec<u32> {
+    let listed = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    listed.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// Whether `pid` descends from `ancestor`, or is it.
-pub(crate) fn descends(pid: u32, ancestor: u32) -> bool {
+pub fn descends(pid: u32, ancestor: u32) -> bool {
     let mut pid = pid;
-    // Bounded: a number that is reused meanwhile must not make this a loop.
-    for _ in 0..4096 {
+    for _ in 0..MOST_ANCESTORS {
         if pid == ancestor {
             return true;
         }

@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use failcore_model::AbsPath;
+use failcore_model::{AbsPath, FileId};
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, Stat, fstat, fstatfs, openat,
     openat2, readlinkat, statat,
@@ -80,9 +80,28 @@ pub(crate) enum Found {
 }
 
 impl Object {
+    /// Its identity.
+    pub(crate) fn id(&self) -> FileId {
+        FileId { dev: self.stat.st_dev, ino: self.stat.st_ino }
+    }
+
     /// Whether it is of this kind.
     pub(crate) fn is(&self, kind: FileType) -> bool {
         FileType::from_raw_mode(self.stat.st_mode) == kind
+    }
+}
+
+impl Entry {
+    /// Whether what bears the name is a directory; `None` where nothing does.
+    pub(crate) fn is_directory(&self) -> Option<bool> {
+        self.stat.as_ref().map(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+    }
+
+    /// Whether something else bore the name when it was looked at, and a directory does by now.
+    pub(crate) fn turned_into_directory(&self) -> bool {
+        self.is_directory() == Some(false)
+            && statat(&self.dir, self.name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)
+                .is_ok_and(|now| FileType::from_raw_mode(now.st_mode) == FileType::Directory)
     }
 }
 

@@ -1,4 +1,5 @@
-//! The messages between an agent's process and its parent: one JSON text a packet, descriptors beside it.
+//! Messages over unix sockets: one JSON text a packet, descriptors beside it. Those between an agent's process and its
+//! parent stand here; whoever else speaks this way brings their own.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -15,13 +16,14 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 /// The largest message, in bytes; a request with a long argument vector fits.
 const MAX_MESSAGE: usize = 1 << 18;
 /// The most descriptors with one message.
-const MAX_FDS: usize = 3;
+const MAX_FDS: usize = 4;
 
 /// What an agent's process asks of its parent.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Ask {
-    /// Let me in: answered by [`Welcome`] with descriptors of policy, page and ring, in that order.
+    /// Let me in: answered by [`Welcome`] with descriptors of policy, page, ring and, under supervision, slots, in that
+    /// order.
     Attach {},
     /// Ask a person: answered by [`Verdict`].
     Approve {
@@ -38,6 +40,8 @@ pub(crate) struct Welcome {
     pub(crate) session: String,
     pub(crate) agent: Option<Text>,
     pub(crate) run: Option<Text>,
+    /// Under supervision: the tool scope that the process was started in.
+    pub(crate) supervised: Option<Vec<Text>>,
 }
 
 /// The answer to [`Ask::Approve`].
@@ -49,22 +53,27 @@ pub(crate) struct Verdict {
 
 /// Why a message did not come through.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum WireError {
+#[non_exhaustive]
+pub enum WireError {
+    /// The kernel's answer; `EAGAIN` where nothing came in time.
     #[error("the connection failed: {0}")]
     Socket(#[from] Errno),
+    /// It is none that was expected.
     #[error("the message makes no sense: {0}")]
     Message(#[from] serde_json::Error),
+    /// It is longer than a packet holds.
     #[error("the message was cut short")]
     Truncated,
+    /// There is nobody any more.
     #[error("the other side hung up")]
     HungUp,
 }
 
-pub(crate) fn send<T: Serialize>(
-    socket: impl AsFd,
-    message: &T,
-    fds: &[BorrowedFd<'_>],
-) -> Result<(), WireError> {
+/// Sends one message, with `fds` beside it.
+///
+/// # Errors
+/// [`WireError`].
+pub fn send<T: Serialize>(socket: impl AsFd, message: &T, fds: &[BorrowedFd<'_>]) -> Result<(), WireError> {
     let bytes = serde_json::to_vec(message)?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -77,7 +86,11 @@ pub(crate) fn send<T: Serialize>(
     if sent == bytes.len() { Ok(()) } else { Err(WireError::Truncated) }
 }
 
-pub(crate) fn receive<T: DeserializeOwned>(socket: impl AsFd) -> Result<(T, Vec<OwnedFd>), WireError> {
+/// Waits for a message, and takes the descriptors that came with it.
+///
+/// # Errors
+/// [`WireError`].
+pub fn receive<T: DeserializeOwned>(socket: impl AsFd) -> Result<(T, Vec<OwnedFd>), WireError> {
     let mut bytes = vec![0; MAX_MESSAGE];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);

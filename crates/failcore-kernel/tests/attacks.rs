@@ -120,6 +120,31 @@ fn rename_of_a_parent_of_a_denied_directory() {
 }
 
 #[test]
+fn only_a_directory_carries_something_along() {
+    attack(
+        "carry",
+        r#"int main() { int fd = open("w/f", O_CREAT | O_WRONLY, 0600); close(fd); mkdir("w/dir", 0700); symlink("dir", "w/l");
+            must_fail("directory", rename("w/dir", "w/git")); must_fail("with a slash", rename("w/dir/", "w/git"));
+            if (rename("w/f", "w/git") || rename("w/git", "w/f") || rename("w/l", "w/git")) { perror("rename"); return 1; }
+            must_fail("exchange", syscall(SYS_renameat2, AT_FDCWD, "w/git", AT_FDCWD, "w/dir", RENAME_EXCHANGE));
+            if (syscall(SYS_renameat2, AT_FDCWD, "w/git", AT_FDCWD, "w/f", RENAME_EXCHANGE)) { perror("exchange"); return 1; }
+            puts("held"); }"#,
+    );
+}
+
+#[test]
+fn plain_file_swapped_for_a_directory_while_it_is_moved() {
+    attack(
+        "swapfile",
+        r#"void *swap(void *_) { while (!over) { close(open("w/x", O_CREAT | O_WRONLY, 0600)); unlink("w/x"); mkdir("w/x", 0700); mkdir("w/x/hooks", 0700); rmdir("w/x/hooks"); rmdir("w/x"); } return 0; }
+        int main() { pthread_t t; pthread_create(&t, 0, swap, 0); double end = now() + 2; long ok = 0, n = 0; struct stat s;
+            while (RACING(ok > 10 && ok < n)) { n++; if (rename("w/x", "w/git")) continue; ok++;
+                if (!lstat("w/git", &s) && S_ISDIR(s.st_mode)) { printf("LEAK after %ld of %ld\n", ok, n); exit(1); } unlink("w/git"); }
+            over = 1; pthread_join(t, 0); if (ok > 10 && ok < n) puts("held"); else printf("no race: %ld of %ld\n", ok, n); }"#,
+    );
+}
+
+#[test]
 fn hard_link_to_a_denied_file() {
     attack(
         "hardlink",
@@ -318,6 +343,111 @@ fn loopback_by_other_names() {
         let ran = world.run(&[program.to_str().unwrap(), &port]);
         assert_eq!(ran.stdout(), "held\n", "{} {:#?}", ran.stderr(), tail(&ran.decisions()));
         assert!(listener.accept().is_err(), "somebody got through");
+    }
+}
+
+#[test]
+fn loopback_by_another_interface() {
+    // Bound to an interface, what is addressed to 127.0.0.1 goes out on the wire, to whoever listens there.
+    for user in users() {
+        let mut world = World::new(*user);
+        let receiver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        receiver.set_nonblocking(true).unwrap();
+        let port = receiver.local_addr().unwrap().port().to_string();
+        world.more = format!("[net]\nconnect = [\"udp:127.0.0.1:{port}\", \"udp:[::1]:{port}\"]");
+        let source = r#"int main(int c, char **v) { int port = htons(atoi(v[1])), index = if_nametoindex("lo"), one = htonl(index);
+            struct sockaddr_in a = {AF_INET, port, {htonl(0x7f000001)}}; struct sockaddr_in6 b = {AF_INET6, port, 0, IN6ADDR_LOOPBACK_INIT}; struct in6_pktinfo q = {IN6ADDR_ANY_INIT, index};
+            for (int connected = 0; connected < 2; connected++) {
+                int s = socket(AF_INET, SOCK_DGRAM, 0), t = socket(AF_INET6, SOCK_DGRAM, 0); if (connected) { if (connect(s, (void *)&a, sizeof a) || connect(t, (void *)&b, sizeof b)) { perror("connect"); return 1; } }
+                must_fail("device", setsockopt(s, SOL_SOCKET, SO_BINDTODEVICE, "lo", 3)); must_fail("device", syscall(SYS_setsockopt, s, 0xf00000001ul, 0xf00000000ul + SO_BINDTODEVICE, "lo", 3)); must_fail("index", setsockopt(s, SOL_SOCKET, 62, &index, 4)); must_fail("unicast", setsockopt(s, 0, 50, &one, 4));
+                must_fail("device", setsockopt(t, SOL_SOCKET, SO_BINDTODEVICE, "lo", 3)); must_fail("unicast", setsockopt(t, 41, 76, &one, 4)); must_fail("sticky", setsockopt(t, 41, IPV6_PKTINFO, &q, sizeof q));
+                for (int n = 0; n < 4; n++) { char buffer[64] = {0}; struct iovec x = {"x", 1}; struct msghdr m = {connected ? 0 : n ? (void *)&b : (void *)&a, connected ? 0 : n ? sizeof b : sizeof a, &x, 1, buffer}; struct cmsghdr *h = (void *)buffer;
+                    if (n == 0) { struct in_pktinfo p = {index}; h->cmsg_len = CMSG_LEN(sizeof p); h->cmsg_level = 0; h->cmsg_type = IP_PKTINFO; memcpy(CMSG_DATA(h), &p, sizeof p); m.msg_controllen = CMSG_SPACE(sizeof p); }
+                    else if (n < 3) { h->cmsg_len = CMSG_LEN(sizeof q); h->cmsg_level = 41; h->cmsg_type = n == 1 ? IPV6_PKTINFO : IPV6_2292PKTINFO; memcpy(CMSG_DATA(h), &q, sizeof q); m.msg_controllen = CMSG_SPACE(sizeof q); }
+                    struct mmsghdr mm = {m}; if (n < 3) { must_fail("sendmsg", sendmsg(n ? t : s, &m, 0)); must_fail("sendmmsg", sendmmsg(n ? t : s, &mm, 1, 0)); }
+                    else { struct in_pktinfo p = {0}; m.msg_name = connected ? 0 : &a; m.msg_namelen = connected ? 0 : sizeof a; h->cmsg_len = CMSG_LEN(sizeof p); h->cmsg_level = 0; h->cmsg_type = IP_PKTINFO; memcpy(CMSG_DATA(h), &p, sizeof p); m.msg_controllen = CMSG_SPACE(sizeof p); if (sendmsg(s, &m, 0) != 1) { perror("harmless"); return 1; } } } }
+            puts("held"); }"#;
+        let head = HEAD.replace("<netinet/in.h>", "<netinet/in.h>\n#include <net/if.h>");
+        let program = world.compile("interface", &format!("{head}{source}"));
+        let ran = world.run(&[program.to_str().unwrap(), &port]);
+        assert_eq!(ran.stdout(), "held\n", "{} {:#?}", ran.stderr(), tail(&ran.decisions()));
+        // Without an interface it is one like any other.
+        assert!(receiver.recv(&mut [0]).is_ok() && receiver.recv(&mut [0]).is_ok());
+    }
+}
+
+#[test]
+fn memory_that_others_share_by_number() {
+    // ipcmk(1): a segment of this very user, with a key, outside of every run.
+    let made = std::process::Command::new("ipcmk").args(["-M", "4096"]).output().unwrap();
+    let said = String::from_utf8_lossy(&made.stdout).into_owned();
+    let id: i32 = said.trim().rsplit(' ').next().unwrap().parse().unwrap();
+    attack(
+        "memory_by_number",
+        &format!(
+            r#"
+        #include <sys/ipc.h>
+        #include <sys/shm.h>
+        #include <sys/sem.h>
+        #include <sys/msg.h>
+        int main() {{
+            struct shmid_ds about;
+            must_fail("attach", (long)shmat({id}, NULL, SHM_RDONLY) == -1 ? -1 : 0);
+            must_fail("stat", shmctl({id}, IPC_STAT, &about));
+            must_fail("remove", shmctl({id}, IPC_RMID, NULL));
+            for (int i = 0; i < 64; i++) must_fail("walk", shmctl(i, SHM_STAT, &about));
+            must_fail("walk any", shmctl(0, 15, &about));
+            must_fail("queue", msgctl(0, MSG_STAT, (void *)&about));
+            for (key_t key = 1; key < 64; key++) must_fail("key", shmget(key, 1, 0));
+            /* What the run makes is its own, also across a fork. */
+            int own = shmget(42, 4096, IPC_CREAT | 0600), again = shmget(42, 4096, 0600);
+            char *at = shmat(own, NULL, 0);
+            if (own < 0 || own != again || at == (char *)-1) return 2;
+            if (fork() == 0) {{ char *there = shmat(shmget(42, 1, 0), NULL, 0); strcpy(there, "seen"); _exit(0); }}
+            wait(NULL);
+            int set = semget(IPC_PRIVATE, 1, 0600), queue = msgget(7, IPC_CREAT | 0600);
+            struct sembuf up = {{0, 1, 0}};
+            struct {{ long type; char text[8]; }} sent = {{1, "message"}}, got;
+            if (semop(set, &up, 1) || msgsnd(queue, &sent, 8, 0) || msgrcv(queue, &got, 8, 0, 0) != 8) return 3;
+            puts(strcmp(at, "seen") ? "lost" : "held");
+        }}"#
+        ),
+    );
+    let left = std::process::Command::new("ipcs").args(["-m", "-s", "-q"]).output().unwrap();
+    std::process::Command::new("ipcrm").args(["-m", &id.to_string()]).status().unwrap();
+    let left = String::from_utf8_lossy(&left.stdout).into_owned();
+    assert!(left.lines().any(|line| line.contains(&format!(" {id} "))), "{left}");
+    // What the runs made went with them: keys of a run are no keys outside.
+    assert!(!left.contains("0x0000002a") && !left.contains("0x00000007"), "{left}");
+}
+
+#[test]
+fn privileges_over_a_socket_of_another_network() {
+    // A resolver may get a socket in a network that its own user made, over which the kernel lets that user do all.
+    for user in users() {
+        let mut world = World::new(*user);
+        let source = r#"int main() { struct sockaddr_in a = {AF_INET, htons(53), {htonl(0x09090909)}}, f; socklen_t l = sizeof f; int s = socket(AF_INET, SOCK_DGRAM, 0), one = 1; char b[4096] = "filter";
+            struct timeval t = {20}; setsockopt(s, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t);
+            unsigned char q[] = "\x12\x34\1\0\0\1\0\0\0\0\0\0\4evil\7example\0\0\1\0\1"; if (sendto(s, q, sizeof q - 1, 0, (void *)&a, sizeof a) != sizeof q - 1 || recvfrom(s, q, sizeof q, 0, (void *)&f, &l) < 12) { perror("ask"); return 1; }
+            if (f.sin_addr.s_addr != a.sin_addr.s_addr) { puts("not the server"); return 1; }
+            for (int option = 64; option < 1600; option++) { if (option == 80) continue; must_fail("set ip", setsockopt(s, 0, option, b, sizeof b)); must_fail("get ip", getsockopt(s, 0, option, b, &(socklen_t){84})); }
+            int refused[] = {34, 35, 54, 55, 59, 64, 65}; for (int n = 0; n < 7; n++) must_fail("ipv6", setsockopt(s, 41, refused[n], b, sizeof b)); must_fail("xfrm", setsockopt(s, 0, 17, b, 168)); must_fail("ipsec", setsockopt(s, 0, 16, b, 168));
+            for (int request = 0x8900; request < 0x8a00; request++) { errno = 0; long r = ioctl(s, request, b); if (r >= 0 && request != 0x8903 && request != 0x8904 && request != 0x8905 && request != 0x8912 && request != 0x8938 && !(request >= 0x8906 && request <= 0x8947)) { printf("LEAK ioctl %x\n", request); return 1; } }
+            must_fail("namespace", ioctl(s, 0x894c)); struct ifreq i = {{"lo"}}; must_fail("down", ioctl(s, SIOCSIFFLAGS, &i)); must_fail("address", ioctl(s, SIOCSIFADDR, &i)); must_fail("bridge", ioctl(s, 0x89a0, "br0")); must_fail("route", ioctl(s, SIOCADDRT, b)); must_fail("mtu", ioctl(s, SIOCSIFMTU, &i)); must_fail("tunnel", ioctl(s, 0x89f1, &i)); must_fail("high", ioctl(s, 0xf00008914ul, &i));
+            char control[32] = {32}; struct cmsghdr *h = (void *)control; *h = (struct cmsghdr){20, SOL_SOCKET, SO_MARK}; struct iovec x = {q, 29}; struct msghdr m = {&a, sizeof a, &x, 1, control, 24}; must_fail("mark", sendmsg(s, &m, 0));
+            puts("held"); }"#;
+        let head =
+            HEAD.replace("<netinet/in.h>", "<netinet/in.h>\n#include <net/if.h>\n#include <net/route.h>");
+        let program = world.compile("elsewhere", &format!("{head}{source}"));
+        let ran = world.run(&[program]);
+        if *user == User::Ordinary || !rustix::process::getuid().is_root() {
+            let own = ["--user", "--net", "--map-root-user", "true"];
+            if !std::process::Command::new("unshare").args(own).status().is_ok_and(|done| done.success()) {
+                std::io::Write::write_all(&mut std::io::stderr(), b"SKIPPED: no namespaces here\n").unwrap();
+                continue;
+            }
+        }
+        assert_eq!(ran.stdout(), "held\n", "{user:?} {} {:#?}", ran.stderr(), tail(&ran.decisions()));
     }
 }
 

@@ -28,7 +28,13 @@ impl Run {
         let dir = tempfile::tempdir().unwrap();
         let key = SigningKey::load_or_create(&dir.path().join("key")).unwrap();
         let writer = Writer::create(&dir.path().join("trace"), "s1", &key, "version = 1\n").unwrap();
-        let served = Served { session: "s1".into(), agent: None, run: None, policy: "version = 1\n".into() };
+        let served = Served {
+            session: "s1".into(),
+            agent: None,
+            run: None,
+            policy: "version = 1\n".into(),
+            supervised: false,
+        };
         let server = Server::start(&dir.path().join("socket"), served, writer, Arc::new(Nobody)).unwrap();
         Self { dir, server }
     }
@@ -88,6 +94,23 @@ fn processes_are_recorded_as_they_join_and_leave() {
     assert_eq!(kinds.iter().filter(|kind| **kind == "process.joined").count(), 2);
     assert_eq!(kinds.iter().filter(|kind| **kind == "process.left").count(), 2);
     assert_eq!(kinds.last(), Some(&"session.closed"));
+}
+
+#[test]
+fn what_a_process_cannot_have_recorded_is_not_kept() {
+    for kind in ["pid", "lane", "answer", "end", "scope"] {
+        let run = Run::start();
+        // It may not even notice: what it is granted already it can still write.
+        run.agent(10, &format!("forge-{kind}"));
+        let honest = run.agent(10, "exit");
+        assert!(honest.success(), "another process is not held to it");
+        let records = run.finish();
+        let text = serde_json::to_string(&records).unwrap();
+        assert!(!text.contains("forged"), "{kind}: {text}");
+        assert!(!records.iter().any(|record| matches!(record.event, Event::Concluded { .. })), "{kind}");
+        assert_eq!(text.matches("that it cannot have made").count(), 1, "{kind}: {text}");
+        assert_eq!(said(&records).len(), 10, "{kind}: nothing that came after is believed");
+    }
 }
 
 #[test]

@@ -262,7 +262,7 @@ fn sockets_reach_whom_the_policy_names_and_nobody_else() {
                 printf("%d ", try("127.0.0.1", port, 0)); printf("%d ", try("127.0.0.1", port, 1));
                 printf("%d ", try("127.0.0.1", port + 1, 0)); printf("%d ", try("0.0.0.0", port, 0));
                 printf("%d ", try("169.254.169.254", 80, 0)); printf("%d ", try("10.0.0.1", port, 1));
-                printf("%d ", try("127.0.0.1", port, 2)); printf("%d\n", try("8.8.8.8", 53, 2));
+                printf("%d ", try("127.0.0.1", port, 2)); printf("%d\n", try("8.8.8.8", 54, 2));
             }"#,
         );
         let ran = world.run(&[program.to_str().unwrap(), &port.to_string()]);

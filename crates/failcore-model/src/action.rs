@@ -127,6 +127,9 @@ pub struct FileRef {
     pub path: AbsPath,
     /// Whether something is there.
     pub exists: bool,
+    /// Whether it is a directory, where that was looked at because a decision depends on it: at what is moved. What
+    /// is not known counts as one.
+    pub dir: Option<bool>,
     /// Identity of the object, if it was determined, and then of each directory above it; empty when not.
     pub ids: SmallVec<[FileId; 1]>,
 }
@@ -134,7 +137,12 @@ pub struct FileRef {
 impl FileRef {
     /// A reference to a resolved path, asked for by that very path, whose identity was not determined.
     pub fn at(path: AbsPath) -> Self {
-        Self { asked: path.clone().into(), path, exists: true, ids: SmallVec::new() }
+        Self { asked: path.clone().into(), path, exists: true, dir: None, ids: SmallVec::new() }
+    }
+
+    /// Whether other files may lie below it.
+    pub fn may_be_directory(&self) -> bool {
+        self.dir != Some(false)
     }
 }
 
@@ -221,8 +229,10 @@ pub enum SocketKind {
     Other(i32),
 }
 
-/// Who a signal goes to, seen from the sender.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+/// Who a signal goes to, seen from the sender; the nearer is less.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum SignalTarget {
     /// The sending process.
@@ -245,6 +255,15 @@ pub enum NativeObject {
 }
 
 impl Action {
+    /// Whether it only reads a file.
+    pub fn reads(&self) -> bool {
+        match self {
+            Self::Open { rights, .. } => Rights::READ.contains(*rights),
+            Self::Read(_) => true,
+            _ => false,
+        }
+    }
+
     /// The verb of the action.
     pub fn verb(&self) -> Verb {
         match self {

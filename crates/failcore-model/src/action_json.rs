@@ -26,6 +26,8 @@ struct Flat {
     /// Present and true where nothing is at `path`.
     #[serde(default)]
     absent: bool,
+    /// Whether what is moved is a directory. Where it is not said it counts as one.
+    dir: Option<bool>,
     #[serde(default)]
     #[schemars(with = "Vec<FileId>")]
     ids: SmallVec<[FileId; 1]>,
@@ -58,7 +60,7 @@ impl Flat {
     fn take_file(&mut self) -> Result<FileRef, &'static str> {
         let path = self.path.take().ok_or("path")?;
         let asked = self.asked.take().unwrap_or_else(|| path.clone().into());
-        Ok(FileRef { asked, path, exists: !self.absent, ids: std::mem::take(&mut self.ids) })
+        Ok(FileRef { asked, path, exists: !self.absent, dir: self.dir, ids: std::mem::take(&mut self.ids) })
     }
 
     fn take_second(&mut self) -> Result<FileRef, &'static str> {
@@ -224,6 +226,9 @@ impl FileRef {
         if !self.exists {
             map.serialize_entry("absent", &true)?;
         }
+        if let Some(dir) = self.dir {
+            map.serialize_entry("dir", &dir)?;
+        }
         if !self.ids.is_empty() {
             map.serialize_entry("ids", &self.ids)?;
         }
@@ -313,7 +318,8 @@ mod tests {
             Action::Modify(file("/w/d")),
             Action::Delete(file("/w/d")),
             Action::Attr(file("/w/d")),
-            Action::Rename { from: file("/a"), to: missing.clone() },
+            Action::Rename { from: FileRef { dir: Some(false), ..file("/a") }, to: missing.clone() },
+            Action::Rename { from: FileRef { dir: Some(true), ..file("/a") }, to: file("/b") },
             Action::Link { from: file("/a"), to: missing },
             Action::Symlink { target: Text::from("../x"), at: file("/b") },
             Action::Resolve(host.clone()),

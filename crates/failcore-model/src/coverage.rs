@@ -41,3 +41,17 @@ pub struct VerbCoverage {
     /// By which mechanism, such as `audit hook`.
     pub by: String,
 }
+
+impl Coverage {
+    /// This coverage with a weaker layer inside it: what this one does not hold, the other may.
+    #[must_use]
+    pub fn beside(mut self, inner: &Self) -> Self {
+        for held in &mut self.verbs {
+            let other = inner.verbs.iter().find(|other| other.verb == held.verb);
+            if let Some(other) = other.filter(|other| other.hold > held.hold) {
+                held.clone_from(other);
+            }
+        }
+        self
+    }
+}

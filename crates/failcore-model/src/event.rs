@@ -103,6 +103,21 @@ pub enum Event {
         /// In words.
         text: String,
     },
+    /// The run was paused by its owner: nothing of it runs from here on.
+    RunPaused {
+        /// Who asked for it.
+        who: Text,
+    },
+    /// The run goes on.
+    RunResumed {
+        /// Who asked for it.
+        who: Text,
+    },
+    /// The run is being stopped by its owner: every process of it ends.
+    RunStopped {
+        /// Who asked for it.
+        who: Text,
+    },
     /// The session ended in order. The last record of a trace.
     SessionClosed {
         /// The exit code of a `failcore run`, 128 + n for signal n.
@@ -157,6 +172,9 @@ impl Event {
             Self::ProcessLeft { .. } => "process.left",
             Self::SegmentOpened { .. } => "segment.opened",
             Self::Notice { .. } => "notice",
+            Self::RunPaused { .. } => "run.paused",
+            Self::RunResumed { .. } => "run.resumed",
+            Self::RunStopped { .. } => "run.stopped",
             Self::SessionClosed { .. } => "session.closed",
         }
     }
@@ -212,6 +230,9 @@ impl Event {
                 map.serialize_entry("root", root)
             }
             Self::Notice { text } => map.serialize_entry("text", text),
+            Self::RunPaused { who } | Self::RunResumed { who } | Self::RunStopped { who } => {
+                map.serialize_entry("who", who)
+            }
             Self::SessionClosed { exit } => map.serialize_entry("exit", exit),
         }
     }
@@ -295,6 +316,12 @@ enum Kind {
     SegmentOpened,
     #[serde(rename = "notice")]
     Notice,
+    #[serde(rename = "run.paused")]
+    RunPaused,
+    #[serde(rename = "run.resumed")]
+    RunResumed,
+    #[serde(rename = "run.stopped")]
+    RunStopped,
     #[serde(rename = "session.closed")]
     SessionClosed,
 }
@@ -347,6 +374,9 @@ impl Flat {
                 root: self.root.ok_or("root")?,
             },
             Kind::Notice => Event::Notice { text: self.text.ok_or("text")? },
+            Kind::RunPaused => Event::RunPaused { who: self.who.ok_or("who")? },
+            Kind::RunResumed => Event::RunResumed { who: self.who.ok_or("who")? },
+            Kind::RunStopped => Event::RunStopped { who: self.who.ok_or("who")? },
             Kind::SessionClosed => Event::SessionClosed { exit: self.exit },
         })
     }
@@ -430,6 +460,9 @@ mod tests {
             Event::ProcessLeft { pid: 2 },
             Event::SegmentOpened { segment: 1, root: "AA==".into() },
             Event::Notice { text: "x".into() },
+            Event::RunPaused { who: "me".into() },
+            Event::RunResumed { who: "me".into() },
+            Event::RunStopped { who: "me".into() },
             Event::SessionClosed { exit: Some(0) },
         ]
     }

@@ -38,7 +38,7 @@ pub struct Claims {
     /// The step of the agent's plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<Text>,
-    /// The call site, `file:line`.
+    /// The call site, `file:line`; allowed reads have none, since finding it costs more than deciding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub site: Option<Text>,
 }

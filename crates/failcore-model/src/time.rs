@@ -1,6 +1,7 @@
 //! Points in time: nanoseconds since the Unix epoch, written as RFC 3339.
 
 use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -9,6 +10,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 /// Written as RFC 3339 in UTC with nine digits after the point, so that text order is time order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(pub u64);
+
+/// A time before 1970 reads as 1970, one after 2554 as the last there is.
+impl From<SystemTime> for Timestamp {
+    fn from(time: SystemTime) -> Self {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+    }
+}
 
 impl Timestamp {
     /// The first moment of 2554, from which on a time can be written but not read.

@@ -7,9 +7,18 @@
 //! Nothing here decides: the caller brings the judgement, and [`Pins`] answers the gate's question which names an
 //! address was reached by.
 
+mod as_asked;
+mod askers;
+mod broker;
+mod hosts;
+mod judged;
 mod pins;
+mod question;
 mod resolver;
 
+pub use broker::Broker;
 pub use failcore_gate::SockAddr;
+pub use hosts::Hosts;
 pub use pins::Pins;
-pub use resolver::{Answer, LookupError, ResolveError, Resolver};
+pub use question::{About, NoQuestion, Question, Reply};
+pub use resolver::{Answer, Found, LookupError, ResolveError, Resolver};

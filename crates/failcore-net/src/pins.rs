@@ -9,6 +9,8 @@ use failcore_gate::Names;
 use failcore_model::{HostName, Timestamp};
 use smallvec::SmallVec;
 
+use crate::Hosts;
+
 /// The addresses that judged names resolved to, so that a connect can be judged by name.
 ///
 /// Bounded: when full, what has expired goes first and then what expires soonest, so a flood of names makes
@@ -36,6 +38,7 @@ use smallvec::SmallVec;
 pub struct Pins {
     table: ArcSwap<Table>,
     capacity: usize,
+    hosts: Hosts,
 }
 
 /// All pins, sorted by address and then by name; no pair twice.
@@ -57,7 +60,13 @@ impl Pins {
 
     /// An empty table for so many pairs of name and address.
     pub fn with_capacity(capacity: usize) -> Self {
-        Self { table: ArcSwap::default(), capacity }
+        Self { table: ArcSwap::default(), capacity, hosts: Hosts::default() }
+    }
+
+    /// Counts the names of a hosts file as well, which a program may read for itself.
+    #[must_use]
+    pub fn with_hosts(self, hosts: Hosts) -> Self {
+        Self { hosts, ..self }
     }
 
     /// Remembers that `host` resolved to `addrs`, for `ttl` from `now`.
@@ -95,12 +104,18 @@ impl Names for Pins {
         let addr = addr.to_canonical();
         let table = self.table.load();
         let from = table.0.partition_point(|pin| pin.addr < addr);
-        table.0[from..]
+        let mut names: SmallVec<[HostName; 1]> = table.0[from..]
             .iter()
             .take_while(|pin| pin.addr == addr)
             .filter(|pin| pin.until > now)
             .map(|pin| HostName::clone(&pin.name))
-            .collect()
+            .collect();
+        for name in self.hosts.names(addr) {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        names
     }
 }
 

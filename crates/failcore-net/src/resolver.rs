@@ -26,7 +26,16 @@ pub struct Resolver {
     lookup: Box<Lookup>,
 }
 
-type Lookup = dyn Fn(&HostName) -> Result<Vec<IpAddr>, LookupError> + Send + Sync;
+type Lookup = dyn Fn(&HostName) -> Result<Found, LookupError> + Send + Sync;
+
+/// What a look-up found, before anything is filtered.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Found {
+    /// The addresses.
+    pub addrs: Vec<IpAddr>,
+    /// The name that the one looked up is an alias of, where it is one; judged by nobody.
+    pub canonical: Option<HostName>,
+}
 
 /// What a name resolved to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +44,8 @@ pub struct Answer {
     pub addrs: Vec<IpAddr>,
     /// The addresses that were dropped, with the class that is why.
     pub dropped: Vec<(IpAddr, IpClass)>,
+    /// When the pins end.
+    pub until: Timestamp,
 }
 
 /// Why a name gave no address.
@@ -77,6 +88,15 @@ impl Resolver {
     /// How long a pin counts. getaddrinfo(3) tells no time to live, so it is one span for all: long enough for a
     /// program that keeps addresses for its next connections, short enough that a name that moved is asked again.
     pub const TTL: Duration = Duration::from_secs(300);
+    /// Files by which the system's resolver finds what a name means: nsswitch.conf(5), hosts(5), resolv.conf(5),
+    /// host.conf(5), gai.conf(5).
+    ///
+    /// # Security
+    /// Who can write one of them says what every granted name leads to.
+    pub const FILES: [&str; 5] =
+        ["/etc/nsswitch.conf", "/etc/hosts", "/etc/resolv.conf", "/etc/host.conf", "/etc/gai.conf"];
+    /// Addresses of one name that are taken, so that no name crowds the others out of the table.
+    const MOST: usize = 256;
 
     /// A resolver that asks the system.
     pub fn system(pins: Arc<Pins>) -> Self {
@@ -86,7 +106,7 @@ impl Resolver {
     /// A resolver that asks `lookup`.
     pub fn new(
         pins: Arc<Pins>,
-        lookup: impl Fn(&HostName) -> Result<Vec<IpAddr>, LookupError> + Send + Sync + 'static,
+        lookup: impl Fn(&HostName) -> Result<Found, LookupError> + Send + Sync + 'static,
     ) -> Self {
         Self { pins, ttl: Self::TTL, lookup: Box::new(lookup) }
     }
@@ -115,22 +135,25 @@ impl Resolver {
         now: Timestamp,
         grants: impl Fn(IpAddr) -> bool,
     ) -> Result<Answer, ResolveError> {
+        let Action::Resolve(name) = grant.action() else { return Err(ResolveError::NotGranted) };
+        self.admit(name, &self.look_up(grant)?.addrs, now, grants)
+    }
+
+    /// Looks the name up that was granted, and leaves it to [`Resolver::admit`] what of the answer may be used.
+    ///
+    /// # Errors
+    /// [`ResolveError`], but for [`ResolveError::NotPublic`].
+    pub fn look_up(&self, grant: &Grant) -> Result<Found, ResolveError> {
         match grant.action() {
-            Action::Resolve(name) => self.look_up(name, now, grants),
+            Action::Resolve(name) => self.ask(name),
             _ => Err(ResolveError::NotGranted),
         }
     }
 
-    fn look_up(
-        &self,
-        name: &HostName,
-        now: Timestamp,
-        grants: impl Fn(IpAddr) -> bool,
-    ) -> Result<Answer, ResolveError> {
-        match (self.lookup)(name) {
-            Ok(found) => self.admit(name, &found, now, grants),
-            Err(source) => Err(ResolveError::Lookup { name: name.clone(), source }),
-        }
+    fn ask(&self, name: &HostName) -> Result<Found, ResolveError> {
+        let found =
+            (self.lookup)(name).map_err(|source| ResolveError::Lookup { name: name.clone(), source })?;
+        Ok(Found { canonical: found.canonical.filter(|other| other != name), ..found })
     }
 
     /// Filters and pins addresses that a judged name resolved to elsewhere, as where the program's own call of
@@ -145,8 +168,9 @@ impl Resolver {
         now: Timestamp,
         grants: impl Fn(IpAddr) -> bool,
     ) -> Result<Answer, ResolveError> {
-        let mut answer = Answer { addrs: Vec::new(), dropped: Vec::new() };
-        for &addr in found {
+        let until = now.plus(u64::try_from(self.ttl.as_nanos()).unwrap_or(u64::MAX));
+        let mut answer = Answer { addrs: Vec::new(), dropped: Vec::new(), until };
+        for &addr in found.iter().take(Self::MOST) {
             let class = IpClass::of(addr);
             if class.is_public() || grants(addr) {
                 if !answer.addrs.contains(&addr) {
@@ -200,12 +224,23 @@ impl LookupError {
 const EAI_NONAME: i32 = -2;
 /// SOCK_STREAM, so that each address comes once and not for every kind of socket.
 const SOCK_STREAM: i32 = 1;
+/// AI_CANONNAME of netdb.h, in glibc and musl.
+const CANONICAL_NAME: i32 = 2;
 
-fn getaddrinfo(name: &HostName) -> Result<Vec<IpAddr>, LookupError> {
-    let hints = dns_lookup::AddrInfoHints { socktype: SOCK_STREAM, ..Default::default() };
+fn getaddrinfo(name: &HostName) -> Result<Found, LookupError> {
+    let hints =
+        dns_lookup::AddrInfoHints { socktype: SOCK_STREAM, flags: CANONICAL_NAME, ..Default::default() };
     dns_lookup::getaddrinfo(Some(name.as_str()), None, Some(hints))
-        .and_then(|found| {
-            found.map(|info| Ok(info?.sockaddr.ip())).collect::<io::Result<_>>().map_err(Into::into)
+        .and_then(|list| {
+            let mut found = Found::default();
+            for info in list {
+                let info = info?;
+                found.addrs.push(info.sockaddr.ip());
+                // What is no host name is not passed on.
+                let canonical = info.canonname.and_then(|name| HostName::parse(&name).ok());
+                found.canonical = found.canonical.or(canonical);
+            }
+            Ok(found)
         })
         .map_err(|error| {
             let code = error.error_num();
@@ -235,12 +270,20 @@ mod tests {
     }
 
     fn answering(texts: &[&str]) -> Resolver {
-        let found = addrs(texts);
+        let found = Found { addrs: addrs(texts), canonical: None };
         Resolver::new(Arc::default(), move |_| Ok(found.clone()))
     }
 
     fn resolve(resolver: &Resolver, grants: impl Fn(IpAddr) -> bool) -> Result<Answer, ResolveError> {
-        resolver.look_up(&name("a.example"), NOW, grants)
+        ask(resolver, &name("a.example"), grants)
+    }
+
+    fn ask(
+        resolver: &Resolver,
+        name: &HostName,
+        grants: impl Fn(IpAddr) -> bool,
+    ) -> Result<Answer, ResolveError> {
+        resolver.admit(name, &resolver.ask(name)?.addrs, NOW, grants)
     }
 
     #[test]
@@ -298,7 +341,7 @@ mod tests {
     #[test]
     fn the_system_knows_localhost() {
         let resolver = Resolver::system(Arc::default());
-        let ask = |grants: fn(IpAddr) -> bool| resolver.look_up(&name("localhost"), NOW, grants);
+        let ask = |grants: fn(IpAddr) -> bool| ask(&resolver, &name("localhost"), grants);
         let answer = ask(|addr| addr.is_loopback()).unwrap();
         assert!(answer.addrs.iter().all(IpAddr::is_loopback) && !answer.addrs.is_empty());
         assert!(matches!(ask(|_| false), Err(ResolveError::NotPublic { .. })));

@@ -9,7 +9,7 @@ use failcore_model::{
 use smallvec::SmallVec;
 
 use crate::command;
-use crate::environment::{Environment, absolute, real, real_as_far};
+use crate::environment::{Environment, Reals, absolute, is_directory, real};
 use crate::error::Wrong;
 use crate::host;
 use crate::rule::Object;
@@ -31,7 +31,8 @@ pub struct AskError {
 /// `process.exec git status`.
 ///
 /// `fs.open` takes its rights before the path, `fs.open read+create ./a`; two-path verbs take ` -> ` between them;
-/// a name stands for a pinned public address. Relative paths are relative to `dir`; files count as existing.
+/// a name stands for a pinned public address. Relative paths are relative to `dir`; files count as existing, and what is
+/// moved as a directory unless it is there and none.
 ///
 /// # Errors
 /// [`AskError`] says what is wrong with it.
@@ -82,21 +83,23 @@ impl Words<'_> {
                 Action::Open { file: self.file(path)?, rights }
             }
             Verb::FsRead => Action::Read(self.file(self.text)?),
-            Verb::FsCreate => Action::Create(FileRef { exists: false, ..self.file(self.text)? }),
+            Verb::FsCreate => Action::Create(self.new_name(self.text)?),
             Verb::FsModify => Action::Modify(self.file(self.text)?),
-            Verb::FsDelete => Action::Delete(self.file(self.text)?),
+            Verb::FsDelete => Action::Delete(self.name(self.text)?),
             Verb::FsAttr => Action::Attr(self.file(self.text)?),
             Verb::FsRename => {
                 let (from, to) = self.two()?;
-                Action::Rename { from: self.file(from)?, to: FileRef { exists: false, ..self.file(to)? } }
+                let from = self.name(from)?;
+                let dir = is_directory(&from.path);
+                Action::Rename { from: FileRef { dir, ..from }, to: self.new_name(to)? }
             }
             Verb::FsLink => {
                 let (from, to) = self.two()?;
-                Action::Link { from: self.file(from)?, to: FileRef { exists: false, ..self.file(to)? } }
+                Action::Link { from: self.file(from)?, to: self.new_name(to)? }
             }
             Verb::FsSymlink => {
                 let (at, target) = self.two()?;
-                Action::Symlink { target: target.into(), at: FileRef { exists: false, ..self.file(at)? } }
+                Action::Symlink { target: target.into(), at: self.new_name(at)? }
             }
             Verb::NetResolve => match Host::parse(self.text) {
                 Ok(Host::Name(name)) => Action::Resolve(name),
@@ -160,6 +163,27 @@ impl Words<'_> {
 
     /// A file as it would be found: symbolic links followed as far as the path exists.
     fn file(&self, text: &str) -> Result<FileRef, Wrong> {
+        Ok(FileRef { asked: text.into(), ..FileRef::at(Reals::default().as_far(&self.path(text)?)) })
+    }
+
+    /// A name itself, as what removes or moves it finds it: a link in the last place is not followed.
+    fn name(&self, text: &str) -> Result<FileRef, Wrong> {
+        let path = self.path(text)?;
+        let (Some(dir), Some(name), false) = (path.parent(), path.file_name(), text.ends_with('/')) else {
+            return self.file(text);
+        };
+        let real = Reals::default()
+            .as_far(&dir)
+            .join(name)
+            .map_err(|error| Wrong::new(format!("`{text}`: {error}")))?;
+        Ok(FileRef { asked: text.into(), ..FileRef::at(real) })
+    }
+
+    fn new_name(&self, text: &str) -> Result<FileRef, Wrong> {
+        Ok(FileRef { exists: false, ..self.name(text)? })
+    }
+
+    fn path(&self, text: &str) -> Result<AbsPath, Wrong> {
         let spelt = match text.strip_prefix('~').filter(|rest| rest.is_empty() || rest.starts_with('/')) {
             Some(rest) => {
                 let home = self.env.home.as_ref().ok_or_else(|| Wrong::new("no home directory is known"))?;
@@ -168,8 +192,7 @@ impl Words<'_> {
             None if text.starts_with('/') => text.into(),
             None => [self.dir.as_bytes(), b"/", text.as_bytes()].concat(),
         };
-        let path = AbsPath::lexical(&spelt).map_err(|error| Wrong::new(format!("`{text}`: {error}")))?;
-        Ok(FileRef { asked: text.into(), ..FileRef::at(real_as_far(&path)) })
+        AbsPath::lexical(&spelt).map_err(|error| Wrong::new(format!("`{text}`: {error}")))
     }
 
     fn unix(&self, text: &str) -> Result<UnixAddr, Wrong> {
@@ -236,5 +259,32 @@ impl Words<'_> {
             FileRef { asked: program.into(), ..FileRef::at(image) }
         };
         Ok(Action::Exec { image: found, argv: words.iter().map(Text::from).collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_moved_or_removed_is_the_name_itself() {
+        let held = tempfile::tempdir().unwrap();
+        let dir = absolute(held.path().canonicalize().unwrap().as_os_str().as_encoded_bytes()).unwrap();
+        let at = |name: &str| dir.join(name.as_bytes()).unwrap();
+        std::fs::create_dir(at("d").as_path()).unwrap();
+        std::fs::write(at("f").as_path(), "x").unwrap();
+        std::os::unix::fs::symlink("d", at("l").as_path()).unwrap();
+        let moved = |text: &str| match ask(text, &dir, &Environment::default()).unwrap().action {
+            Action::Rename { from, .. } => (from.path, from.dir),
+            Action::Delete(file) | Action::Read(file) => (file.path, file.dir),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(moved("fs.rename ./d -> ./x"), (at("d"), Some(true)));
+        assert_eq!(moved("fs.rename ./f -> ./x"), (at("f"), Some(false)));
+        assert_eq!(moved("fs.rename ./l -> ./x"), (at("l"), Some(false)));
+        assert_eq!(moved("fs.rename ./nothing -> ./x"), (at("nothing"), None));
+        assert_eq!(moved("fs.delete ./l"), (at("l"), None));
+        assert_eq!(moved("fs.delete ./l/"), (at("d"), None));
+        assert_eq!(moved("fs.read ./l"), (at("d"), None));
     }
 }

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use failcore_model::{
-    Action, Counters, Decision, Endpoint, FileRef, HostName, IpClass, NativeObject, Obligation, Reason,
-    Request, Rights, SignalTarget, Text, Transport, UnixAddr, embedded_v4s,
+    Action, Decision, Endpoint, FileRef, HostName, IpClass, Lane, NativeObject, Obligation, Reason, Request,
+    Rights, SignalTarget, Text, Transport, UnixAddr, embedded_v4s,
 };
 use smallvec::SmallVec;
 
@@ -39,7 +39,7 @@ impl PolicySet {
             }
         }
         if ruling.is_granted() {
-            if let Some(budget) = self.used_up(&request.action, &request.context.counters) {
+            if let Some(budget) = self.used_up(request) {
                 ruling = Ruling::deny(Reason::OverBudget, Some(budget));
             }
         } else if matches!(ruling.reason, Reason::NotGranted | Reason::Expired | Reason::OutsideScope)
@@ -145,14 +145,19 @@ impl PolicySet {
     }
 
     /// The rule of a budget that leaves no room for the action.
-    fn used_up(&self, action: &Action, counters: &Counters) -> Option<u32> {
+    fn used_up(&self, request: &Request) -> Option<u32> {
+        let Request { action, context, .. } = request;
+        let counters = &context.counters;
         let Limits { wall_time, memory, processes, connections, write_bytes, operations } = self.index.limits;
         let full = |limit: Option<u64>, used: u64| limit.is_some_and(|most| used >= most);
         // In the order of `Limits::NAMES`.
         let used_up = [
             full(wall_time, counters.wall_ns),
             full(memory, counters.memory),
-            full(processes, counters.processes) && matches!(action, Action::Exec { .. }),
+            // Where the hook sees a program start, a process starts with it; elsewhere forks are counted themselves.
+            full(processes, counters.processes)
+                && matches!(action, Action::Exec { .. })
+                && context.lane == Lane::Runtime,
             full(connections, counters.connections)
                 && matches!(action, Action::Connect(_) | Action::Send(_) | Action::IpcConnect(_)),
             full(write_bytes, counters.write_bytes) && writes(action),
@@ -198,7 +203,8 @@ impl<'a> Judge<'a> {
 
     fn rename(&self, from: &FileRef, to: &FileRef) -> Ruling {
         let onto = if to.exists { Rights::CREATE | Rights::DELETE } else { Rights::CREATE };
-        self.file(from, Rights::DELETE).and(self.file(to, onto)).and(self.carried(from)).and(self.carried(to))
+        let both = self.file(from, Rights::DELETE).and(self.file(to, onto));
+        if from.may_be_directory() { both.and(self.carried(from)).and(self.carried(to)) } else { both }
     }
 
     /// Whether something refused could be carried along below a path that is moved.
@@ -372,19 +378,13 @@ impl<'a> Judge<'a> {
     }
 
     fn signal(&self, to: SignalTarget) -> Ruling {
-        let reach = |to| match to {
-            SignalTarget::Own => 0,
-            SignalTarget::Child => 1,
-            SignalTarget::Run => 2,
-            SignalTarget::Outside => 3,
-        };
         if to == SignalTarget::Outside {
             // The supervisor is out there.
             return Ruling::deny(Reason::Always, None);
         }
         let mut tally = self.tally(ONE);
         for (rule, level) in &self.set.index.signals {
-            meet_if(&mut tally, reach(to) <= reach(*level), *rule);
+            meet_if(&mut tally, to <= *level, *rule);
         }
         tally.ruling(ONE)
     }

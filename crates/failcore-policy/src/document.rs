@@ -10,7 +10,8 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::set::{Mode, Reads};
+use crate::capability::Capability;
+use crate::set::{Mode, Reads, Stdin};
 
 /// The JSON Schema of a policy file, for editors.
 pub fn schema() -> Schema {
@@ -56,10 +57,10 @@ pub(crate) struct Document {
     pub(crate) credential: Option<At<Later>>,
     /// The upstream resolver. Not held yet.
     pub(crate) dns: Option<At<Later>>,
-    /// Linux capabilities to keep for root. Not held yet.
-    pub(crate) capabilities: Option<At<Later>>,
-    /// What standard input is. Not held yet.
-    pub(crate) io: Option<At<Later>>,
+    /// Linux capabilities.
+    pub(crate) capabilities: Capabilities,
+    /// The standard streams.
+    pub(crate) io: Io,
 }
 
 /// Files. A directory covers everything below it.
@@ -104,9 +105,9 @@ pub(crate) struct Net {
 pub(crate) struct Process {
     /// Which programs may start: `git` with any arguments, `git status` with exactly these, `git log *` with any rest.
     pub(crate) exec: Option<Vec<At<CommandEntry>>>,
-    /// Who may be signalled.
+    /// Who may be signalled; stands instead of what the file extends.
     pub(crate) signal: Option<At<Signal>>,
-    /// Whether limits of other processes may be changed.
+    /// Whether limits of other processes may be changed; stands instead of what the file extends.
     pub(crate) limit: Option<At<bool>>,
 }
 
@@ -152,12 +153,31 @@ pub(crate) struct Budgets {
     pub(crate) operations: Option<At<u64>>,
 }
 
+/// Linux capabilities. A program has none of root's, but for those named here.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Capabilities {
+    /// Those that the program keeps, as named in capabilities(7): `net_bind_service`.
+    pub(crate) keep: Option<Vec<At<CapabilityName>>>,
+}
+
+/// The standard streams.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Io {
+    /// What the program reads as its standard input. A file's `null` stands whatever extends it.
+    pub(crate) stdin: Stdin,
+}
+
 /// How the record is kept.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Trace {
     /// Who holds read-only opens.
     pub(crate) reads: Reads,
+    /// Environment variables whose values are kept out of the record, by name or pattern; those whose names say that they
+    /// hold a secret are kept out anyway.
+    pub(crate) redact: Vec<At<String>>,
 }
 
 /// A scope that narrows what some tools may do. An absent list is the session's; an empty one grants nothing.
@@ -172,8 +192,9 @@ pub(crate) struct Tool {
     pub(crate) net: Net,
     #[serde(default)]
     pub(crate) process: Process,
+    /// Environment variables are the whole program's. Not held.
     #[serde(default)]
-    pub(crate) env: Env,
+    pub(crate) env: Option<At<Later>>,
     #[serde(default)]
     pub(crate) native: Native,
 }
@@ -222,6 +243,25 @@ pub(crate) enum Signal {
 pub(crate) enum Amount {
     Bytes(u64),
     Text(String),
+}
+
+/// The name of a capability, to be looked up.
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct CapabilityName(pub(crate) String);
+
+impl JsonSchema for CapabilityName {
+    fn inline_schema() -> bool {
+        Capability::inline_schema()
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        Capability::schema_name()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Capability::json_schema(generator)
+    }
 }
 
 /// An entry of any list, in one form.

@@ -1,9 +1,9 @@
 //! What a policy's `~`, `${VAR}`, bare words and presets refer to on this machine.
 
-use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 
 use failcore_model::AbsPath;
 use serde::{Deserialize, Serialize};
@@ -227,27 +227,50 @@ pub(crate) fn real(path: &AbsPath) -> Option<AbsPath> {
     absolute(std::fs::canonicalize(path.as_path()).ok()?.as_os_str().as_bytes())
 }
 
-/// The path with symbolic links resolved as far up as it exists; what does not exist stays as written.
-///
-/// So does what each process has of its own (`/proc/self`): deciding knows whose it is.
-pub(crate) fn real_as_far(path: &AbsPath) -> AbsPath {
-    if own_process(path) {
-        return path.clone();
+/// Paths with their symbolic links followed, each directory on the way looked at once.
+#[derive(Debug, Default)]
+pub(crate) struct Reals(RefCell<HashMap<AbsPath, Real>>);
+
+/// Where a path leads, and whether anything is there.
+#[derive(Debug, Clone)]
+struct Real {
+    path: AbsPath,
+    exists: bool,
+}
+
+impl Reals {
+    /// The path with symbolic links resolved as far up as it exists; what does not exist stays as written.
+    ///
+    /// So does what each process has of its own (`/proc/self`): deciding knows whose it is.
+    pub(crate) fn as_far(&self, path: &AbsPath) -> AbsPath {
+        if own_process(path) { path.clone() } else { self.follow(path).path }
     }
-    let (mut dir, mut rest): (PathBuf, Vec<OsString>) = (path.as_path().into(), Vec::new());
-    loop {
-        if let Ok(found) = std::fs::canonicalize(&dir) {
-            let whole = rest.iter().rev().fold(found, |path, name| path.join(name));
-            return absolute(whole.as_os_str().as_bytes()).unwrap_or_else(|| path.clone());
+
+    fn follow(&self, path: &AbsPath) -> Real {
+        if let Some(known) = self.0.borrow().get(path) {
+            return known.clone();
         }
-        match (dir.file_name().map(OsStr::to_owned), dir.parent().map(Path::to_owned)) {
-            (Some(name), Some(parent)) => {
-                rest.push(OsString::from_vec(name.into_vec()));
-                dir = parent;
-            }
-            _ => return path.clone(),
-        }
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Real { path: path.clone(), exists: true };
+        };
+        let above = self.follow(&parent);
+        let Ok(here) = above.path.join(name) else { return Real { path: path.clone(), exists: false } };
+        let found = match std::fs::symlink_metadata(here.as_path()) {
+            _ if !above.exists => Real { path: here, exists: false },
+            Ok(found) if found.is_symlink() => match real(&here) {
+                Some(path) => Real { path, exists: true },
+                None => Real { path: here, exists: false },
+            },
+            found => Real { path: here, exists: found.is_ok() },
+        };
+        self.0.borrow_mut().insert(path.clone(), found.clone());
+        found
     }
+}
+
+/// Whether it is a directory, and not a link to one; `None` where nothing is there.
+pub(crate) fn is_directory(path: &AbsPath) -> Option<bool> {
+    Some(std::fs::symlink_metadata(path.as_path()).ok()?.is_dir())
 }
 
 fn own_process(path: &AbsPath) -> bool {

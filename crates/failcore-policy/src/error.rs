@@ -36,8 +36,15 @@ impl PolicyError {
     }
 
     pub(crate) fn file(path: PathBuf, error: &std::io::Error) -> Self {
+        use std::io::ErrorKind;
         let message = format!("cannot read policy `{}`: {error}", path.display());
-        Self { problems: vec![Problem::plain(message)] }
+        let help = match error.kind() {
+            ErrorKind::InvalidData => "a policy is a TOML file, and TOML is UTF-8",
+            ErrorKind::IsADirectory => "name the file in it",
+            ErrorKind::PermissionDenied => "you may not read it",
+            _ => "name a policy file, or a preset such as `preset:python`",
+        };
+        Self { problems: vec![Problem { help: Some(help.into()), ..Problem::plain(message) }] }
     }
 
     /// Everything that is wrong.

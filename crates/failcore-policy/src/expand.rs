@@ -1,12 +1,14 @@
 //! From a [`Document`] to rules: everything that depends on this machine is looked up here, once.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use failcore_model::{AbsPath, Rights, RuleId, SignalTarget};
 
+use crate::capability::Capability;
 use crate::command;
 use crate::document::{Amount, At, Budgets, Document, Entry, Env, Fs, Native, Net, Process, Signal, Tool};
-use crate::environment::{Environment, absolute, real_as_far};
+use crate::environment::{Environment, Reals, absolute};
 use crate::error::{Wrong, position};
 use crate::host;
 use crate::limits::{duration, size};
@@ -14,6 +16,7 @@ use crate::pattern::{Glob, Part, Pattern, PatternError, alternatives, escape};
 use crate::presets;
 use crate::resolved::{self, Resolved};
 use crate::rule::{Effect, Key, Object, Rule, Way};
+use crate::set::Stdin;
 
 /// Version of the policy language.
 const VERSION: u32 = 1;
@@ -23,11 +26,28 @@ const VERSION: u32 = 1;
 pub(crate) struct Draft {
     rules: Vec<Rule>,
     tools: Vec<resolved::Tool>,
+    singles: Singles,
+    stdin: Stdin,
+    redact: Vec<Glob>,
 }
 
+/// What the keys that hold one value instead of a list grant the session; `None` is a value that grants nothing.
+pub(crate) type Singles = BTreeMap<Key, Option<Rule>>;
+
 impl Draft {
-    /// Takes in another draft's rules; returns those ids that were taken already.
+    /// Puts the file that extends these rules on top: what it says under a key of one value stands instead of theirs.
+    /// Returns those ids that were taken already.
+    pub(crate) fn put_on_top(&mut self, own: Self) -> Vec<RuleId> {
+        self.singles.retain(|key, _| !own.singles.contains_key(key));
+        self.add(own)
+    }
+
+    /// Takes in another draft's rules beside these; returns those ids that were taken already.
     pub(crate) fn add(&mut self, other: Self) -> Vec<RuleId> {
+        self.add_singles(other.singles);
+        // What takes the input away stands, whoever says it.
+        self.stdin = self.stdin.max(other.stdin);
+        self.redact.extend(other.redact);
         let offset = self.tools.len() as u16;
         let mut taken = Vec::new();
         for mut rule in other.rules {
@@ -41,6 +61,21 @@ impl Draft {
         taken
     }
 
+    /// Takes in values beside these: of two for one key the wider stands, as entries of two lists add up.
+    pub(crate) fn add_singles(&mut self, others: Singles) {
+        for (key, other) in others {
+            let known = self.singles.entry(key).or_default();
+            if breadth(other.as_ref()) > breadth(known.as_ref()) {
+                *known = other;
+            }
+        }
+    }
+
+    /// What the keys of one value say.
+    pub(crate) fn singles(&self) -> &Singles {
+        &self.singles
+    }
+
     /// The policy: what it is called and what becomes of refusals is the named file's say.
     pub(crate) fn finish(self, document: &Document, env: &Environment) -> Resolved {
         Resolved {
@@ -48,11 +83,22 @@ impl Draft {
             name: document.name.clone(),
             mode: document.mode,
             reads: document.trace.reads,
+            stdin: self.stdin,
+            redact: self.redact,
             run: resolved::Run::of(env),
             tools: self.tools,
-            rules: self.rules,
+            rules: self.rules.into_iter().chain(self.singles.into_values().flatten()).collect(),
         }
     }
+}
+
+/// How much a value under a key of one value grants.
+fn breadth(rule: Option<&Rule>) -> (bool, Option<SignalTarget>) {
+    let to = rule.and_then(|rule| rule.objects.first()).and_then(|object| match object {
+        Object::Signal(to) => Some(*to),
+        _ => None,
+    });
+    (rule.is_some(), to)
 }
 
 /// One text being expanded.
@@ -63,6 +109,8 @@ pub(crate) struct Expansion<'a> {
     /// Whether it ships with the program, and so may hold cautions and name what the run fills in.
     shipped: bool,
     env: &'a Environment,
+    /// Where the paths lead.
+    reals: Reals,
     /// The `[[tool]]` entry being read.
     tool: Option<u16>,
     draft: Draft,
@@ -77,7 +125,17 @@ impl<'a> Expansion<'a> {
         shipped: bool,
         env: &'a Environment,
     ) -> Self {
-        Self { source, text, dir, shipped, env, tool: None, draft: Draft::default(), wrongs: Vec::new() }
+        Self {
+            source,
+            text,
+            dir,
+            shipped,
+            env,
+            reals: Reals::default(),
+            tool: None,
+            draft: Draft::default(),
+            wrongs: Vec::new(),
+        }
     }
 
     /// The rules, and what is wrong.
@@ -94,8 +152,6 @@ impl<'a> Expansion<'a> {
             ("[record]", &document.record, "recording of payloads"),
             ("[[credential]]", &document.credential, "credentials that the broker adds"),
             ("[dns]", &document.dns, "a choice of upstream resolver"),
-            ("[capabilities]", &document.capabilities, "capabilities of root"),
-            ("[io]", &document.io, "standard input"),
             ("http", &document.net.http, "rules about single HTTP requests"),
             ("request_bytes", &document.net.request_bytes, "a budget of bytes sent"),
             ("response_bytes", &document.net.response_bytes, "a budget of bytes received"),
@@ -124,8 +180,26 @@ impl<'a> Expansion<'a> {
         {
             self.budget(name, count, |count| Ok(*count));
         }
+        self.draft.stdin = document.io.stdin;
+        for (n, name) in document.capabilities.keep.iter().flatten().enumerate() {
+            match Capability::named(&name.get().0) {
+                Ok(kept) => {
+                    let id = RuleId::from(&format!("{}#{}[{n}]", self.source, Key::Capabilities));
+                    let objects = vec![Object::Capability(kept)];
+                    let rule = self.rule(Key::Capabilities, id, name.span(), name.get().0.clone(), objects);
+                    self.draft.rules.push(rule);
+                }
+                Err(wrong) => self.wrongs.push((name.span(), wrong)),
+            }
+        }
         let unmapped = document.unmapped.permit.as_deref();
         self.list(Key::Unmapped, unmapped, |e| &e.0, |_, entry| name_object(entry, Object::Unmapped));
+        for name in &document.trace.redact {
+            match Glob::parse(name.get().as_bytes()) {
+                Ok(name) => self.draft.redact.push(name),
+                Err(error) => self.wrongs.push((name.span(), wrong_pattern(error))),
+            }
+        }
         for (n, tool) in document.tool.iter().enumerate() {
             self.scope(n, tool);
         }
@@ -147,7 +221,6 @@ impl<'a> Expansion<'a> {
             (Key::Exec, tool.process.exec.is_some()),
             (Key::Signal, tool.process.signal.is_some()),
             (Key::Limit, tool.process.limit.is_some()),
-            (Key::Env, tool.env.pass.is_some()),
             (Key::Native, tool.native.load.is_some()),
         ];
         let keys = keys.into_iter().filter(|(_, own)| *own).map(|(key, _)| key).collect();
@@ -160,11 +233,17 @@ impl<'a> Expansion<'a> {
                 self.wrongs.push((value.span(), Wrong::new(format!("`{name}` is not held yet"))));
             }
         }
+        if let Some(env) = &tool.env {
+            let wrong = Wrong::new("the environment of a single tool is not held").help(
+                "variables are the whole program's from its start: name them in `[env] pass`, or not at all",
+            );
+            self.wrongs.push((env.span(), wrong));
+        }
         self.tool = Some(self.draft.tools.len() as u16);
         let rule = self.rule(Key::Tool, id.clone(), tool.name.span(), tool.name.get().clone(), Vec::new());
         self.draft.rules.push(Rule { effect: Effect::Forbid, ..rule });
         self.draft.tools.push(resolved::Tool { name, keys, rule: id });
-        self.lists(&tool.fs, &tool.net, &tool.process, &tool.env, &tool.native);
+        self.lists(&tool.fs, &tool.net, &tool.process, &Env::default(), &tool.native);
         self.tool = None;
     }
 
@@ -251,7 +330,7 @@ impl<'a> Expansion<'a> {
                 "ctypes" => Ok(vec![Object::Ffi]),
                 "site-packages" => {
                     let dirs = this.env.python.iter().flat_map(|python| &python.site_packages);
-                    let both = dirs.flat_map(|dir| with_real(Pattern::of(dir)));
+                    let both = dirs.flat_map(|dir| this.with_real(Pattern::of(dir)));
                     Ok(both.map(Object::Library).collect())
                 }
                 path => Ok(this.paths(path)?.into_iter().map(Object::Library).collect()),
@@ -279,6 +358,13 @@ impl<'a> Expansion<'a> {
             if let Some((name, _)) = grant_only.iter().find(|(_, set)| *set && effect != Effect::Permit) {
                 let wrong = Wrong::new(format!("`{name}` says nothing on a deny"));
                 self.wrongs.push((span.clone(), wrong.help("a deny stands for everyone, without end")));
+            }
+            let per_operation = [("approve", entry.approve), ("audit", entry.audit)];
+            if let Some((name, _)) = per_operation.iter().find(|(_, set)| *set && key == Key::Env) {
+                let wrong = Wrong::new(format!("`{name}` is not held under `[env]`")).help(
+                    "the program has its variables from the start: none is asked for that could be judged",
+                );
+                self.wrongs.push((span.clone(), wrong));
             }
             if entry.only == Some(Rights::empty()) {
                 self.wrongs.push((span.clone(), Wrong::new("`only = []` leaves nothing of the entry")));
@@ -322,9 +408,11 @@ impl<'a> Expansion<'a> {
             Some(tool) => RuleId::from(&format!("{}#tool[{tool}].{key}", self.source)),
         };
         let text = self.text.get(span.clone()).unwrap_or_default().to_owned();
-        if let Some(object) = object {
-            let rule = self.rule(key, id, span, text, vec![object]);
-            self.draft.rules.push(rule);
+        let rule = object.map(|object| self.rule(key, id, span, text, vec![object]));
+        if self.tool.is_some() {
+            self.draft.rules.extend(rule);
+        } else {
+            self.draft.singles.insert(key, rule);
         }
     }
 
@@ -375,7 +463,7 @@ impl<'a> Expansion<'a> {
                 .into_iter()
                 .flat_map(|pattern| match pattern.literal() {
                     Some(path) => command::program(&path, &args),
-                    None => with_real(pattern).flat_map(|p| command::programs(&p, &args)).collect(),
+                    None => self.with_real(pattern).flat_map(|p| command::programs(&p, &args)).collect(),
                 })
                 .collect());
         }
@@ -399,10 +487,39 @@ impl<'a> Expansion<'a> {
         Ok(self.paths(text)?.into_iter().map(|path| Object::UnixPath { path, way }).collect())
     }
 
+    /// The pattern, and the same with the symbolic links of its literal part followed, where that differs.
+    fn with_real(&self, pattern: Pattern) -> impl Iterator<Item = Pattern> + use<> {
+        let literal = pattern.parts().iter().take_while(|part| matches!(part, Part::Literal(_))).count();
+        let prefix = pattern.parts()[..literal].iter().fold(Vec::new(), |mut path, part| {
+            if let Part::Literal(name) = part {
+                path.push(b'/');
+                path.extend_from_slice(name);
+            }
+            path
+        });
+        let real = absolute(&prefix).and_then(|prefix| {
+            let real = self.reals.as_far(&prefix);
+            if real == prefix {
+                return None;
+            }
+            let rest = pattern.parts()[literal..].iter().fold(escape(real.as_bytes()), |mut text, part| {
+                text.push(b'/');
+                match part {
+                    Part::Literal(name) => text.extend(escape(name)),
+                    Part::Glob(glob) => text.extend_from_slice(glob.text()),
+                    Part::Deep => text.extend_from_slice(b"**"),
+                }
+                text
+            });
+            Pattern::parse(&rest).ok()
+        });
+        std::iter::once(pattern).chain(real)
+    }
+
     /// What a path entry stands for: as written, and with the symbolic links of its literal part followed.
     fn paths(&self, text: &str) -> Result<Vec<Pattern>, Wrong> {
         let mut patterns: Vec<Pattern> = Vec::new();
-        for pattern in self.written(text)?.into_iter().flat_map(with_real) {
+        for pattern in self.written(text)?.into_iter().flat_map(|written| self.with_real(written)) {
             if !patterns.contains(&pattern) {
                 patterns.push(pattern);
             }
@@ -476,35 +593,6 @@ impl<'a> Expansion<'a> {
         push(&mut texts, rest.as_bytes());
         Ok(texts)
     }
-}
-
-/// The pattern, and the same with the symbolic links of its literal part followed, where that differs.
-fn with_real(pattern: Pattern) -> impl Iterator<Item = Pattern> {
-    let literal = pattern.parts().iter().take_while(|part| matches!(part, Part::Literal(_))).count();
-    let prefix = pattern.parts()[..literal].iter().fold(Vec::new(), |mut path, part| {
-        if let Part::Literal(name) = part {
-            path.push(b'/');
-            path.extend_from_slice(name);
-        }
-        path
-    });
-    let real = absolute(&prefix).and_then(|prefix| {
-        let real = real_as_far(&prefix);
-        if real == prefix {
-            return None;
-        }
-        let rest = pattern.parts()[literal..].iter().fold(escape(real.as_bytes()), |mut text, part| {
-            text.push(b'/');
-            match part {
-                Part::Literal(name) => text.extend(escape(name)),
-                Part::Glob(glob) => text.extend_from_slice(glob.text()),
-                Part::Deep => text.extend_from_slice(b"**"),
-            }
-            text
-        });
-        Pattern::parse(&rest).ok()
-    });
-    std::iter::once(pattern).chain(real)
 }
 
 fn name_object(entry: &Entry, object: impl Fn(Glob) -> Object) -> Result<Vec<Object>, Wrong> {

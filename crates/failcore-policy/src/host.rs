@@ -186,9 +186,9 @@ pub(crate) fn socket(text: &str) -> Result<Object, Wrong> {
         let named = table.iter().find(|(name, _)| *name == word).map(|(_, n)| *n);
         let numbered = || word.strip_prefix(prefix).unwrap_or(word).parse().ok();
         named.or_else(numbered).map(Some).ok_or_else(|| {
-            let words: Vec<_> = table.iter().map(|(name, _)| *name).collect();
+            let words: String = table.iter().map(|(name, _)| format!("{name}, ")).collect();
             Wrong::new(format!("`{word}` is no socket family, type or protocol"))
-                .help(format!("one of {}, a number, or `*`", words.join(", ")))
+                .help(format!("{words}a number, or `*`"))
         })
     };
     let mut words = text.split_whitespace();

@@ -229,6 +229,8 @@ impl Index {
             Object::Ffi => self.ffi.push(n),
             Object::Env(name) => self.env.insert_name(name, n),
             Object::Unmapped(name) => self.unmapped.insert_name(name, n),
+            // Held from the start on, not asked about.
+            Object::Capability(_) => {}
             Object::Budget { name, most } => self.add_budget(n, name, *most),
         }
     }
@@ -278,15 +280,6 @@ impl Index {
     /// The rules about a class of addresses.
     pub(crate) fn class(&self, class: IpClass) -> &[NetTerm] {
         self.classes.get(&class).map(Vec::as_slice).unwrap_or_default()
-    }
-
-    pub(crate) fn env_passes(&self, name: &[u8]) -> bool {
-        let mut passes = false;
-        self.env.walk([(name, None)].into_iter(), |n, whole| {
-            let meta = &self.metas[*n as usize];
-            passes |= whole && meta.effect == Effect::Permit && meta.tool.is_none();
-        });
-        passes
     }
 
     /// The `[[tool]]` entries for a tool of that name, by position.

@@ -6,6 +6,7 @@
 
 mod ask;
 mod candidates;
+mod capability;
 pub mod check;
 mod command;
 mod decide;
@@ -27,10 +28,11 @@ mod tally;
 mod trie;
 
 pub use ask::{AskError, ask};
+pub use capability::Capability;
 pub use document::schema;
 pub use environment::{Environment, Python};
 pub use error::{PolicyError, Problem};
-pub use limits::Limits;
+pub use limits::{Limits, duration};
 pub use pattern::{Glob, Part, Pattern, PatternError};
 pub use rule::{Args, Effect, HostPattern, Key, Object, Over, Rule, Way};
-pub use set::{Mode, PolicySet, Reads};
+pub use set::{Mode, PolicySet, Reads, Stdin};

@@ -78,7 +78,7 @@ impl Limits {
 }
 
 /// Nanoseconds of a text such as `30m`, `1h30m`, `500ms`.
-pub(crate) fn duration(text: &str) -> Option<u64> {
+pub fn duration(text: &str) -> Option<u64> {
     const UNITS: [(&str, u64); 5] = [
         ("ms", 1_000_000),
         ("s", 1_000_000_000),

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use crate::environment::{Environment, Python};
 use crate::error::{PolicyError, Problem};
 use crate::rule::{Key, Rule};
-use crate::set::{Mode, Reads};
+use crate::set::{Mode, Reads, Stdin};
 
 /// A policy with everything in it expanded. [`crate::PolicySet`] is this, compiled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +19,11 @@ pub(crate) struct Resolved {
     pub(crate) name: Option<String>,
     pub(crate) mode: Mode,
     pub(crate) reads: Reads,
+    #[serde(default, skip_serializing_if = "is_inherited")]
+    pub(crate) stdin: Stdin,
+    /// Patterns over the names of variables whose values are kept out of the record.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) redact: Vec<crate::pattern::Glob>,
     #[serde(default, skip_serializing_if = "Run::is_none")]
     pub(crate) run: Run,
     #[serde(default, rename = "tool", skip_serializing_if = "Vec::is_empty")]
@@ -72,6 +77,8 @@ impl Resolved {
             name: None,
             mode: Mode::Enforce,
             reads: Reads::Binding,
+            stdin: Stdin::Inherit,
+            redact: Vec::new(),
             run: Run::default(),
             tools: Vec::new(),
             rules: Vec::new(),
@@ -90,6 +97,11 @@ impl Resolved {
         }
         Ok(resolved)
     }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+fn is_inherited(stdin: &Stdin) -> bool {
+    *stdin == Stdin::Inherit
 }
 
 /// SHA-256 in hexadecimal.

@@ -6,6 +6,7 @@ use failcore_model::{FileId, HostName, IpClass, Rights, RuleId, SignalTarget, Te
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::capability::Capability;
 use crate::pattern::{Glob, Pattern};
 
 /// One rule, with where it came from.
@@ -98,6 +99,7 @@ keys! {
     Env = "env.pass",
     Native = "native.load",
     Unmapped = "unmapped.permit",
+    Capabilities = "capabilities.keep",
     Limits = "limits",
     Tool = "tool",
     Always = "always",
@@ -174,6 +176,8 @@ pub enum Object {
     Env(Glob),
     /// Operations that no decoder knows, by name.
     Unmapped(Glob),
+    /// A capability that the program keeps.
+    Capability(Capability),
     /// A budget of the session.
     Budget {
         /// Which, as named in `[limits]`.

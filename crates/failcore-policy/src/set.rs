@@ -3,17 +3,19 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use failcore_model::{AbsPath, FileId, RuleId};
+use failcore_model::{AbsPath, FileId, RuleId, Text};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
+use crate::capability::Capability;
+use crate::command;
 use crate::environment::Environment;
 use crate::error::PolicyError;
 use crate::index::Index;
 use crate::limits::Limits;
 use crate::pattern::Pattern;
 use crate::resolved::{self, Resolved};
-use crate::rule::{Effect, Key, Object, Rule};
+use crate::rule::{Args, Effect, Key, Object, Rule};
 use crate::source;
 
 /// A policy, checked and compiled. Immutable; share it in an `Arc`.
@@ -53,6 +55,19 @@ pub enum Reads {
     Binding,
     /// Compiled layers hold them; the record is the interpreter hook's.
     Advisory,
+}
+
+/// What a program reads as its standard input.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Stdin {
+    /// What the caller of `failcore run` gave it.
+    #[default]
+    Inherit,
+    /// Nothing.
+    Null,
 }
 
 impl PolicySet {
@@ -151,14 +166,38 @@ impl PolicySet {
         self.resolved.reads
     }
 
+    /// What the program reads as its standard input.
+    pub fn stdin(&self) -> Stdin {
+        self.resolved.stdin
+    }
+
+    /// Capabilities that the program keeps, in the order of their numbers.
+    pub fn capabilities(&self) -> std::collections::BTreeSet<Capability> {
+        let objects = self.rules().flat_map(|rule| &rule.objects);
+        objects
+            .filter_map(|object| if let Object::Capability(kept) = object { Some(*kept) } else { None })
+            .collect()
+    }
+
+    /// The patterns of those variables' names whose values are kept out of the record.
+    pub fn redacted(&self) -> impl Iterator<Item = String> {
+        self.resolved.redact.iter().map(|name| String::from_utf8_lossy(name.text()).into_owned())
+    }
+
+    /// Each `[[tool]]` entry: the pattern of its name, and the lists it has of its own, the empty ones too.
+    pub fn tools(&self) -> impl Iterator<Item = (String, &[Key])> {
+        let tools = self.resolved.tools.iter();
+        tools.map(|tool| (String::from_utf8_lossy(tool.name.text()).into_owned(), tool.keys.as_slice()))
+    }
+
+    /// Whether the value of this environment variable is kept out of the record.
+    pub fn redacts(&self, variable: &[u8]) -> bool {
+        self.resolved.redact.iter().any(|name| name.matches(variable))
+    }
+
     /// The budgets.
     pub fn limits(&self) -> &Limits {
         &self.index.limits
-    }
-
-    /// Whether an environment variable reaches the program.
-    pub fn env_passes(&self, name: &[u8]) -> bool {
-        self.index.env_passes(name)
     }
 
     /// Whether some `[[tool]]` entry narrows the tool of that name.
@@ -169,11 +208,11 @@ impl PolicySet {
     }
 
     /// Refuses every change to these paths and to what lies below, whatever the policy says: the trace, the
-    /// policy file.
+    /// policy file, what host names are looked up by.
     #[must_use]
     pub fn protect(self, paths: &[AbsPath]) -> Self {
         use failcore_model::Rights;
-        self.always_refuse(paths, Rights::all() - Rights::READ, "the gate's own files stay as they are")
+        self.always_refuse(paths, Rights::all() - Rights::READ, "what the gate goes by stays as it is")
     }
 
     /// Refuses every use of these paths and of what lies below, reading too, whatever the policy says: the key that
@@ -202,6 +241,13 @@ impl PolicySet {
         use failcore_model::Rights;
         let object = Object::File { path: Pattern::of(path), rights: Rights::READ };
         self.with_rules([Rule::new(RuleId::from(""), Key::FsRead, Effect::Permit, vec![object])])
+    }
+
+    /// Permits starting one program with exactly these arguments: the command that the user named.
+    #[must_use]
+    pub fn permit_exec(self, path: &AbsPath, args: &[Text]) -> Self {
+        let objects = command::program(path, &Args::Exactly(args.to_vec()));
+        self.with_rules([Rule::new(RuleId::from(""), Key::Exec, Effect::Permit, objects)])
     }
 
     /// The denies that name one path, and that path: what the kernel can tell the identity of when a run begins.
@@ -249,6 +295,7 @@ impl PolicySet {
             rule.id = RuleId::from(&format!("{}#{}[{same}]", rule.source, rule.key));
             rule.text = rule.objects.first().map_or_else(String::new, |object| match object {
                 Object::File { path, .. } => path.to_string(),
+                Object::Exec { image, .. } => image.to_string(),
                 _ => String::new(),
             });
             self.by_id.insert(rule.id.clone(), self.index.metas.len() as u32);

@@ -1,6 +1,6 @@
 //! From a policy's text to a [`Document`], with every problem in it and not only the first.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use toml::de::{DeTable, DeValue};
 use crate::document::{Document, Expect};
 use crate::environment::{Environment, absolute};
 use crate::error::{PolicyError, Problem, Wrong};
-use crate::expand::{Draft, Expansion};
+use crate::expand::{Draft, Expansion, Singles};
 use crate::presets;
 use crate::resolved::Resolved;
 use crate::set::PolicySet;
@@ -55,8 +55,9 @@ struct Loader<'a> {
     problems: Vec<Problem>,
     /// Files being read, to find circles.
     open_now: Vec<PathBuf>,
-    /// What was taken in already: twice is once.
-    done: HashSet<PathBuf>,
+    /// What was taken in already, since twice is once, and what it came to under keys of one value, since a file on the
+    /// way may have said something else.
+    done: HashMap<PathBuf, Singles>,
     depth: usize,
     /// What every policy starts from.
     built_in: Draft,
@@ -76,7 +77,7 @@ impl<'a> Loader<'a> {
             env,
             problems: Vec::new(),
             open_now: Vec::new(),
-            done: HashSet::new(),
+            done: HashMap::new(),
             depth: 0,
             built_in: Draft::default(),
         }
@@ -86,7 +87,7 @@ impl<'a> Loader<'a> {
         let mut draft = Draft::default();
         self.preset(presets::BUILT_IN, &mut draft);
         self.built_in = draft.clone();
-        let document = self.read(&Origin { name, text, dir, shipped: false }, &mut draft);
+        let (document, _) = self.read(&Origin { name, text, dir, shipped: false }, &mut draft);
         if self.problems.is_empty() {
             Ok(draft.finish(&document, self.env))
         } else {
@@ -96,14 +97,19 @@ impl<'a> Loader<'a> {
 
     fn preset(&mut self, name: &str, draft: &mut Draft) -> bool {
         let Some(text) = presets::text(name) else { return false };
-        if self.done.insert(name.into()) {
-            self.read(&Origin { name, text, dir: &AbsPath::root(), shipped: true }, draft);
+        match self.done.get(Path::new(name)) {
+            Some(singles) => draft.add_singles(singles.clone()),
+            None => {
+                let origin = Origin { name, text, dir: &AbsPath::root(), shipped: true };
+                let (_, singles) = self.read(&origin, draft);
+                self.done.insert(name.into(), singles);
+            }
         }
         true
     }
 
-    /// Reads one text, what it extends first, into `draft`.
-    fn read(&mut self, origin: &Origin<'_>, draft: &mut Draft) -> Document {
+    /// Reads one text, what it extends first, into `draft`; also what it comes to under keys of one value.
+    fn read(&mut self, origin: &Origin<'_>, draft: &mut Draft) -> (Document, Singles) {
         let source = Arc::new(NamedSource::new(origin.name, origin.text.to_owned()).with_language("TOML"));
         let before = self.problems.len();
         let (document, wrongs) = document(origin.text);
@@ -117,7 +123,8 @@ impl<'a> Loader<'a> {
         expansion.document(&document);
         let (own, wrongs) = expansion.done();
         self.report(&source, wrongs);
-        let mut taken = extended.add(own);
+        let mut taken = extended.put_on_top(own);
+        let singles = extended.singles().clone();
         if self.problems.len() == before && !document.test.is_empty() {
             let wrongs = self.rows(&document, origin, &extended);
             self.report(&source, wrongs);
@@ -127,7 +134,7 @@ impl<'a> Loader<'a> {
             &source,
             taken.iter().map(|id| (0..0, Wrong::new(format!("two rules have the id `{id}`")))),
         );
-        document
+        (document, singles)
     }
 
     fn extend(&mut self, parent: &str, origin: &Origin<'_>, draft: &mut Draft) -> Result<(), Wrong> {
@@ -146,17 +153,19 @@ impl<'a> Loader<'a> {
         if self.open_now.contains(&real) || self.depth >= MAX_DEPTH {
             return Err(Wrong::new(format!("`{parent}` extends, in the end, itself")));
         }
-        if !self.done.insert(real.clone()) {
+        if let Some(singles) = self.done.get(&real) {
+            draft.add_singles(singles.clone());
             return Ok(());
         }
-        self.open_now.push(real);
+        self.open_now.push(real.clone());
         self.depth += 1;
         // Named from where the first file stands, so that two files never have one name.
         let name = match origin.name.rsplit_once('/') {
             Some((above, _)) if !parent.starts_with('/') => format!("{above}/{parent}"),
             _ => parent.to_owned(),
         };
-        self.read(&Origin { name: &name, text: &text, dir: &dir, shipped: false }, draft);
+        let (_, singles) = self.read(&Origin { name: &name, text: &text, dir: &dir, shipped: false }, draft);
+        self.done.insert(real, singles);
         self.depth -= 1;
         self.open_now.pop();
         Ok(())
@@ -232,7 +241,7 @@ fn document(text: &str) -> (Document, Vec<(Range<usize>, Wrong)>) {
     if !errors.is_empty() {
         // Only the first: one missing bracket makes nonsense of all that follows.
         let first = errors.iter().take(1);
-        let wrongs = first.map(|e| (e.span().unwrap_or_default(), Wrong::new(e.message()))).collect();
+        let wrongs = first.map(|e| (e.span().unwrap_or_default(), syntax(e.message()))).collect();
         return (Document::default(), wrongs);
     }
     let mut wrongs = Vec::new();
@@ -248,6 +257,10 @@ fn document(text: &str) -> (Document, Vec<(Range<usize>, Wrong)>) {
             }
         }
     }
+}
+
+fn syntax(message: &str) -> Wrong {
+    Wrong::new(message).help("a policy is a TOML file; what follows is looked at once this is mended")
 }
 
 /// Removes the key or value that stands at `span`, or the smallest that holds it.

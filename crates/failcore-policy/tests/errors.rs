@@ -70,6 +70,19 @@ fn what_no_lane_holds_is_not_promised() {
 }
 
 #[test]
+fn variables_are_given_once_and_to_the_whole_program() {
+    insta::assert_snapshot!(errors(
+        r#"
+[env]
+pass = ["A", { name = "B", approve = true }, { name = "C", audit = true }, { name = "D", until = "2026-01-01T00:00:00Z" }]
+[[tool]]
+name = "web_*"
+env.pass = []
+"#
+    ));
+}
+
+#[test]
 fn a_row_that_does_not_hold() {
     insta::assert_snapshot!(errors(
         r#"

@@ -194,7 +194,11 @@ fn no_only(entry: String) -> String {
 }
 
 fn file() -> impl Strategy<Value = FileRef> {
-    (some_path(), any::<bool>()).prop_map(|(at, exists)| FileRef { exists, ..FileRef::at(path(&at)) })
+    (some_path(), any::<bool>(), any::<Option<bool>>()).prop_map(|(at, exists, dir)| FileRef {
+        exists,
+        dir,
+        ..FileRef::at(path(&at))
+    })
 }
 
 fn action() -> impl Strategy<Value = Action> {

@@ -171,9 +171,17 @@ fn the_documentations_example_loads() {
     check(&set, &env, "net.connect tracker.wikipedia.org:443", Verdict::Deny);
 }
 
+/// The published schema is the code's. `UPDATE_SCHEMA=1` writes it anew.
 #[test]
-fn the_schema_knows_every_section() {
-    let schema = serde_json::to_value(failcore_policy::schema()).unwrap();
+fn the_published_schema_is_current_and_knows_every_section() {
+    let schema = failcore_policy::schema();
+    let text = format!("{}\n", serde_json::to_string_pretty(&schema).unwrap());
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/policy.schema.json");
+    if std::env::var_os("UPDATE_SCHEMA").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), text, "run the test with UPDATE_SCHEMA=1");
+    let schema = schema.to_value();
     let sections = schema["properties"].as_object().unwrap();
     for section in
         ["fs", "net", "process", "env", "native", "limits", "trace", "tool", "test", "record", "io"]

@@ -1,17 +1,20 @@
 //! A process of a `failcore run`: joined to its parent before the interpreter starts, and never let go.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use failcore_gate::{Approver, Gate};
-use failcore_kernel::{Attachment, HOOK_VAR, SOCKET_VAR};
+use failcore_kernel::{Attachment, HOOK_VAR, SOCKET_VAR, descends};
 use failcore_model::{AbsPath, Answer, FileRef, Lane, Request, Text};
 use failcore_policy::PolicySet;
 
-use crate::monitor::{self, Identity, Source};
+use crate::monitor::{self, Identity, Source, Stand};
 use crate::patched_net::PINS;
-use crate::{expected, hook_attach, hook_context, hook_make, hook_patch, hook_raise, opening, program};
+use crate::{
+    expected, hook_attach, hook_context, hook_make, hook_patch, hook_raise, hook_site, opening, program,
+    scope, supervised,
+};
 
 /// The variable of the dynamic loader (ld.so(8)).
 const PRELOAD: &str = "LD_PRELOAD";
@@ -35,7 +38,7 @@ pub(crate) fn attach() -> Result<(), String> {
         .into_iter()
         .filter_map(|name| std::env::var_os(name).map(|value| (name.into(), value.into_encoded_bytes())))
         .collect();
-    monitor::enter(Box::new(Run { socket: socket.into(), identity: Mutex::default() }), true)?;
+    monitor::enter(Box::new(Run { socket: socket.into(), ..Run::default() }), true)?;
     drop(FORCED.set(forced));
     hook_attach::watch_forks()
 }
@@ -73,31 +76,44 @@ pub(crate) fn interpreter_is_up() -> Result<(), String> {
 }
 
 /// The gate of an attached process.
+#[derive(Default)]
 struct Run {
     socket: PathBuf,
     identity: Mutex<Identity>,
+    /// The process that governs the run.
+    parent: AtomicU32,
 }
 
 impl Source for Run {
-    fn gate(&self) -> Result<Arc<Gate>, String> {
+    fn stand(&self) -> Result<Stand, String> {
         let attachment = Attachment::connect(&self.socket).map_err(|error| error.to_string())?;
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = Identity {
             session: attachment.session.clone(),
             agent: attachment.agent.clone(),
             run: attachment.run.clone(),
         };
+        self.parent.store(attachment.parent, Ordering::Relaxed);
         let policy = PolicySet::from_resolved(&attachment.policy).map_err(|error| error.to_string())?;
         let gate = Gate::builder(Arc::new(policy), attachment.sink(), Lane::Runtime)
             .names(Arc::clone(&PINS) as _)
+            .site(hook_site::here)
             .meter(attachment.meter())
             .approver(Arc::new(Patient(attachment.approver())))
             .identity(attachment.agent.clone(), attachment.run.clone())
             .build();
-        Ok(Arc::new(gate))
+        if let Some(supervised) = &attachment.supervised {
+            scope::begin_in(supervised.scope.clone());
+        }
+        Ok(Stand { gate: Arc::new(gate), supervised: attachment.supervised.clone() })
     }
 
     fn identity(&self) -> Identity {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn includes(&self, pid: u32) -> bool {
+        let parent = self.parent.load(Ordering::Relaxed);
+        pid != parent && descends(pid, parent)
     }
 }
 
@@ -118,7 +134,8 @@ impl Approver for Patient {
 /// # Errors
 /// Why not.
 pub(crate) fn preloadable(image: &FileRef) -> Result<(), &'static str> {
-    if is_attached() && program::is_static_python(&image.path) {
+    // The supervisor holds what the hook does not get into.
+    if is_attached() && !supervised::is_on() && program::is_static_python(&image.path) {
         return Err("a statically linked interpreter cannot load the gate");
     }
     Ok(())
@@ -133,6 +150,10 @@ pub(crate) fn force_arguments(
     argv: &[Vec<u8>],
 ) -> Result<Option<Vec<Vec<u8>>>, &'static str> {
     let Some(forced) = FORCED.get() else { return Ok(None) };
+    // The supervisor judges the arguments as the program gave them, and holds what the hook does not get into.
+    if supervised::is_on() {
+        return Ok(None);
+    }
     let Some(place) = program::env_place(image, argv)? else { return Ok(None) };
     if place == argv.len() {
         return Ok(None); // it prints the environment

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::os::fd::BorrowedFd;
 
-use failcore_gate::resolve::{self, Follow, ResolveError};
+use failcore_gate::resolve::{self, Follow, ResolveError, is_directory};
 use failcore_model::{Action, FileRef, PathError, Rights, Text};
 
 use crate::events::Judged;
@@ -15,11 +15,10 @@ use crate::{expected, hook_sqlite, monitor, opening};
 pub(crate) fn unresolved(error: ResolveError, about: Option<Object<'_>>) -> Box<Refusal> {
     // NUL bytes and lengths beyond the kernel's make the operation fail by itself; so do loops and a lack of
     // descriptors. The exception is then the one the program knows.
-    let errno = match error {
-        ResolveError::Malformed(PathError::Nul) => libc::EINVAL,
-        other => other.errno(),
-    };
-    Box::new(Refusal::os(errno).about(about, None))
+    match error {
+        ResolveError::Malformed(PathError::Nul) => Refusal::value("embedded null byte").into(),
+        other => Refusal::os(other.errno()).about(about, None).into(),
+    }
 }
 
 /// Judges an action on one file and names that file in a refusal.
@@ -175,7 +174,8 @@ fn judge_two(action: Action, args: Args<'_>) -> Judged {
 
 /// `os.rename` (src, dst, src_dir_fd, dst_dir_fd), also raised by `os.replace`.
 pub(crate) fn rename(args: Args<'_>) -> Judged {
-    let (from, to) = two("os.rename", args, Follow::NoFinal)?;
+    let (mut from, to) = two("os.rename", args, Follow::NoFinal)?;
+    from.dir = is_directory(&from.path);
     judge_two(Action::Rename { from, to }, args)?;
     resolve::forget();
     Ok(())

@@ -12,7 +12,7 @@ use crate::events::Judged;
 use crate::hook_object::{Args, Object};
 use crate::hook_raise::Refusal;
 use crate::hook_socket;
-use crate::{expected, monitor};
+use crate::{expected, monitor, supervised};
 
 /// Who an address object names, before any look-up.
 pub(crate) enum Peer {
@@ -157,6 +157,12 @@ pub(crate) fn create(args: Args<'_>) -> Judged {
     Ok(monitor::check(Action::Socket { family, kind, protocol: (protocol as i32).max(0) }, &[])?)
 }
 
+/// A name that the interpreter itself looked up: under a supervisor the name broker judged it, and the address is
+/// judged when it is used.
+fn by_name(event: &str, name: &HostName) -> Judged {
+    if supervised::is_on() { judge_name(name) } else { Err(unresolved(event, name)) }
+}
+
 /// A name where no stand-in came before.
 fn unresolved(event: &str, name: &HostName) -> Box<Refusal> {
     monitor::undecodable(event, &format!("`{name}` was not resolved by FailCore")).into()
@@ -166,7 +172,7 @@ fn unresolved(event: &str, name: &HostName) -> Box<Refusal> {
 pub(crate) fn bind(args: Args<'_>) -> Judged {
     let socket = socket("socket.bind", args.get(0))?;
     match peer("socket.bind", &socket, args.get(1), Follow::NoFinal)? {
-        Peer::Named(name, _) => Err(unresolved("socket.bind", &name)),
+        Peer::Named(name, _) => by_name("socket.bind", &name),
         peer => judge_bind(&socket, peer),
     }
 }
@@ -186,7 +192,7 @@ pub(crate) fn judge_bind(socket: &Socket, peer: Peer) -> Judged {
 pub(crate) fn connect(args: Args<'_>) -> Judged {
     let socket = socket("socket.connect", args.get(0))?;
     match peer("socket.connect", &socket, args.get(1), Follow::Final)? {
-        Peer::Named(name, _) => Err(unresolved("socket.connect", &name)),
+        Peer::Named(name, _) => by_name("socket.connect", &name),
         peer => judge_connect(&socket, peer),
     }
 }
@@ -206,7 +212,7 @@ pub(crate) fn judge_connect(socket: &Socket, peer: Peer) -> Judged {
 pub(crate) fn send(args: Args<'_>) -> Judged {
     let socket = socket("socket.sendto", args.get(0))?;
     match peer("socket.sendto", &socket, args.get(1), Follow::Final)? {
-        Peer::Named(name, _) => Err(unresolved("socket.sendto", &name)),
+        Peer::Named(name, _) => by_name("socket.sendto", &name),
         peer => judge_send(&socket, peer),
     }
 }
@@ -323,9 +329,9 @@ pub(crate) fn judge_name(name: &HostName) -> Judged {
     monitor::check(Action::Resolve(name.clone()), &[]).map_err(|denial| Refusal::name(denial).into())
 }
 
-/// `socket.sethostname` (name).
+/// `socket.sethostname` (name): the machine's own name, for which the policy has no word.
 pub(crate) fn sethostname(_: Args<'_>) -> Judged {
-    Ok(monitor::check(Action::KernelCall("sethostname".into()), &[])?)
+    Ok(monitor::check(Action::Unmapped("socket.sethostname".into()), &[])?)
 }
 
 /// `syslog.openlog`, `syslog.syslog`: the C library talks to the logger's socket (syslog(3)).

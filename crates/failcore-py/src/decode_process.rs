@@ -3,13 +3,14 @@
 use std::borrow::Cow;
 
 use failcore_gate::resolve::Follow;
-use failcore_model::{Action, FileRef, SignalTarget, Text};
+use failcore_kernel::receiver;
+use failcore_model::{Action, FileRef, Text};
 
 use crate::decode_fs::resolve;
 use crate::events::Judged;
 use crate::hook_object::{Args, Object, Path};
 use crate::hook_raise::Refusal;
-use crate::{attach, expected, monitor};
+use crate::{attach, expected, monitor, supervised};
 
 /// `os.exec`, `os.posix_spawn` (path, argv, env), where no stand-in came before.
 pub(crate) fn exec(args: Args<'_>) -> Judged {
@@ -55,6 +56,12 @@ pub(crate) fn system(args: Args<'_>) -> Judged {
     Ok(())
 }
 
+/// `os.fork`, `os.forkpty`: a supervisor keeps the child in the scope that the thread is in now.
+pub(crate) fn fork(_: Args<'_>) -> Judged {
+    supervised::tell_scope();
+    Ok(())
+}
+
 /// `os.kill` (pid, signal).
 pub(crate) fn kill(args: Args<'_>) -> Judged {
     let (Some(pid), Some(number)) = (args.int(0), args.int(1)) else {
@@ -72,51 +79,18 @@ pub(crate) fn killpg(args: Args<'_>) -> Judged {
 }
 
 /// Judges a signal; number 0, which only asks whether somebody is there, like any other.
+///
+/// Where nobody is, nothing is sent: the number could be an outsider's by the time it is used.
 pub(crate) fn signal(pid: i64, number: i64) -> Judged {
+    // Finding out who is who would read files of /proc; the supervisor knows.
+    if supervised::is_on() {
+        return Ok(());
+    }
     let (Ok(pid), Ok(number)) = (i32::try_from(pid), i32::try_from(number)) else { return Ok(()) };
-    Ok(monitor::check(Action::Signal { to: receiver(pid), pid, signal: number }, &[])?)
-}
-
-/// Who a process id means, seen from here (kill(2)).
-fn receiver(pid: i32) -> SignalTarget {
-    let own = std::process::id();
-    match pid {
-        0 => SignalTarget::Run,
-        -1 => SignalTarget::Outside,
-        _ => {
-            let target = pid.unsigned_abs();
-            if target == own && pid > 0 {
-                SignalTarget::Own
-            } else if descends(target, own) {
-                SignalTarget::Child
-            } else {
-                SignalTarget::Outside
-            }
-        }
-    }
-}
-
-/// Whether a process was started by `ancestor`, directly or not. A group counts by its leader.
-fn descends(mut pid: u32, ancestor: u32) -> bool {
-    for _ in 0..64 {
-        let Some(parent) = parent(pid) else { return false };
-        if parent == ancestor {
-            return true;
-        }
-        if parent <= 1 {
-            return false;
-        }
-        pid = parent;
-    }
-    false
-}
-
-/// The parent of a process (proc_pid_stat(5): field 4, after the name in parentheses).
-fn parent(pid: u32) -> Option<u32> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let after = stat.iter().rposition(|b| *b == b')')? + 2;
-    let fields = std::str::from_utf8(stat.get(after..)?).ok()?;
-    fields.split(' ').nth(1)?.parse().ok()
+    let Some(to) = receiver(pid, std::process::id(), monitor::in_run) else {
+        return Err(Refusal::os(libc::ESRCH).into());
+    };
+    Ok(monitor::check(Action::Signal { to, pid, signal: number }, &[])?)
 }
 
 /// `resource.prlimit` (pid, resource, limits).
@@ -142,10 +116,18 @@ pub(crate) fn fcntl(args: Args<'_>) -> Judged {
     const F_SETSIG: i64 = 10;
     const F_SETOWN_EX: i64 = 15;
     match args.int(1) {
-        Some(F_SETOWN) => signal(args.int(2).unwrap_or(-1), i64::from(libc::SIGIO)),
+        Some(F_SETOWN) => owner(args),
         Some(F_SETOWN_EX) => signal(-1, i64::from(libc::SIGIO)),
         Some(F_SETSIG) | Some(_) => Ok(()),
         None => Err(monitor::undecodable("fcntl.fcntl", "the command must be a number").into()),
+    }
+}
+
+/// Whoever is named to get a descriptor's signals; zero means nobody.
+fn owner(args: Args<'_>) -> Judged {
+    match args.int(2) {
+        Some(0) => Ok(()),
+        to => signal(to.unwrap_or(-1), i64::from(libc::SIGIO)),
     }
 }
 
@@ -160,7 +142,7 @@ pub(crate) fn ioctl(args: Args<'_>) -> Judged {
         0x5412 => Ok(monitor::check(Action::KernelCall("ioctl TIOCSTI".into()), &[])?),
         0x541C => Ok(monitor::check(Action::KernelCall("ioctl TIOCLINUX".into()), &[])?),
         // FIOSETOWN, SIOCSPGRP.
-        0x8901 | 0x8902 => signal(args.int(2).unwrap_or(-1), i64::from(libc::SIGIO)),
+        0x8901 | 0x8902 => owner(args),
         // FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR: attributes of the open file.
         0x4008_6602 | 0x4004_6602 | 0x401c_5820 => {
             let fd = args.int(0).unwrap_or(-1);

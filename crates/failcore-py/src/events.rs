@@ -119,7 +119,7 @@ events! {
         "socket.gethostbyname" => net::resolve, "net.resolve";
         "socket.gethostbyaddr" => net::by_address, "net.resolve";
         "socket.getnameinfo" => net::nameinfo, "net.resolve";
-        "socket.sethostname" => net::sethostname, "kernel.call";
+        "socket.sethostname" => net::sethostname, "unmapped";
         "syslog.openlog" => net::syslog, "ipc.connect";
         "syslog.syslog" => net::syslog, "ipc.connect";
         "import" => native::import, "native.load";
@@ -137,6 +137,10 @@ events! {
         "sqlite3.load_extension" => native::ffi, "native.load";
     }
     noticed {
+        "os.fork" => process::fork,
+            "fork is counted by the kernel lanes, not judged; the child attaches anew";
+        "os.forkpty" => process::fork,
+            "fork is counted by the kernel lanes, not judged; the child attaches anew";
         "cpython._PySys_ClearAuditHooks" => hook_entry::about_to_be_cleared,
             "the interpreter's own life; what it reads raises `open`";
         "cpython.run_command" => native::main_program, "what it reads raises `open`";
@@ -145,7 +149,6 @@ events! {
         "cpython.run_stdin" => native::main_program, "what it reads raises `open`";
     }
     ignored {
-        "fork is counted by the kernel lanes, not judged; the child attaches anew": ["os.fork", "os.forkpty"];
         "judged where the program is started, in `_posixsubprocess.fork_exec`": ["subprocess.Popen"];
         "the descriptor was judged when it was opened": [
             "mmap.__new__", "fcntl.flock", "fcntl.lockf", "os.lockf",

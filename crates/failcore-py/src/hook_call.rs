@@ -39,6 +39,8 @@ pub(crate) struct Call {
     names: SmallVec<[Raw; 4]>,
     /// References of ours, released after the call.
     owned: SmallVec<[Raw; 8]>,
+    /// Copies of arguments, and what the program passed.
+    settled: SmallVec<[(Raw, Raw); 2]>,
     changed: bool,
     /// What must stay in force while the function runs.
     guards: SmallVec<[Guard; 1]>,
@@ -64,6 +66,7 @@ impl Call {
             positional: 0,
             names: SmallVec::new(),
             owned: SmallVec::new(),
+            settled: SmallVec::new(),
             changed: false,
             guards: SmallVec::new(),
             after: None,
@@ -158,15 +161,36 @@ impl Call {
         Ok(())
     }
 
-    /// Takes over a reference, to be released after the call.
-    pub(crate) fn own(&mut self, value: Raw) {
-        self.owned.push(value);
+    /// Replaces an argument by what it is now, so that what is judged is used. An `OSError` about the copy names what
+    /// the program passed.
+    ///
+    /// # Errors
+    /// As [`Call::replace`].
+    pub(crate) fn settle(&mut self, index: usize, name: &str, value: Raw) -> Result<(), ()> {
+        let before = self.raw(index, name).ok_or(())?;
+        self.replace(index, name, value)?;
+        let known = self.settled.iter().find(|(copy, _)| *copy == before);
+        let original = known.map_or(before, |(_, original)| *original);
+        if original != value {
+            self.settled.push((value, original));
+        }
+        Ok(())
     }
 
-    /// An object whose reference was taken over.
-    pub(crate) fn owned<'a>(&self, value: Raw) -> Option<Object<'a>> {
-        // SAFETY: `owned` keeps it until after the call and every refusal of it.
-        unsafe { Object::new(value).filter(|_| self.owned.contains(&value)) }
+    /// Takes over a reference, and keeps its object until the call and every refusal of it are over.
+    pub(crate) fn take<'a>(&mut self, value: Raw) -> Option<Object<'a>> {
+        // SAFETY: `owned` keeps it for so long; null is none.
+        let object = unsafe { Object::new(value) }?;
+        self.owned.push(value);
+        Some(object)
+    }
+
+    /// Sets the exception of a refusal of this call.
+    pub(crate) fn refuse(&self, refusal: Refusal) {
+        hook_raise::raise(refusal);
+        if !self.settled.is_empty() {
+            hook_raise::name_originals(&self.settled);
+        }
     }
 
     /// Keeps something in force while the function runs.
@@ -220,9 +244,12 @@ impl Call {
             if let Err(refusal) = answer {
                 // SAFETY: the result is our reference, which nobody gets now.
                 unsafe { ffi::Py_DECREF(result.as_ptr()) };
-                hook_raise::raise(*refusal);
+                self.refuse(*refusal);
                 return ptr::null_mut();
             }
+        }
+        if result.is_null() && !self.settled.is_empty() {
+            hook_raise::name_originals(&self.settled);
         }
         result
     }

@@ -38,6 +38,16 @@ pub(crate) fn in_main_interpreter() -> bool {
     unsafe { ffi::PyInterpreterState_Get() == PyInterpreterState_Main() }
 }
 
+/// The minor version of the interpreter: 11 for CPython 3.11.7.
+pub(crate) fn minor_version() -> u32 {
+    static MINOR: OnceLock<u32> = OnceLock::new();
+    *MINOR.get_or_init(|| {
+        // SAFETY: a static C string that begins with the version, such as `3.11.7 (main, …`.
+        let version = unsafe { std::ffi::CStr::from_ptr(ffi::Py_GetVersion()) }.to_string_lossy();
+        version.split('.').nth(1).and_then(|minor| minor.parse().ok()).unwrap_or_default()
+    })
+}
+
 /// Whether the interpreter can run any code.
 pub(crate) fn is_initialised() -> bool {
     // SAFETY: reads a flag.

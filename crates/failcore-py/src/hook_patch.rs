@@ -19,7 +19,7 @@ use crate::hook_call::{Call, Shape, convention, direct};
 use crate::hook_object::Object;
 use crate::hook_raise::{self, Refusal};
 use crate::patched::TARGETS;
-use crate::{hook_make, monitor, opening};
+use crate::{hook_context, hook_make, monitor, opening, supervised};
 
 type Raw = *mut ffi::PyObject;
 
@@ -31,11 +31,22 @@ pub(crate) struct Target {
     pub(crate) class: Option<&'static CStr>,
     /// Its name.
     pub(crate) name: &'static CStr,
+    /// The last minor version that needs it without a supervisor.
+    pub(crate) until: u32,
     /// Judges the call, and may replace arguments by what was judged.
     pub(crate) judge: fn(&mut Call) -> Result<(), Box<Refusal>>,
     /// For calls of which only the first argument matters and nothing is judged: what is in force meanwhile. `None`
     /// where it must be looked at by `judge` after all.
     pub(crate) around: Option<fn(Object<'_>) -> Option<Guard>>,
+    /// Whether it is replaced under a supervisor only.
+    pub(crate) supervised: bool,
+}
+
+impl Target {
+    /// Whether it is replaced in this process.
+    fn is_due(&self) -> bool {
+        supervised::is_on() || (!self.supervised && hook_context::minor_version() <= self.until)
+    }
 }
 
 /// The original functions, by target.
@@ -53,7 +64,8 @@ unsafe fn run(index: usize, slf: Raw, shape: Shape) -> Raw {
         // SAFETY: the original follows the same convention, and gets what CPython passed.
         return unsafe { direct(original, slf, shape) };
     }
-    if let Some(around) = TARGETS[index].around
+    // A supervisor judges opens itself, and is listened to.
+    if let Some(around) = TARGETS[index].around.filter(|_| !supervised::is_on())
         && let Shape::Fast { args, count, names, class: None } = shape
         && count > 0
         && names.is_none_or(<Raw>::is_null)
@@ -72,10 +84,17 @@ unsafe fn run(index: usize, slf: Raw, shape: Shape) -> Raw {
     // SAFETY: CPython passed this shape with the GIL held.
     let mut call = unsafe { Call::new(slf, shape) };
     match catch_unwind(AssertUnwindSafe(|| (TARGETS[index].judge)(&mut call))) {
-        // SAFETY: the original follows the same convention.
-        Ok(Ok(())) => return unsafe { call.run(original) },
-        Ok(Err(refusal)) => hook_raise::raise(*refusal),
-        Err(_) => hook_raise::raise(Refusal::of(monitor::broken("the gate failed inside"))),
+        Ok(Ok(())) => {
+            supervised::listen();
+            // SAFETY: the original follows the same convention.
+            let result = unsafe { call.run(original) };
+            if result.is_null() {
+                hook_raise::explain();
+            }
+            return result;
+        }
+        Ok(Err(refusal)) => call.refuse(*refusal),
+        Err(_) => call.refuse(Refusal::of(monitor::broken("the gate failed inside"))),
     }
     ptr::null_mut()
 }
@@ -154,13 +173,14 @@ macro_rules! stand_ins {
 stand_ins! {
     0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31
     32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63
+    64 65 66 67 68 69 70 71 72 73 74 75 76 77 78 79 80 81 82 83 84 85 86 87 88 89 90 91 92 93 94 95
 }
 
 const _: () = assert!(TARGETS.len() <= SLOTS, "more targets than stand-ins");
 
 /// Whether functions of this module are replaced.
 pub(crate) fn concerns(module: &str) -> bool {
-    TARGETS.iter().any(|target| target.module.to_bytes() == module.as_bytes())
+    TARGETS.iter().any(|target| target.is_due() && target.module.to_bytes() == module.as_bytes())
 }
 
 /// Whether every function of this module that exists here is replaced.
@@ -179,7 +199,7 @@ fn done(module: &CStr) -> bool {
 /// In words, where a function is not what it should be; nothing should run under the gate then.
 pub(crate) fn replace_loaded(builtins: bool) -> Result<(), String> {
     let mut previous = None;
-    for target in TARGETS {
+    for target in TARGETS.iter().filter(|target| target.is_due()) {
         if previous == Some(target.module) {
             continue;
         }
@@ -216,7 +236,8 @@ pub(crate) fn replace_loaded(builtins: bool) -> Result<(), String> {
 /// # Errors
 /// In words; `None` inside where the module cannot be imported, which the agent will hear from its own import.
 pub(crate) fn replace_module(module: &str) -> Result<(), String> {
-    let Some(target) = TARGETS.iter().find(|target| target.module.to_bytes() == module.as_bytes()) else {
+    let due = |target: &&Target| target.is_due() && target.module.to_bytes() == module.as_bytes();
+    let Some(target) = TARGETS.iter().find(due) else {
         return Ok(());
     };
     if done(target.module) {
@@ -273,7 +294,8 @@ unsafe fn replace(name: &CStr, module: Raw) -> Result<(), String> {
     let wrong = |target: &Target, what: &str| {
         Err(format!("`{}.{}` {what}", name.to_string_lossy(), target.name.to_string_lossy()))
     };
-    for (index, target) in TARGETS.iter().enumerate().filter(|(_, target)| target.module == name) {
+    let wanted = |target: &&Target| target.module == name && target.is_due();
+    for (index, target) in TARGETS.iter().enumerate().filter(|(_, target)| wanted(target)) {
         // SAFETY: the module is live and the GIL is held; each object is checked before it is looked into.
         unsafe {
             let Some(def) = definition(module, target) else {

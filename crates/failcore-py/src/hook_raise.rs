@@ -14,11 +14,12 @@ use pyo3::types::{PyDict, PyType};
 
 use crate::hook_context::in_main_interpreter;
 use crate::hook_object::Object;
+use crate::supervised;
 
 /// Why an operation does not happen, and how the agent's code expects to hear of it.
 pub(crate) struct Refusal {
     what: What,
-    /// The objects that stand as `filename` and `filename2`, borrowed from the event.
+    /// The objects that stand as `filename` and `filename2`, or as an import's `name`, borrowed from the event.
     files: [*mut ffi::PyObject; 2],
 }
 
@@ -32,6 +33,30 @@ enum What {
     Os(i32),
     /// A look-up found nothing, with this `EAI_*` code.
     Lookup(i32, String),
+    /// An argument is of a type that is not taken.
+    Type(String),
+    /// An argument has the right type and no use.
+    Value(String),
+    /// Reading an argument raised.
+    Raised(Raised),
+}
+
+/// An exception of the program's own is set: what it wanted cannot be read, and does not happen.
+///
+/// Whoever gets one passes it on at once, since nothing of Python may run while it is set.
+pub(crate) struct Raised(());
+
+impl Raised {
+    /// Says that the call just made into Python has failed.
+    pub(crate) fn now() -> Self {
+        Self(())
+    }
+}
+
+impl From<Raised> for Box<Refusal> {
+    fn from(raised: Raised) -> Self {
+        Self::new(Refusal { what: What::Raised(raised), ..Refusal::os(0) })
+    }
 }
 
 impl Refusal {
@@ -55,9 +80,24 @@ impl Refusal {
         Self { what: What::Lookup(code, message), ..Self::os(0) }
     }
 
+    /// A `TypeError`, as the operation itself would have it.
+    pub(crate) fn wrong_type(message: impl Into<String>) -> Self {
+        Self { what: What::Type(message.into()), ..Self::os(0) }
+    }
+
+    /// A `ValueError`, as the operation itself would have it.
+    pub(crate) fn value(message: impl Into<String>) -> Self {
+        Self { what: What::Value(message.into()), ..Self::os(0) }
+    }
+
     /// A failure that the operation itself would meet.
     pub(crate) fn os(errno: i32) -> Self {
         Self { what: What::Os(errno), files: [ptr::null_mut(); 2] }
+    }
+
+    /// With the name of the module that does not load, where one does not.
+    pub(crate) fn of_module(self, name: Option<Object<'_>>) -> Self {
+        if matches!(self.what, What::Import(_)) { self.about(name, None) } else { self }
     }
 
     /// With the objects that Python users expect as `filename` and `filename2`.
@@ -131,6 +171,11 @@ pub(crate) fn raise(refusal: Refusal) {
     let (denial, errno) = match &refusal.what {
         What::Os(errno) => return raise_os(*errno, refusal.files[0]),
         What::Lookup(code, message) => return raise_lookup(*code, message),
+        // SAFETY: the classes are static objects of the interpreter.
+        What::Type(message) => return raise_text(unsafe { ffi::PyExc_TypeError }, message),
+        // SAFETY: as above.
+        What::Value(message) => return raise_text(unsafe { ffi::PyExc_ValueError }, message),
+        What::Raised(_) => return raise_again(),
         What::Denied(denial) | What::Import(denial) | What::Name(denial) => (denial, denial.errno),
     };
     // The classes can have been tampered with, or not be there yet: then the plain exception must do.
@@ -155,6 +200,33 @@ pub(crate) fn instead(refused: Option<Denial>, about: Option<Object<'_>>) {
     }
 }
 
+/// Where the supervisor refused a call, puts what it says in place of the exception that the errno made.
+pub(crate) fn explain() {
+    let Some(denial) = supervised::heard() else { return };
+    if !in_main_interpreter() || RAISING.replace(true) {
+        return;
+    }
+    // SAFETY: the GIL is held and this is the main interpreter.
+    let py = unsafe { Python::assume_attached() };
+    if let Some(error) = PyErr::take(py) {
+        let value = error.value(py);
+        let attribute = |name: &str| value.getattr(name).ok().filter(|found| !found.is_none());
+        let is_about_it =
+            attribute("errno").and_then(|errno| errno.extract::<i32>().ok()) == Some(denial.errno);
+        let files = [attribute("filename"), attribute("filename2")];
+        let refusal = Refusal {
+            what: What::Denied(denial.clone()),
+            files: files.each_ref().map(|file| file.as_ref().map_or(ptr::null_mut(), |file| file.as_ptr())),
+        };
+        let explained =
+            is_about_it && kept(py).is_some_and(|classes| build(py, &classes, &refusal, &denial).is_ok());
+        if !explained {
+            error.restore(py);
+        }
+    }
+    RAISING.set(false);
+}
+
 /// Makes the exception without running Python code.
 fn build(py: Python<'_>, classes: &Bound<'_, PyModule>, refusal: &Refusal, denial: &Denial) -> PyResult<()> {
     let class = match &refusal.what {
@@ -171,15 +243,18 @@ fn build(py: Python<'_>, classes: &Bound<'_, PyModule>, refusal: &Refusal, denia
         unsafe { Bound::from_borrowed_ptr_or_opt(py, object) }
     };
     let message = denial.to_string();
-    let exception = match refusal.files.map(file) {
+    let import = matches!(refusal.what, What::Import(_));
+    let files = if import { [None, None] } else { refusal.files.map(file) };
+    let exception = match files {
         [None, _] => class.call1((errno, &message))?,
         [first, None] => class.call1((errno, &message, first))?,
         [first, second] => class.call1((errno, &message, first, py.None(), second))?,
     };
     describe(&exception, denial)?;
-    let raised = if matches!(refusal.what, What::Import(_)) {
+    let raised = if import {
         let import = classes.getattr("DeniedImport")?.call1((&message,))?;
         describe(&import, denial)?;
+        import.setattr("name", file(refusal.files[0]))?;
         import.setattr("__cause__", exception)?;
         import
     } else {
@@ -226,6 +301,45 @@ fn raise_lookup(code: i32, message: &str) {
         }
     }
     raise_plain(code, message);
+}
+
+/// Leaves the exception that is set; without one, which does not happen, it is still a refusal.
+fn raise_again() {
+    // SAFETY: the GIL is held; looks whether an exception is set.
+    if unsafe { ffi::PyErr_Occurred() }.is_null() {
+        raise_plain(libc::EIO, "an argument could not be read");
+    }
+}
+
+/// Sets an exception of a class that takes a message alone.
+fn raise_text(class: *mut ffi::PyObject, message: &str) {
+    let message = CString::new(message.replace('\0', "\\0")).unwrap_or_default();
+    // SAFETY: the GIL is held; the class is live and the message is copied.
+    unsafe { ffi::PyErr_SetString(class, message.as_ptr()) };
+}
+
+/// Puts the program's own objects back into the `filename` and `filename2` of the exception that is set, where
+/// copies of ours stand. Each pair is a copy and what it was made of.
+pub(crate) fn name_originals(pairs: &[(*mut ffi::PyObject, *mut ffi::PyObject)]) {
+    // SAFETY: the GIL is held; both sides of each pair are live; the three references fetched are given back, and an
+    // exception on the way leaves the first one as it was.
+    unsafe {
+        if ffi::PyErr_Occurred().is_null() || ffi::PyErr_ExceptionMatches(ffi::PyExc_OSError) == 0 {
+            return;
+        }
+        let (mut class, mut value, mut traceback) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
+        ffi::PyErr_Fetch(&raw mut class, &raw mut value, &raw mut traceback);
+        ffi::PyErr_NormalizeException(&raw mut class, &raw mut value, &raw mut traceback);
+        for attribute in [c"filename", c"filename2"] {
+            let named = ffi::PyObject_GetAttrString(value, attribute.as_ptr());
+            if let Some((_, original)) = pairs.iter().find(|(copy, _)| *copy == named) {
+                ffi::PyObject_SetAttrString(value, attribute.as_ptr(), *original);
+            }
+            ffi::Py_XDECREF(named);
+            ffi::PyErr_Clear();
+        }
+        ffi::PyErr_Restore(class, value, traceback);
+    }
 }
 
 /// Sets a plain `PermissionError`, which needs nothing but the interpreter's own objects.

@@ -6,16 +6,16 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use failcore_gate::{Gate, Grant, resolve};
-use failcore_model::{
-    Action, Claims, Context, Denial, Event, Reason, Request, Rights, Subject, Text, Timestamp,
-};
+use failcore_kernel::Supervised;
+use failcore_model::{Action, Claims, Denial, Event, Reason, Rights, Text};
 use smallvec::SmallVec;
 
-use crate::scope;
+use crate::scope::{self, Held};
+use crate::{hook_site, supervised};
 
 /// Makes the gate of one process: a gate does not survive a fork, so the child asks for its own.
 pub(crate) trait Source: Send + Sync {
@@ -23,10 +23,13 @@ pub(crate) trait Source: Send + Sync {
     ///
     /// # Errors
     /// In words, where none can be had; every operation is refused then.
-    fn gate(&self) -> Result<Arc<Gate>, String>;
+    fn stand(&self) -> Result<Stand, String>;
 
     /// Who the session belongs to.
     fn identity(&self) -> Identity;
+
+    /// Whether a process belongs to what the session governs.
+    fn includes(&self, pid: u32) -> bool;
 }
 
 /// Who a session belongs to.
@@ -40,26 +43,67 @@ pub(crate) struct Identity {
     pub(crate) run: Option<Text>,
 }
 
+/// A gate of one process.
+#[derive(Clone)]
+pub(crate) struct Stand {
+    pub(crate) gate: Arc<Gate>,
+    /// Where a supervisor decides again, and records, what it sees happen.
+    pub(crate) supervised: Option<Supervised>,
+}
+
 /// One gate in force.
 pub(crate) struct Post {
     id: u64,
     sealed: bool,
     source: Box<dyn Source>,
-    gate: ArcSwap<(u64, Arc<Gate>)>,
+    stand: ArcSwap<(u64, Stand)>,
 }
 
 impl Post {
     /// The gate of the calling process.
     pub(crate) fn gate(&self) -> Result<Arc<Gate>, Denial> {
-        let now = FORKS.load(Ordering::Relaxed);
-        let current = self.gate.load();
+        Ok(Arc::clone(&self.stand()?.1.gate))
+    }
+
+    fn stand(&self) -> Result<arc_swap::Guard<Arc<(u64, Stand)>>, Denial> {
+        let now = generation();
+        let current = self.stand.load();
         if current.0 == now {
-            return Ok(Arc::clone(&current.1));
+            return Ok(current);
         }
         // A forked child on its first operation: it has one thread, so nobody races this.
-        let gate = self.source.gate().map_err(|error| broken(&error))?;
-        self.gate.store(Arc::new((now, Arc::clone(&gate))));
-        Ok(gate)
+        let stand = self.source.stand().map_err(|error| broken(&error))?;
+        self.stand.store(Arc::new((now, stand)));
+        Ok(self.stand.load())
+    }
+
+    /// Asks about an operation; no grant where a supervisor will decide it.
+    fn ask(
+        &self,
+        action: Action,
+        scope: &Held,
+        claims: &Claims,
+        addresses: &[IpAddr],
+    ) -> Result<Option<Grant>, Denial> {
+        let stand = self.stand()?;
+        let Stand { gate, supervised } = &stand.1;
+        if let Some(supervised) = supervised {
+            let mut claims = claims.clone();
+            if supervised::is_carried(&action) {
+                supervised::tell(supervised, scope, &claims);
+                return Ok(None);
+            }
+            if failcore_kernel::is_seen(&action) {
+                // The supervisor records it, and cannot look for itself.
+                if !action.reads() {
+                    claims.site = hook_site::here();
+                }
+                supervised::tell(supervised, scope, &claims);
+                return gate.check_ahead(action, claims, addresses).map(|()| None);
+            }
+            supervised::tell(supervised, scope, &claims);
+        }
+        gate.check(action, claims.clone(), addresses).map(Some)
     }
 
     /// Who the session belongs to.
@@ -82,6 +126,11 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 /// How many forks this process is away from the one that loaded us.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
+/// How many forks away this process is.
+pub(crate) fn generation() -> u64 {
+    FORKS.load(Ordering::Relaxed)
+}
+
 /// Counts a fork; called in the child, where only this is safe to do.
 pub(crate) fn forked() {
     FORKS.fetch_add(1, Ordering::Relaxed);
@@ -97,10 +146,12 @@ pub(crate) fn active() -> bool {
 /// # Errors
 /// In words, where the source has no gate.
 pub(crate) fn enter(source: Box<dyn Source>, sealed: bool) -> Result<u64, String> {
-    let gate = source.gate()?;
+    let stand = source.stand()?;
+    if stand.supervised.is_some() {
+        supervised::note();
+    }
     let id = NEXT.fetch_add(1, Ordering::Relaxed);
-    let generation = FORKS.load(Ordering::Relaxed);
-    let post = Arc::new(Post { id, sealed, source, gate: ArcSwap::from_pointee((generation, gate)) });
+    let post = Arc::new(Post { id, sealed, source, stand: ArcSwap::from_pointee((generation(), stand)) });
     change(|all| all.push(Arc::clone(&post)));
     ANY.store(true, Ordering::SeqCst);
     Ok(id)
@@ -162,7 +213,9 @@ pub(crate) fn check(action: Action, addresses: &[IpAddr]) -> Result<(), Denial> 
 /// # Errors
 /// As [`check`].
 pub(crate) fn grant(action: Action, addresses: &[IpAddr]) -> Result<Option<Grant>, Denial> {
-    grant_claimed(action, scope::claims(), addresses)
+    let scope = scope::current().held();
+    let claims = scope::claims_of(&scope);
+    grant_claimed(action, &scope, &claims, addresses)
 }
 
 /// As [`grant`], with what was claimed before; for where the GIL is not held.
@@ -171,33 +224,45 @@ pub(crate) fn grant(action: Action, addresses: &[IpAddr]) -> Result<Option<Grant
 /// As [`check`].
 pub(crate) fn grant_claimed(
     action: Action,
-    claims: Claims,
+    scope: &Held,
+    claims: &Claims,
     addresses: &[IpAddr],
 ) -> Result<Option<Grant>, Denial> {
     let posts = POSTS.load();
     let Some(posts) = posts.as_ref() else { return Ok(None) };
     let Some((last, before)) = posts.all.split_last() else { return Ok(None) };
     for post in before {
-        drop(post.gate()?.check(action.clone(), claims.clone(), addresses)?);
+        drop(post.ask(action.clone(), scope, claims, addresses)?);
     }
-    last.gate()?.check(action, claims, addresses).map(Some)
+    last.ask(action, scope, claims, addresses)
+}
+
+/// Calls `act` with what this process and its supervisor share.
+pub(crate) fn each_supervised(act: impl Fn(&Supervised)) {
+    let posts = POSTS.load();
+    for post in posts.iter().flat_map(|posts| &posts.all) {
+        if let Ok(stand) = post.stand()
+            && let Some(supervised) = &stand.1.supervised
+        {
+            act(supervised);
+        }
+    }
+}
+
+/// Whether a process belongs to what every gate governs.
+pub(crate) fn in_run(pid: u32) -> bool {
+    POSTS.load().as_ref().is_some_and(|posts| posts.all.iter().all(|post| post.source.includes(pid)))
 }
 
 /// Whether every gate would allow an operation, without asking for it: nothing is recorded.
 pub(crate) fn would_allow(action: Action) -> bool {
     let posts = POSTS.load();
     let Some(posts) = posts.as_ref() else { return true };
-    let request = Request {
-        action,
-        subject: Subject { claimed: scope::claims(), ..Subject::default() },
-        context: Context { time: now(), ..Context::default() },
-    };
-    posts.all.iter().all(|post| post.gate().is_ok_and(|gate| gate.policy().decide(&request).is_allow()))
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+    let claims = scope::claims();
+    posts
+        .all
+        .iter()
+        .all(|post| post.gate().is_ok_and(|gate| gate.foresee(action.clone(), claims.clone(), &[]).is_none()))
 }
 
 /// Refuses an operation that could not be decoded, and records that.
@@ -230,6 +295,10 @@ pub(crate) fn file(
     follow: resolve::Follow,
 ) -> Result<resolve::Found, resolve::ResolveError> {
     let identities = POSTS.load().as_ref().is_some_and(|posts| posts.identities);
+    // What the supervisor mediates it records: looking a path up is no operation of the program's.
+    if supervised::is_on() {
+        return resolve::file_unmediated(at, asked, follow, identities);
+    }
     resolve::file(at, asked, follow, identities)
 }
 

@@ -19,7 +19,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
 use crate::decode_fs::rights;
-use crate::{attach, monitor, scope};
+use crate::{attach, monitor, scope, supervised};
 
 /// How long an open may take from the hook to the kernel; a note that is older belongs to an event that no open
 /// followed.
@@ -61,9 +61,9 @@ fn with<T>(f: impl FnOnce(&mut Thread) -> T) -> Option<T> {
 }
 
 /// Whether an event with these flags is followed by an open with the same: `fopen` passes none, and everything else
-/// of CPython's closes on exec.
+/// of CPython's closes on exec. A supervisor opens what it has judged itself.
 fn is_followed(flags: i32) -> bool {
-    attach::is_attached() && flags & libc::O_CLOEXEC != 0
+    attach::is_attached() && !supervised::is_on() && flags & libc::O_CLOEXEC != 0
 }
 
 /// Whether another open is on its way, around which this one happens.
@@ -173,7 +173,7 @@ fn again(opening: Opening, path: &CStr, mode: u32, errno: Errno) -> Option<Resul
         let rights = rights(flags, file.exists);
         let action = Action::Open { file, rights };
         with(|thread| thread.unlocked = true);
-        let judged = monitor::grant_claimed(action, claims.clone(), &[]);
+        let judged = monitor::grant_claimed(action, &None, &claims, &[]);
         with(|thread| thread.unlocked = false);
         if let Err(denial) = judged {
             let errno = denial.errno;

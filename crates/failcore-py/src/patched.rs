@@ -1,23 +1,50 @@
 //! The functions that have stand-ins, and why each one needs it.
 
+use crate::events::Judged;
+use crate::hook_call::Call;
 use crate::hook_patch::Target;
 use crate::{patched_fs as fs, patched_net as net, patched_process as process, patched_thread as thread};
 
 macro_rules! targets {
-    ($($module:literal { $($(#[$class:literal])? $name:literal => $judge:path $(, around $around:path)?;)* })*) => {
+    (
+        $($module:literal {
+            $($(#[$class:literal])? $name:literal => $judge:path $(, until $until:expr)? $(, around $around:path)?;)*
+        })*
+        under_supervision { $($heard:literal: [$($function:literal),* $(,)?];)* }
+    ) => {
         /// Every stand-in. Functions that a version or build lacks are left out when they are replaced.
-        pub(crate) const TARGETS: &[Target] = &[$($(Target {
-            module: $module,
-            class: targets!(@class $($class)?),
-            name: $name,
-            judge: $judge,
-            around: targets!(@around $($around)?),
-        },)*)*];
+        pub(crate) const TARGETS: &[Target] = &[
+            $($(Target {
+                module: $module,
+                class: targets!(@class $($class)?),
+                name: $name,
+                until: targets!(@until $($until)?),
+                judge: $judge,
+                around: targets!(@around $($around)?),
+                supervised: false,
+            },)*)*
+            $($(Target {
+                module: $heard,
+                class: None,
+                name: $function,
+                until: u32::MAX,
+                judge: heard,
+                around: None,
+                supervised: true,
+            },)*)*
+        ];
     };
     (@class) => { None };
     (@around) => { None };
     (@around $around:path) => { Some($around) };
     (@class $class:literal) => { Some($class) };
+    (@until) => { u32::MAX };
+    (@until $until:expr) => { $until };
+}
+
+/// The event has judged the call; the stand-in is there for what the supervisor says after it.
+fn heard(_: &mut Call) -> Judged {
+    Ok(())
 }
 
 targets! {
@@ -26,6 +53,23 @@ targets! {
         c"open" => fs::open, around fs::around_open; // the event leaves out dir_fd
         c"mkfifo" => fs::make;                  // these raise no event
         c"mknod" => fs::make;
+        c"listdir" => fs::one_path, until fs::LAST_WITH_BUFFERS; // a buffer could change before its event
+        c"scandir" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"mkdir" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"rmdir" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"remove" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"unlink" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"truncate" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"chmod" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"chown" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"lchown" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"utime" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"setxattr" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"removexattr" => fs::one_path, until fs::LAST_WITH_BUFFERS;
+        c"rename" => fs::two_paths, until fs::LAST_WITH_BUFFERS;
+        c"replace" => fs::two_paths, until fs::LAST_WITH_BUFFERS;
+        c"link" => fs::two_paths, until fs::LAST_WITH_BUFFERS;
+        c"symlink" => fs::two_paths, until fs::LAST_WITH_BUFFERS;
         c"chroot" => process::chroot;
         c"unshare" => process::unshare;
         c"setns" => process::setns;
@@ -40,7 +84,7 @@ targets! {
     }
     c"_io" {
         c"open" => fs::io_open, around fs::around_open; // the open itself proves what was judged
-        c"open_code" => fs::io_open, around fs::around_open;
+        c"open_code" => fs::open_code, around fs::around_open;
     }
     c"_posixsubprocess" { c"fork_exec" => process::fork_exec; }  // subprocess and multiprocessing start programs here
     c"_thread" {
@@ -86,5 +130,13 @@ targets! {
     c"spwd" {
         c"getspnam" => fs::shadow;
         c"getspall" => fs::shadow;
+    }
+
+    // Under a supervisor every one of them is replaced, and these too: its refusals become `failcore.Denied` where a
+    // function comes back with an errno.
+    under_supervision {
+        c"_io": [c"open", c"open_code"];
+        c"posix": [c"lchmod", c"fchmod", c"fchown", c"kill", c"killpg"];
+        c"resource": [c"prlimit"];
     }
 }

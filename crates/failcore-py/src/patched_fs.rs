@@ -7,19 +7,63 @@ use crate::decode_fs::{judge, resolve, rights};
 use crate::events::Judged;
 use crate::expected::Guard;
 use crate::hook_call::Call;
+use crate::hook_context::minor_version;
 use crate::hook_make as make;
 use crate::hook_object::{Object, directory};
 use crate::hook_raise::Refusal;
 use crate::{expected, monitor, opening};
 
-/// Replaces a path argument by what `__fspath__` says now; a wrong type is left for the function to complain of.
-fn settle(call: &mut Call, index: usize, name: &str) -> Result<(), Box<Refusal>> {
+/// Replaces a path argument by what `__fspath__` says now, which is what exceptions name as well. What is no path ends
+/// here: asked again, it could be one.
+pub(crate) fn settle(call: &mut Call, index: usize, name: &str) -> Judged {
     let Some(object) = call.get(index, name) else { return Ok(()) };
-    if object.is_str() || object.is_bytes() || object.is_none() || object.int().is_some() {
+    if object.is_str() || object.is_bytes() || object.is_none() {
         return Ok(());
     }
-    let Some(path) = make::fs_path(object) else { return Ok(()) };
+    let path = make::fs_path(object)?;
     call.replace(index, name, path).map_err(|()| lost())
+}
+
+/// Replaces a path with a buffer, whose content could change after it was judged, by a copy. CPython takes such
+/// paths until 3.11, with a warning.
+fn settle_buffer(call: &mut Call, index: usize, name: &str) -> Judged {
+    let Some(object) = call.get(index, name) else { return Ok(()) };
+    if !takes_buffers() || !make::has_buffer(object) {
+        return Ok(());
+    }
+    make::warn_of_buffer(object)?;
+    let copy = make::copy(object)?;
+    call.settle(index, name, copy).map_err(|()| lost())
+}
+
+/// Whether this CPython takes any object with a buffer as a path of `os`.
+fn takes_buffers() -> bool {
+    minor_version() <= LAST_WITH_BUFFERS
+}
+
+/// The last minor version that does.
+pub(crate) const LAST_WITH_BUFFERS: u32 = 11;
+
+/// `os.listdir(path)` and others whose event is judged, with the path that is used.
+pub(crate) fn one_path(call: &mut Call) -> Judged {
+    settle_buffer(call, 0, "path")
+}
+
+/// `os.rename(src, dst)` and others of two paths.
+pub(crate) fn two_paths(call: &mut Call) -> Judged {
+    settle_buffer(call, 0, "src")?;
+    settle_buffer(call, 1, "dst")
+}
+
+/// An argument as the number it is now, asking `__index__` once; `None` where there is none, or a number that no
+/// function takes.
+pub(crate) fn settle_int(call: &mut Call, index: usize, name: &str) -> Result<Option<i64>, Box<Refusal>> {
+    let Some(object) = call.get(index, name) else { return Ok(None) };
+    if object.int().is_none() {
+        let number = make::index(object)?;
+        call.settle(index, name, number).map_err(|()| lost())?;
+    }
+    Ok(call.get(index, name).and_then(Object::int))
 }
 
 pub(crate) fn lost() -> Box<Refusal> {
@@ -27,16 +71,14 @@ pub(crate) fn lost() -> Box<Refusal> {
 }
 
 /// The `dir_fd` of a call, as the number it is; another object's answer could change.
-fn dir_fd(call: &mut Call, index: usize, event: &str) -> Result<i64, Box<Refusal>> {
-    match call.get(index, "dir_fd") {
-        None => Ok(-1),
-        Some(object) if object.is_none() => Ok(-1),
-        Some(object) => match object.int() {
-            Some(fd) if fd >= 0 => Ok(fd),
-            // −1 would be read as "the working directory" here and as a bad descriptor there.
-            Some(_) => Err(Refusal::os(libc::EBADF).into()),
-            None => Err(monitor::undecodable(event, "`dir_fd` must be an `int`").into()),
-        },
+fn dir_fd(call: &mut Call) -> Result<i64, Box<Refusal>> {
+    if call.get(NOWHERE, "dir_fd").is_none_or(Object::is_none) {
+        return Ok(-1);
+    }
+    match settle_int(call, NOWHERE, "dir_fd")? {
+        Some(fd) if fd >= 0 => Ok(fd),
+        // −1 would be read as "the working directory" here and as a bad descriptor there.
+        _ => Err(Refusal::os(libc::EBADF).into()),
     }
 }
 
@@ -45,8 +87,9 @@ const NOWHERE: usize = usize::MAX;
 
 /// `os.open(path, flags, mode=0o777, *, dir_fd=None)`: the event behind it is judged with the directory.
 pub(crate) fn open(call: &mut Call) -> Judged {
+    settle_buffer(call, 0, "path")?;
     settle(call, 0, "path")?;
-    let dir = dir_fd(call, NOWHERE, "os.open")?;
+    let dir = dir_fd(call)?;
     let guard = expected::note_open(call.get(0, "path"), dir);
     call.keep(guard);
     call.opens();
@@ -62,21 +105,35 @@ pub(crate) fn around_open(path: Object<'_>) -> Option<Guard> {
     Some(expected::note_open(Some(path), -1))
 }
 
-/// `io.open(file, mode, …, opener=None)`, which is `open`, and `io.open_code(path)`: so that the event behind them may
-/// leave part of the judging to the open itself.
+/// `io.open(file, mode, …, opener=None)`, which is `open`: so that the event behind it may leave part of the judging to
+/// the open itself.
 pub(crate) fn io_open(call: &mut Call) -> Judged {
-    let name = if call.get(0, "file").is_some() { "file" } else { "path" };
-    settle(call, 0, name)?;
+    // What is a number is a descriptor, whatever path it has besides.
+    if call.get(0, "file").is_some_and(make::is_number) {
+        return Ok(());
+    }
+    settle(call, 0, "file")?;
+    opens(call, "file");
+    Ok(())
+}
+
+/// `io.open_code(path)`, which takes a `str` alone.
+pub(crate) fn open_code(call: &mut Call) -> Judged {
+    opens(call, "path");
+    Ok(())
+}
+
+fn opens(call: &mut Call, name: &str) {
     let guard = expected::note_open(call.get(0, name), -1);
     call.keep(guard);
     call.opens();
-    Ok(())
 }
 
 /// `os.mkfifo(path, mode, *, dir_fd)`, `os.mknod(path, mode, device, *, dir_fd)`.
 pub(crate) fn make(call: &mut Call) -> Judged {
+    settle_buffer(call, 0, "path")?;
     settle(call, 0, "path")?;
-    let dir = dir_fd(call, NOWHERE, "os.mknod")?;
+    let dir = dir_fd(call)?;
     let about = call.get(0, "path");
     let Some(path) = about.and_then(Object::os_bytes) else { return Ok(()) };
     judge(Action::Create(resolve(directory(dir), &path, Follow::NoFinal, about)?), about)
@@ -98,7 +155,7 @@ fn shm_path(call: &Call) -> Option<Vec<u8>> {
 /// `_posixshmem.shm_open(path, flags, mode=0o777)`.
 pub(crate) fn shm_open(call: &mut Call) -> Judged {
     let Some(path) = shm_path(call) else { return Ok(()) };
-    let Some(flags) = call.get(1, "flags").and_then(Object::int) else { return Ok(()) };
+    let Some(flags) = settle_int(call, 1, "flags")? else { return Ok(()) };
     open_file(&path, flags as i32, call.get(0, "path"))
 }
 

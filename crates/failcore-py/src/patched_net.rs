@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use failcore_gate::now;
 use failcore_gate::resolve::Follow;
-use failcore_model::{Action, Endpoint, HostName, Text, Timestamp, Transport, UnixAddr};
+use failcore_model::{Action, Endpoint, HostName, Text, Transport, UnixAddr};
 use failcore_net::{Pins, ResolveError, Resolver};
 use rustix::net::{AddressFamily, SocketAddrAny};
 
@@ -22,11 +22,6 @@ use crate::{expected, hook_socket, monitor};
 /// The names that this process resolved, for all its gates.
 pub(crate) static PINS: LazyLock<Arc<Pins>> = LazyLock::new(Arc::default);
 static RESOLVER: LazyLock<Resolver> = LazyLock::new(|| Resolver::system(Arc::clone(&PINS)));
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
-}
 
 /// Whether a policy grants an address by itself for some use. Without a port nothing can be said yet, and the
 /// connect will be judged by the address all the same.
@@ -137,17 +132,22 @@ pub(crate) fn getnameinfo(call: &mut Call) -> Judged {
 /// is judged by the hook, from the event.
 fn resolved(call: &mut Call, index: usize, event: &str) -> Judged {
     let Some(slf) = call.receiver() else { return Ok(()) };
-    let Some(address) = call.get(index, "address").filter(|address| address.is_tuple()) else {
+    let Some(address) = call.get(index, "address") else { return Ok(()) };
+    if make::has_buffer(address) {
+        // The name of a unix socket, whose content could change after it was judged.
+        let copy = make::copy(address)?;
+        return call.replace(index, "address", copy).map_err(|()| lost());
+    }
+    if !address.is_tuple() {
         return Ok(());
-    };
+    }
     let Ok(socket) = socket(event, Some(slf)) else { return Ok(()) };
     if !matches!(socket.family, AddressFamily::INET | AddressFamily::INET6) {
         return Ok(());
     }
-    let port = address.item(1).filter(|port| port.int().is_none());
-    let port = port.and_then(make::index);
-    if let (Some(port), Some(host)) = (port, address.item(0)) {
+    if let (Some(host), Some(port)) = (address.item(0), address.item(1).filter(|port| port.int().is_none())) {
         // A number of another kind is asked once, and its answer is what is judged and used.
+        let port = make::index(port)?;
         let mut parts = vec![make::again(host), port];
         parts.extend((2..4).map_while(|i| address.item(i)).map(make::again));
         call.replace(index, "address", make::tuple(&parts)).map_err(|()| lost())?;

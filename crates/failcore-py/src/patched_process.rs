@@ -11,8 +11,8 @@ use crate::hook_call::Call;
 use crate::hook_make as make;
 use crate::hook_object::Object;
 use crate::hook_raise::Refusal;
-use crate::patched_fs::lost;
-use crate::{attach, expected, monitor};
+use crate::patched_fs::{lost, settle, settle_int};
+use crate::{attach, expected, hook_context, monitor, supervised};
 
 fn unreadable(event: &str, what: &str) -> Box<Refusal> {
     monitor::undecodable(event, what).into()
@@ -23,71 +23,109 @@ fn texts(argv: &[Vec<u8>]) -> Vec<Text> {
 }
 
 /// Replaces an argument vector by what it is now, as a list of `bytes`.
-fn settle_argv(call: &mut Call, index: usize, name: &str, event: &str) -> Result<Vec<Vec<u8>>, Box<Refusal>> {
-    let Some(argv) = call.get(index, name).and_then(make::fs_list) else {
-        return Err(unreadable(event, "the arguments must be `str`, `bytes` or paths"));
-    };
-    let list = make::list(argv.iter().map(Vec::as_slice));
-    call.replace(index, name, list).map_err(|()| lost())?;
+fn settle_argv(call: &mut Call, index: usize, name: &str) -> Result<Vec<Vec<u8>>, Box<Refusal>> {
+    let argv = call.get(index, name).map_or_else(|| Ok(Vec::new()), make::fs_list)?;
+    replace_list(call, index, name, &argv)?;
     Ok(argv)
+}
+
+fn replace_list(call: &mut Call, index: usize, name: &str, items: &[Vec<u8>]) -> Judged {
+    let list = make::list(items.iter().map(Vec::as_slice));
+    call.replace(index, name, list).map_err(|()| lost())
 }
 
 /// `_posixsubprocess.fork_exec(args, executable_list, close_fds, fds_to_keep, cwd, env_list, …)`.
 ///
-/// The child tries each candidate in turn: the first that can run is judged, and the child gets that one alone.
+/// The child tries each candidate in turn: the first that can run is judged, and the child gets that one alone. Where
+/// none can, the child reports why, as without the gate, from a name that stays unable to.
 pub(crate) fn fork_exec(call: &mut Call) -> Judged {
-    const EVENT: &str = "_posixsubprocess.fork_exec";
-    // What `subprocess` names as the file that was not found.
-    let asked =
-        call.get(0, "").and_then(Object::items).and_then(|items| items.first().copied().map(make::again));
-    if let Some(asked) = asked {
-        call.own(asked);
+    if call.get(5, "").is_none() {
+        return Ok(()); // too few arguments, which the function itself refuses
     }
-    let argv = settle_argv(call, 0, "", EVENT)?;
-    let Some(candidates) = call.get(1, "").and_then(make::fs_list) else {
-        return Err(unreadable(EVENT, "the program must be `str`, `bytes` or a path"));
-    };
+    // What a refusal names, as `subprocess` does: the program as it was called.
+    let called =
+        call.get(0, "").and_then(Object::items).and_then(|items| items.first().copied().map(make::again));
+    let called = called.and_then(|called| call.take(called));
+    let argv = settle_argv(call, 0, "")?;
+    let candidates = call.get(1, "").map_or_else(|| Ok(Vec::new()), make::fs_list)?;
     let cwd = match call.get(4, "").filter(|cwd| !cwd.is_none()) {
         None => None,
         Some(cwd) => {
-            Some(make::fs_bytes(cwd).ok_or_else(|| unreadable(EVENT, "the directory must be a path"))?)
+            let cwd = make::fs_bytes(cwd)?;
+            call.settle(4, "", make::bytes(&cwd)).map_err(|()| lost())?;
+            Some(cwd)
         }
     };
-    if let Some(cwd) = &cwd {
-        call.replace(4, "", make::bytes(cwd)).map_err(|()| lost())?;
-        if !std::fs::metadata(crate::decode_fs::os(cwd)).is_ok_and(|at| at.is_dir()) {
-            // The child cannot enter it and ends before any program starts.
-            return Ok(());
-        }
-    }
-    let asked = asked.and_then(|asked| call.owned(asked));
-    let (program, image) = first_runnable(&candidates, cwd.as_deref())
-        .map_err(|refusal| Box::new(refusal.about(asked, None)))?;
-    let forced = through_env(&image, &argv)?;
-    start(image, texts(&argv), asked)?;
-    if let Some(argv) = forced {
-        let list = make::list(argv.iter().map(Vec::as_slice));
-        call.replace(0, "", list).map_err(|()| lost())?;
-    }
-    let only = make::tuple(&[make::bytes(&program)]);
-    call.replace(1, "", only).map_err(|()| lost())?;
     match call.get(5, "").filter(|env| !env.is_none()) {
         None => attach::force_own_environment(),
         Some(env) => {
-            let Some(mut env) = make::fs_list(env) else {
-                return Err(unreadable(EVENT, "the environment must be `bytes`"));
-            };
+            let mut env = make::fs_list(env)?;
             attach::force_lines(&mut env);
-            let env = make::list(env.iter().map(Vec::as_slice));
-            call.replace(5, "", env).map_err(|()| lost())?;
+            replace_list(call, 5, "", &env)?;
         }
     }
-    Ok(())
+    // What the child runs before the program can change its environment and its working directory.
+    let preparation = preparation(call);
+    if let Some(index) = preparation {
+        let prepared = call.get(index, "").and_then(make::prepare).ok_or_else(lost)?;
+        call.replace(index, "", prepared).map_err(|()| lost())?;
+    }
+    let (program, image) = match first_runnable(&candidates, cwd.as_deref())? {
+        Found::Program(program, image) => (program, image),
+        // A supervisor judges whatever the child tries.
+        Found::Nothing(_) if supervised::is_on() => return replace_list(call, 1, "", &candidates),
+        Found::Nothing(errno) => {
+            let Some(never) = never(errno) else { return Err(Refusal::os(errno).into()) };
+            return replace_list(call, 1, "", &[never]);
+        }
+    };
+    let about = match called {
+        Some(called) if argv.first().is_some_and(|argv0| names(&program, argv0)) => Some(called),
+        _ => call.take(make::fs_text(&program)?),
+    };
+    let forced = through_env(&image, &argv)?;
+    start(image, texts(&argv), about)?;
+    if let Some(argv) = forced {
+        replace_list(call, 0, "", &argv)?;
+    }
+    let program = if preparation.is_some() { absolute(&program, cwd.as_deref())? } else { program };
+    replace_list(call, 1, "", &[program])
+}
+
+/// The place of a `preexec_fn`: behind the number `umask`, which is the 20th or, from 3.11, the 21st argument.
+fn preparation(call: &Call) -> Option<usize> {
+    let index = if hook_context::minor_version() < 11 { 20 } else { 21 };
+    call.get(index, "").filter(|function| !function.is_none()).map(|_| index)
+}
+
+/// A candidate by a name that does not depend on the working directory.
+fn absolute(program: &[u8], cwd: Option<&[u8]>) -> Result<Vec<u8>, Box<Refusal>> {
+    let own =
+        std::env::current_dir().map_err(|error| Refusal::os(error.raw_os_error().unwrap_or(libc::ENOENT)))?;
+    let path = own.join(crate::decode_fs::os(cwd.unwrap_or_default())).join(crate::decode_fs::os(program));
+    Ok(path.into_os_string().into_encoded_bytes())
+}
+
+/// Whether a candidate is what a program's name stands for: itself, or found by it on `PATH`.
+fn names(candidate: &[u8], name: &[u8]) -> bool {
+    candidate == name || (!name.contains(&b'/') && candidate.rsplit(|b| *b == b'/').next() == Some(name))
+}
+
+/// What a search for a program came to.
+enum Found {
+    /// A candidate and its image.
+    Program(Vec<u8>, FileRef),
+    /// The error that execve(2) would end in.
+    Nothing(i32),
 }
 
 /// The first candidate that the child could execute, as execve(2) would find it from its directory.
-fn first_runnable(candidates: &[Vec<u8>], cwd: Option<&[u8]>) -> Result<(Vec<u8>, FileRef), Box<Refusal>> {
-    let mut errno = libc::ENOENT;
+fn first_runnable(candidates: &[Vec<u8>], cwd: Option<&[u8]>) -> Result<Found, Box<Refusal>> {
+    let cwd_errno = cwd.and_then(|cwd| directory_error(crate::decode_fs::os(cwd)));
+    if let Some(errno) = cwd_errno {
+        return Ok(Found::Nothing(errno));
+    }
+    let (mut first, mut last) = (None, libc::ENOENT);
     for candidate in candidates {
         let whole = match cwd {
             Some(cwd) if !candidate.starts_with(b"/") => [cwd, b"/", candidate].concat(),
@@ -95,39 +133,65 @@ fn first_runnable(candidates: &[Vec<u8>], cwd: Option<&[u8]>) -> Result<(Vec<u8>
         };
         let path = crate::decode_fs::os(&whole);
         match accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS) {
-            Ok(()) if std::fs::metadata(path).is_ok_and(|file| file.is_dir()) => errno = libc::EACCES,
-            Ok(()) => return Ok((candidate.clone(), resolve(None, &whole, Follow::Final, None)?)),
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {}
-            Err(error) => errno = error.raw_os_error(),
+            // A directory can be searched, and not executed.
+            Ok(()) if std::fs::metadata(path).is_ok_and(|file| file.is_dir()) => last = libc::EACCES,
+            Ok(()) => {
+                return Ok(Found::Program(candidate.clone(), resolve(None, &whole, Follow::Final, None)?));
+            }
+            Err(error) => last = error.raw_os_error(),
+        }
+        if !matches!(last, libc::ENOENT | libc::ENOTDIR) {
+            first.get_or_insert(last);
         }
     }
-    // What the child would report.
-    Err(Refusal::os(errno).into())
+    Ok(Found::Nothing(first.unwrap_or(last)))
+}
+
+/// Why the child could not enter a directory.
+fn directory_error(cwd: &std::path::Path) -> Option<i32> {
+    match accessat(CWD, cwd, Access::EXEC_OK, AtFlags::EACCESS) {
+        Ok(()) if std::fs::metadata(cwd).is_ok_and(|at| at.is_dir()) => None,
+        Ok(()) => Some(libc::ENOTDIR),
+        Err(errno) => Some(errno.raw_os_error()),
+    }
+}
+
+/// A name that execve(2) refuses with this error, whatever anyone makes meanwhile; `None` where there is none.
+fn never(errno: i32) -> Option<Vec<u8>> {
+    match errno {
+        libc::ENOENT => Some(Vec::new()),
+        libc::EACCES => Some(b"/".to_vec()),                // a directory
+        libc::ENOTDIR => Some(b"/proc/self/exe/".to_vec()), // no directory
+        libc::ENAMETOOLONG => Some([&b"/"[..], &[b'x'; libc::PATH_MAX as usize]].concat()),
+        _ => None,
+    }
 }
 
 /// `os.execv(path, argv)`.
 pub(crate) fn execv(call: &mut Call) -> Judged {
-    exec(call, "os.execv")?;
+    exec(call, "os.execv", false)?;
     attach::force_own_environment();
     Ok(())
 }
 
 /// `os.execve(path, argv, env)`.
 pub(crate) fn execve(call: &mut Call) -> Judged {
-    exec(call, "os.execve")?;
+    exec(call, "os.execve", true)?;
     settle_env(call, "os.execve")
 }
 
 /// `os.posix_spawn(path, argv, env, *, file_actions=…, …)`.
 pub(crate) fn spawn(call: &mut Call) -> Judged {
     file_actions(call)?;
-    exec(call, "os.posix_spawn")?;
+    exec(call, "os.posix_spawn", false)?;
     settle_env(call, "os.posix_spawn")
 }
 
 /// `os.posix_spawnp(path, argv, env, …)`: the C library searches `PATH`; it gets the result of ours.
 pub(crate) fn spawnp(call: &mut Call) -> Judged {
-    let Some(name) = call.get(0, "path").and_then(make::fs_bytes) else { return Ok(()) };
+    settle(call, 0, "path")?;
+    let Some(name) = call.get(0, "path") else { return Ok(()) };
+    let name = make::fs_bytes(name)?;
     if !name.contains(&b'/') {
         let path = std::env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
         let candidates: Vec<_> = path
@@ -135,45 +199,48 @@ pub(crate) fn spawnp(call: &mut Call) -> Judged {
             .split(|b| *b == b':')
             .map(|dir| [if dir.is_empty() { b"." } else { dir }, b"/", &name].concat())
             .collect();
-        let asked = call.get(0, "path").map(make::again);
-        if let Some(asked) = asked {
-            call.own(asked);
+        match first_runnable(&candidates, None)? {
+            Found::Program(program, _) => {
+                call.settle(0, "path", make::bytes(&program)).map_err(|()| lost())?
+            }
+            Found::Nothing(errno) => return Err(Refusal::os(errno).about(call.get(0, "path"), None).into()),
         }
-        let asked = asked.and_then(|asked| call.owned(asked));
-        let (program, _) =
-            first_runnable(&candidates, None).map_err(|refusal| Box::new(refusal.about(asked, None)))?;
-        call.replace(0, "path", make::bytes(&program)).map_err(|()| lost())?;
     }
     spawn(call)
 }
 
-/// Judges the program of an exec call and leaves only what was judged in it.
-fn exec(call: &mut Call, event: &str) -> Judged {
+/// Judges the program of an exec call and leaves only what was judged in it. `by_descriptor` says whether the
+/// function takes a descriptor for it.
+fn exec(call: &mut Call, event: &str, by_descriptor: bool) -> Judged {
     let Some(object) = call.get(0, "path") else { return Ok(()) };
-    // What the program named stands in the exception, not our copy.
-    let asked = make::again(object);
-    let number = object.int();
-    call.own(asked);
-    let about = call.owned(asked);
-    let Some(object) = about else { return Ok(()) };
-    let path = match number {
+    let path = match object.int().filter(|_| by_descriptor) {
         Some(fd) => format!("/proc/self/fd/{fd}").into_bytes(),
         None => {
-            let Some(path) = make::fs_bytes(object) else { return Ok(()) };
-            call.replace(0, "path", make::bytes(&path)).map_err(|()| lost())?;
+            settle(call, 0, "path")?;
+            let path = call.get(0, "path").map_or_else(|| Ok(Vec::new()), make::fs_bytes)?;
+            call.settle(0, "path", make::bytes(&path)).map_err(|()| lost())?;
             path
         }
     };
-    let argv = settle_argv(call, 1, "argv", event)?;
+    if !call.get(1, "argv").is_some_and(|argv| argv.is_tuple() || argv.is_list()) {
+        return Err(Refusal::wrong_type(format!("{event}: argv must be a tuple or list")).into());
+    }
+    let argv = settle_argv(call, 1, "argv")?;
+    if argv.first().is_none_or(Vec::is_empty) {
+        return Err(Refusal::value(format!("{event}: argv must not be empty, nor its first element")).into());
+    }
+    let about = call.get(0, "path");
     let image = resolve(None, &path, Follow::Final, about)?;
     if !image.exists {
-        return Err(Refusal::os(libc::ENOENT).about(about, None).into());
+        let errno = rustix::fs::stat(&*path).err().unwrap_or(rustix::io::Errno::NOENT);
+        // `execv` alone says nothing of a file.
+        let about = about.filter(|_| event != "os.execv");
+        return Err(Refusal::os(errno.raw_os_error()).about(about, None).into());
     }
     let forced = through_env(&image, &argv)?;
     start(image, texts(&argv), about)?;
     if let Some(argv) = forced {
-        let list = make::list(argv.iter().map(Vec::as_slice));
-        call.replace(1, "argv", list).map_err(|()| lost())?;
+        replace_list(call, 1, "argv", &argv)?;
     }
     let judged = call.raw(0, "path").map_or(0, |path| path as usize);
     call.keep(expected::note_judged(judged));
@@ -190,9 +257,10 @@ fn settle_env(call: &mut Call, event: &str) -> Judged {
         attach::force_own_environment();
         return Ok(());
     };
-    let Some(mut env) = make::fs_mapping(env) else {
-        return Err(unreadable(event, "the environment must map `str` to `str`"));
-    };
+    if !make::is_mapping(env) {
+        return Err(Refusal::wrong_type(format!("{event}: environment must be a mapping object")).into());
+    }
+    let mut env = make::fs_mapping(env)?;
     attach::force_pairs(&mut env);
     call.replace(2, "env", make::dictionary(&env)).map_err(|()| lost())
 }
@@ -205,7 +273,7 @@ fn file_actions(call: &mut Call) -> Judged {
         return Ok(());
     };
     let unknown = || unreadable("os.posix_spawn", "file actions must be a tuple or list of tuples");
-    let copied = make::sequence(actions).ok_or_else(unknown)?;
+    let copied = make::sequence(actions)?;
     call.replace(NOWHERE, "file_actions", copied).map_err(|()| lost())?;
     let actions = call.get(NOWHERE, "file_actions").and_then(Object::items).ok_or_else(unknown)?;
     for action in actions {
@@ -213,8 +281,10 @@ fn file_actions(call: &mut Call) -> Judged {
         match tag.int() {
             Some(OPEN) => {}
             Some(_) => continue,
-            None if make::index(tag).is_none() => return Ok(()), // so it does
-            None => return Err(unknown()),
+            None => {
+                make::number(tag)?;
+                return Err(unknown());
+            }
         }
         let about = action.item(2);
         let path = about.and_then(Object::os_bytes).ok_or_else(unknown)?;
@@ -234,8 +304,8 @@ fn kernel(name: &str) -> Judged {
 }
 
 /// `os.chroot(path)`.
-pub(crate) fn chroot(_: &mut Call) -> Judged {
-    kernel("chroot")
+pub(crate) fn chroot(call: &mut Call) -> Judged {
+    kernel("chroot").map_err(|refusal| Box::new(refusal.about(call.get(0, "path"), None)))
 }
 
 /// `os.unshare(flags)`.
@@ -248,34 +318,40 @@ pub(crate) fn setns(_: &mut Call) -> Judged {
     kernel("setns")
 }
 
-/// `os.setpriority(which, who, priority)`: only a single process can be told apart.
+/// `os.setpriority(which, who, priority)`: of groups and users it is not known who belongs to them.
 pub(crate) fn setpriority(call: &mut Call) -> Judged {
-    match (call.get(0, "which").and_then(Object::int), call.get(1, "who").and_then(Object::int)) {
-        (Some(0), Some(pid)) => limit(pid),
-        (Some(_), Some(0)) => Ok(()),
-        (_, Some(other)) => limit(-other.abs()),
+    const PROCESS: i64 = 0; // PRIO_PROCESS
+    match (settle_int(call, 0, "which")?, settle_int(call, 1, "who")?) {
+        (Some(PROCESS), Some(pid)) => limit(pid),
+        (Some(_), Some(_)) => limit(-1),
         _ => Ok(()),
     }
 }
 
 /// `os.sched_setscheduler(pid, …)`, `os.sched_setparam(pid, …)`, `os.sched_setaffinity(pid, …)`.
 pub(crate) fn scheduling(call: &mut Call) -> Judged {
-    call.get(0, "pid").and_then(Object::int).map_or(Ok(()), limit)
+    settle_int(call, 0, "pid")?.map_or(Ok(()), limit)
 }
 
 /// `signal.pidfd_send_signal(pidfd, signalnum, …)`.
 pub(crate) fn pidfd_send_signal(call: &mut Call) -> Judged {
-    let (Some(fd), Some(number)) =
-        (call.get(0, "pidfd").and_then(Object::int), call.get(1, "signalnum").and_then(Object::int))
-    else {
+    if supervised::is_on() {
         return Ok(());
+    }
+    let (Some(fd), Some(number)) = (settle_int(call, 0, "pidfd")?, settle_int(call, 1, "signalnum")?) else {
+        return Ok(()); // no numbers that a descriptor or signal has
     };
-    // proc_pid_fdinfo(5): the process behind the descriptor.
+    // proc_pid_fdinfo(5): the process behind the descriptor; −1 where it is gone, 0 where it cannot be seen from here.
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
-    let pid = info
-        .lines()
-        .find_map(|line| line.strip_prefix("Pid:"))
-        .and_then(|pid| pid.trim().parse().ok())
-        .unwrap_or(-1);
-    signal(pid, number)
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")).and_then(|pid| pid.trim().parse().ok());
+    match pid {
+        Some(-1) => Err(Refusal::os(libc::ESRCH).into()),
+        Some(pid @ 1..) => signal(pid, number),
+        Some(_) => signal(-1, number),
+        // A directory of /proc means a process as well.
+        None if std::fs::metadata(format!("/proc/self/fd/{fd}")).is_ok_and(|file| file.is_dir()) => {
+            signal(-1, number)
+        }
+        None => Err(Refusal::os(libc::EBADF).into()),
+    }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use failcore_model::{Claims, Denial, Event, Text};
 
-use crate::{hook_context, monitor};
+use crate::{hook_context, monitor, supervised};
 
 /// A path of tool names, the outermost first.
 #[derive(Debug, Default)]
@@ -76,12 +76,25 @@ pub(crate) fn current() -> Current {
 
 /// What the calling thread claims of itself.
 pub(crate) fn claims() -> Claims {
-    match current().held() {
+    claims_of(&current().held())
+}
+
+/// What a thread in this scope claims of itself.
+pub(crate) fn claims_of(scope: &Held) -> Claims {
+    match scope {
         None => Claims::default(),
         Some(scope) => {
             let path = scope.path.iter().cloned().collect();
             Claims { scope: path, step: scope.step.clone(), site: None }
         }
+    }
+}
+
+/// Starts the calling thread in a scope, which it never leaves: the one that its process was born in. The supervisor
+/// knows.
+pub(crate) fn begin_in(path: Vec<Text>) {
+    if !path.is_empty() {
+        drop(replace_floor(Some(Arc::new(Scope { path, ..Scope::default() }))));
     }
 }
 
@@ -93,6 +106,12 @@ fn floor() -> Held {
 
 /// Replaces the thread's floor and returns the one before it.
 pub(crate) fn set_floor(held: Held) -> Held {
+    let before = replace_floor(held);
+    supervised::tell_scope();
+    before
+}
+
+fn replace_floor(held: Held) -> Held {
     FLOOR
         .try_with(|floor| floor.try_borrow_mut().map(|mut floor| std::mem::replace(&mut *floor, held)))
         .ok()

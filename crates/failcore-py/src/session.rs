@@ -1,21 +1,21 @@
 //! Sessions inside a program: the gate, its trace and the Python class.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::SystemTime;
 
-use failcore_gate::{Approver, Gate, Meter, Sink, SinkError};
-use failcore_model::{AbsPath, Action, Answer, Counters, Event, Hold, Lane, Request, Text, Timestamp};
+use failcore_gate::{Approver, Gate, Sink, SinkError};
+use failcore_kernel::{RunPage, descends};
+use failcore_model::{AbsPath, Answer, Event, Hold, Lane, Request, Text};
 use failcore_policy::PolicySet;
-use failcore_trace::{SigningKey, Writer, key_path, new_session_id, runs_dir};
+use failcore_trace::{Options, Redactor, SigningKey, Writer, key_path, new_session_id, runs_dir};
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 
-use crate::monitor::{self, Identity, Source};
+use crate::monitor::{self, Identity, Source, Stand};
 use crate::patched_net::PINS;
 use crate::policy::Policy;
-use crate::{expected, hook, hook_attach, hook_patch};
+use crate::{expected, hook, hook_attach, hook_patch, hook_site};
 
 /// A trace written by the agent's own process.
 struct OwnTrace(Mutex<Option<Writer>>);
@@ -31,31 +31,6 @@ impl Sink for OwnTrace {
         match &mut *self.writer() {
             Some(writer) => writer.append(event).map(drop).map_err(|error| SinkError(error.into())),
             None => Err(SinkError("it is closed".into())),
-        }
-    }
-}
-
-/// Counters of one process and its forks since the fork.
-struct OwnCounters {
-    since: Instant,
-    operations: AtomicU64,
-    connections: AtomicU64,
-}
-
-impl Meter for OwnCounters {
-    fn counters(&self, _: Timestamp) -> Counters {
-        Counters {
-            wall_ns: u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX),
-            operations: self.operations.load(Ordering::Relaxed),
-            connections: self.connections.load(Ordering::Relaxed),
-            ..Counters::default()
-        }
-    }
-
-    fn count(&self, action: &Action) {
-        self.operations.fetch_add(1, Ordering::Relaxed);
-        if matches!(action, Action::Connect(_) | Action::IpcConnect(_)) {
-            self.connections.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -84,7 +59,8 @@ struct Own {
     agent: Option<Text>,
     run: Option<Text>,
     approver: Option<Arc<Callback>>,
-    counters: Arc<OwnCounters>,
+    /// Shared with forked children.
+    counters: RunPage,
     key: SigningKey,
     /// The process that opened the session.
     opener: u32,
@@ -99,8 +75,10 @@ impl Own {
         } else {
             self.dir.join("children").join(format!("{own}-{}", new_session_id()))
         };
-        let mut writer =
-            Writer::create(&dir, &self.id, &self.key, self.policy.resolved()).map_err(|e| e.to_string())?;
+        let redactor = Redactor::of_environment(std::env::vars_os(), |name| self.policy.redacts(name));
+        let options = Options { redactor: Some(redactor), ..Options::default() };
+        let mut writer = Writer::create_with(&dir, &self.id, &self.key, self.policy.resolved(), options)
+            .map_err(|e| e.to_string())?;
         let coverage = failcore_gate::coverage::runtime(Hold::Advisory);
         let command = std::env::args_os().map(|arg| Text::from(arg.as_encoded_bytes())).collect();
         let policy = self.policy.digest().to_owned();
@@ -111,21 +89,26 @@ impl Own {
 }
 
 impl Source for Own {
-    fn gate(&self) -> Result<Arc<Gate>, String> {
+    fn stand(&self) -> Result<Stand, String> {
         let trace = self.create()?;
         *self.trace.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&trace));
         let mut gate = Gate::builder(Arc::clone(&self.policy), trace, Lane::Runtime)
             .names(Arc::clone(&PINS) as _)
-            .meter(Arc::clone(&self.counters) as _)
+            .site(hook_site::here)
+            .meter(Arc::new(self.counters.clone()))
             .identity(self.agent.clone(), self.run.clone());
         if let Some(approver) = &self.approver {
             gate = gate.approver(Arc::clone(approver) as _);
         }
-        Ok(Arc::new(gate.build()))
+        Ok(Stand { gate: Arc::new(gate.build()), supervised: None })
     }
 
     fn identity(&self) -> Identity {
         Identity { session: self.id.clone(), agent: self.agent.clone(), run: self.run.clone() }
+    }
+
+    fn includes(&self, pid: u32) -> bool {
+        descends(pid, self.opener)
     }
 }
 
@@ -259,11 +242,8 @@ impl Session {
             agent: self.agent.as_deref().map(Text::from),
             run: self.run.as_deref().map(Text::from),
             approver: self.approve.clone(),
-            counters: Arc::new(OwnCounters {
-                since: Instant::now(),
-                operations: AtomicU64::new(0),
-                connections: AtomicU64::new(0),
-            }),
+            counters: RunPage::alone(SystemTime::now().into())
+                .map_err(|errno| PyOSError::new_err((errno.raw_os_error(), errno.to_string())))?,
             key,
             opener: std::process::id(),
             trace: Arc::clone(&self.trace),

@@ -67,7 +67,7 @@ fn trace(c: &mut Criterion<CpuTime>) {
         b.iter_custom(|n| {
             let start = cpu();
             for _ in 0..n.div_ceil(64) {
-                (0..64).for_each(|_| appender.stage_packed(&packed).unwrap());
+                (0..64).for_each(|_| appender.stage(&unpacker.unpack(&packed).unwrap()).unwrap());
                 appender.flush().unwrap();
             }
             cpu() - start

@@ -15,3 +15,12 @@ pub(crate) fn segment(dir: &Path, number: u32) -> PathBuf {
         n => dir.join(format!("trace.{n:06}.jsonl")),
     }
 }
+
+/// Takes a trace back that was only just begun, as far as possible: its files go, others and the directory stay.
+pub fn discard(dir: &Path) {
+    for file in [LEAVES, CHECKPOINTS, POLICY, KEY].map(|name| dir.join(name)) {
+        drop(std::fs::remove_file(file));
+    }
+    // The trace itself is the lock, so it goes last.
+    drop(std::fs::remove_file(segment(dir, 0)));
+}

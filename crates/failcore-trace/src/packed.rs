@@ -251,6 +251,7 @@ struct File<'a> {
     /// Where it differs from the path.
     asked: Option<Bytes<'a>>,
     exists: bool,
+    dir: Option<bool>,
     ids: Cow<'a, [FileId]>,
 }
 
@@ -302,6 +303,9 @@ impl<'a> Fact<'a> {
             | Event::ProcessJoined { .. }
             | Event::ProcessLeft { .. }
             | Event::SegmentOpened { .. }
+            | Event::RunPaused { .. }
+            | Event::RunResumed { .. }
+            | Event::RunStopped { .. }
             | Event::Notice { .. }
             | Event::SessionClosed { .. } => return None,
         })
@@ -524,10 +528,10 @@ impl<'a> What<'a> {
 
 impl<'a> File<'a> {
     fn of(file: &'a FileRef) -> Self {
-        let FileRef { asked, path, exists, ids } = file;
+        let FileRef { asked, path, exists, dir, ids } = file;
         let path = Bytes(path.as_bytes());
         let asked = Some(Bytes::from(asked)).filter(|asked| *asked != path);
-        Self { path, asked, exists: *exists, ids: Cow::Borrowed(ids) }
+        Self { path, asked, exists: *exists, dir: *dir, ids: Cow::Borrowed(ids) }
     }
 
     fn reference(self) -> Option<FileRef> {
@@ -536,6 +540,7 @@ impl<'a> File<'a> {
             asked: self.asked.map_or_else(|| path.clone(), Text::from),
             path: AbsPath::try_from(path).ok()?,
             exists: self.exists,
+            dir: self.dir,
             ids: self.ids.into_owned().into(),
         })
     }

@@ -66,6 +66,18 @@ impl Redactor {
         })
     }
 
+    /// Takes out what [`Redactor::with_secrets_of`] does, and the values of those variables that are `listed`.
+    pub fn of_environment(
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+        listed: impl Fn(&[u8]) -> bool,
+    ) -> Self {
+        let (listed, others): (Vec<_>, Vec<_>) =
+            environment.into_iter().partition(|(name, _)| listed(name.as_bytes()));
+        listed.into_iter().fold(Self::default().with_secrets_of(others), |redactor, (name, value)| {
+            redactor.with_env(&name.to_string_lossy(), value.as_bytes())
+        })
+    }
+
     /// The same, with digests keyed for one user.
     pub(crate) fn keyed(mut self, key: &SigningKey) -> Self {
         self.key = key.derive(b"failcore redaction 1");

@@ -85,7 +85,8 @@ pub fn locate_in(dir: &Path, name: &str) -> Result<PathBuf, TraceError> {
     }
 }
 
-pub(crate) fn is_session_id(id: &str) -> bool {
+/// Whether a session can be called that.
+pub fn is_session_id(id: &str) -> bool {
     (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 

@@ -4,7 +4,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use failcore_model::{Event, TRACE_VERSION, Timestamp};
 use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
@@ -14,7 +14,6 @@ use signed_note::StandardSigner;
 
 use crate::checkpoint::{self, Head};
 use crate::merkle::{Frontier, record_hash};
-use crate::packed::Unpacker;
 use crate::{Redactor, SigningKey, TraceError, layout, runs};
 
 /// How a trace is written.
@@ -75,7 +74,6 @@ pub struct Writer {
     signed_at: Instant,
     next_checkpoint: u64,
     last: Timestamp,
-    unpacker: Unpacker,
     batch: Vec<u8>,
     ends: Vec<usize>,
     /// The process that made it: a forked child has the same file open.
@@ -110,16 +108,8 @@ impl Writer {
         }
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(TraceError::io("create", dir))?;
         let path = layout::segment(dir, 0);
-        // The trace itself is the lock: whoever makes it owns the directory.
-        let file = create(dir, &path)?;
-        let leaves = create(dir, &dir.join(layout::LEAVES))?;
-        let checkpoints = create(dir, &dir.join(layout::CHECKPOINTS))?;
-        for (name, text) in
-            [(layout::POLICY, policy.to_owned()), (layout::KEY, format!("{}\n", key.verifying_key()))]
-        {
-            let path = dir.join(name);
-            create(dir, &path)?.write_all(text.as_bytes()).map_err(TraceError::io("write", &path))?;
-        }
+        let signer = key.signer()?;
+        let (file, leaves, checkpoints) = furnish(dir, policy, &format!("{}\n", key.verifying_key()))?;
         let redactor = options
             .redactor
             .take()
@@ -128,7 +118,7 @@ impl Writer {
         Ok(Self {
             dir: dir.into(),
             session: session.into(),
-            signer: key.signer()?,
+            signer,
             options,
             redactor,
             segment: 0,
@@ -144,7 +134,6 @@ impl Writer {
             signed_at: Instant::now(),
             next_checkpoint: 0,
             last: Timestamp(0),
-            unpacker: Unpacker::default(),
             batch: Vec::new(),
             ends: Vec::new(),
             owner: rustix::process::getpid(),
@@ -191,21 +180,6 @@ impl Writer {
             Err(_) => self.batch.truncate(start),
         }
         staged
-    }
-
-    /// As [`Writer::stage`], for an event that an agent's process handed over in its compact form
-    /// ([`pack`](crate::pack)).
-    ///
-    /// # Security
-    /// The bytes are read as exactly one event and written anew: no second line and no field of the record's own
-    /// (`v`, `seq`, `ts`, `session`) can be slipped in. What only the writer's side may state, such as the end of
-    /// the session, has no such form.
-    ///
-    /// # Errors
-    /// [`TraceError::NotAnEvent`]; the batch is as before.
-    pub fn stage_packed(&mut self, bytes: &[u8]) -> Result<(), TraceError> {
-        let event = self.unpacker.unpack(bytes)?;
-        self.stage(&event)
     }
 
     fn encode(&mut self, event: &Event) -> Result<(), TraceError> {
@@ -389,11 +363,33 @@ impl Writer {
 
     /// Never earlier than the record before, whatever happens to the clock.
     fn now(&mut self) -> Timestamp {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
-        self.last = self.last.max(now);
+        self.last = self.last.max(SystemTime::now().into());
         self.last
     }
+}
+
+/// Makes the files of a new trace; where one of them cannot be made, those made before it go again.
+fn furnish(dir: &Path, policy: &str, key: &str) -> Result<(File, File, File), TraceError> {
+    let mut made = Vec::new();
+    let mut make = |path: PathBuf, text: &str| {
+        let mut file = create(dir, &path)?;
+        made.push(path.clone());
+        file.write_all(text.as_bytes()).map_err(TraceError::io("write", &path))?;
+        Ok(file)
+    };
+    // The trace itself is the lock: whoever makes it owns the directory.
+    let files = (|| {
+        let file = make(layout::segment(dir, 0), "")?;
+        let leaves = make(dir.join(layout::LEAVES), "")?;
+        let checkpoints = make(dir.join(layout::CHECKPOINTS), "")?;
+        make(dir.join(layout::POLICY), policy)?;
+        make(dir.join(layout::KEY), key)?;
+        Ok((file, leaves, checkpoints))
+    })();
+    if files.is_err() {
+        made.iter().rev().for_each(|path| drop(std::fs::remove_file(path)));
+    }
+    files
 }
 
 fn create(dir: &Path, path: &Path) -> Result<File, TraceError> {

@@ -69,8 +69,8 @@ fn an_agent_speaks_only_for_itself() {
     writer.append(&opened()).unwrap();
     let mut body = Vec::new();
     pack(&decided(7), &mut body).unwrap();
-    writer.stage_packed(&body).unwrap();
-    assert_eq!(writer.flush().unwrap(), 1);
+    let mut unpacker = Unpacker::default();
+    assert_eq!(writer.append(&unpacker.unpack(&body).unwrap()).unwrap(), 1);
     let hostile = [
         Vec::new(),
         body[..body.len() - 1].to_vec(),
@@ -80,7 +80,7 @@ fn an_agent_speaks_only_for_itself() {
         serde_json::to_vec(&decided(7)).unwrap(),
     ];
     for bytes in hostile {
-        assert!(matches!(writer.stage_packed(&bytes), Err(TraceError::NotAnEvent(_))), "{bytes:?}");
+        assert!(matches!(unpacker.unpack(&bytes), Err(TraceError::NotAnEvent(_))), "{bytes:?}");
     }
     for event in [
         opened(),
@@ -118,4 +118,18 @@ fn segments_are_one_trace() {
     assert_eq!(roots + 1, report.segments);
     let proof = prove(&dir, 30).unwrap();
     assert_eq!(verify_proof(&proof, &key.verifying_key()).unwrap().seq, 30);
+}
+
+#[test]
+fn a_trace_that_cannot_be_begun_leaves_what_was_there() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("project");
+    fs::create_dir(&dir).unwrap();
+    // Somebody's own, in a directory that is not meant for traces.
+    fs::write(dir.join("policy.toml"), "theirs").unwrap();
+    let key = SigningKey::load_or_create(&home.path().join("key")).unwrap();
+    assert!(matches!(Writer::create(&dir, "0190c0de", &key, "ours"), Err(TraceError::Exists(_))));
+    let names: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["policy.toml"]);
+    assert_eq!(fs::read_to_string(dir.join("policy.toml")).unwrap(), "theirs");
 }

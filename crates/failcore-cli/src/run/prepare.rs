@@ -1,17 +1,21 @@
 //! Everything a run needs before its program starts; whatever fails here leaves nothing behind.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use failcore_gate::coverage;
-use failcore_model::{AbsPath, Event, FileId, Hold, RuleId, Text};
+use failcore_kernel::{Cgroup, HOOK_VAR, Plan, SOCKET_VAR, cgroup_mounts};
+use failcore_model::{AbsPath, Action, Context, Event, FileId, Lane, Request, RuleId, Subject, Text};
+use failcore_net::Resolver;
 use failcore_policy::{Environment, Mode, PolicySet, Python};
 use failcore_trace::{Options, Redactor, SigningKey, Writer};
 use tempfile::TempDir;
 
-use super::{io_problem, text};
-use crate::args::Run;
+use super::control::About;
+use super::{io_problem, lane, text};
+use crate::args::{Run, Stdin};
+use crate::control;
 use crate::failure::{Failure, Problem};
 use crate::install::Installation;
 use crate::interpreter::Program;
@@ -21,6 +25,7 @@ use crate::ui::Ui;
 
 /// A run that can start.
 pub(super) struct Prepared {
+    pub(super) lane: Lane,
     pub(super) session: String,
     pub(super) agent: Option<Text>,
     pub(super) label: Option<Text>,
@@ -29,10 +34,13 @@ pub(super) struct Prepared {
     pub(super) hook: PathBuf,
     preload: PathBuf,
     command: Vec<Text>,
-    key: SigningKey,
+    /// Where the key lies that signs the trace.
+    key: PathBuf,
     trace: PathBuf,
     /// Whether the trace's directory was made here.
     made: bool,
+    /// Whether the trace in it was.
+    begun: bool,
     /// Where the program attaches; closed to it otherwise.
     door: TempDir,
     /// The program's private directory for temporary files.
@@ -42,7 +50,11 @@ pub(super) struct Prepared {
 impl Prepared {
     /// Chooses and completes all of it.
     pub(super) fn new(args: &Run, ui: &Ui) -> Result<Self, Failure> {
-        let program = Program::find(&args.command)?;
+        let lane = lane::choose(args.lane)?;
+        let program = match lane {
+            Lane::Runtime => Program::python(&args.command)?,
+            _ => Program::any(&args.command)?,
+        };
         let part = |found: Result<PathBuf, PathBuf>| {
             found.map_err(|sought| Problem::NotInstalled { what: sought.display().to_string() })
         };
@@ -54,8 +66,7 @@ impl Prepared {
             Some(dir) => std::path::absolute(dir).map_err(io_problem("resolve", dir))?,
             None => failcore_trace::runs_dir().map_err(Problem::trace)?.join(&session),
         };
-        let key_path = failcore_trace::key_path().map_err(Problem::trace)?;
-        let key = SigningKey::load_or_create(&key_path).map_err(Problem::trace)?;
+        let key = failcore_trace::key_path().map_err(Problem::trace)?;
 
         let private = |purpose: &str| {
             let dir = std::env::temp_dir();
@@ -65,27 +76,46 @@ impl Prepared {
                 .map_err(io_problem("write in", &dir))
         };
         let (door, tmp) = (private("run")?, private("tmp")?);
-        let mut env = Environment::current();
-        env.python = Python::find(program.interpreter.as_os_str(), &env.path);
+        let mut env = policy::environment();
+        if program.is_python {
+            env.python = Python::find(program.file.as_os_str(), &env.path);
+        }
         env.tmp = Some(real(tmp.path())?);
         let (policy, file) = choose(args, &program, &env, ui)?;
         if policy.mode() == Mode::Audit {
             ui.note("the policy only audits: what it would refuse is recorded and goes ahead");
         }
 
+        lane::check_capabilities(lane, &policy)?;
         let own = std::env::current_exe().unwrap_or_default();
         let state = failcore_trace::state_dir().map_err(Problem::trace)?;
+        // A write there moves a process out of what holds the run.
+        let cgroups = cgroup_mounts();
         let gates_own = [&trace, &hook, &preload, &state, &own]
             .into_iter()
+            .chain(&cgroups)
             .map(PathBuf::as_path)
             .chain(file.as_deref())
             .filter(|file| !file.as_os_str().is_empty());
-        // Out of the program's reach, whatever the policy says.
-        let policy = policy
-            .protect(&gates_own.map(real).collect::<Result<Vec<_>, _>>()?)
-            .hide(&[real(&key_path)?, real(door.path())?]);
+        // A link may be changed where it stands, and what it leads to there.
+        let names = Resolver::FILES.map(Path::new);
+        let gates_own = gates_own.chain(names).map(real).chain(names.map(spelt));
+        // The command itself, and what brings the hook into a Python, may be started and read; a deny still stands.
+        let mut policy = policy;
+        if lane == Lane::Kernel {
+            let args: Vec<Text> = program.args.iter().map(|arg| text(arg)).collect();
+            policy = policy.permit_exec(&spelt(&program.file)?, &args);
+            for part in [&hook, &preload] {
+                policy = policy.permit_read(&real(part)?);
+            }
+        }
+        // Out of the program's reach, whatever the policy says; the control sockets of this run and of all others too.
+        let secrets = [key.clone(), door.path().to_owned()].into_iter().chain(control::paths());
+        let secrets = secrets.map(|path| real(&path)).collect::<Result<Vec<_>, _>>()?;
+        let policy = policy.protect(&gates_own.collect::<Result<Vec<_>, _>>()?).hide(&secrets);
 
         Ok(Self {
+            lane,
             session,
             agent: args.agent.as_deref().map(Text::from),
             label: args.label.as_deref().map(Text::from),
@@ -97,13 +127,15 @@ impl Prepared {
             key,
             trace,
             made: false,
+            begun: false,
             door,
             tmp,
         })
     }
 
-    /// Begins the trace, with the policy as it will be enforced.
-    pub(super) fn open_trace(&mut self) -> Result<Writer, Failure> {
+    /// Begins the trace, with the policy as it will be enforced, and what the kernel will hold of it; also the run's
+    /// cgroup, where there is one.
+    pub(super) fn open_trace(&mut self) -> Result<(Writer, Plan, Option<Cgroup>), Failure> {
         // The directory first, so that its identity is known to the policy that the trace keeps.
         if !self.trace.exists() {
             std::fs::DirBuilder::new()
@@ -120,7 +152,9 @@ impl Prepared {
         begun
     }
 
-    fn begin(&mut self) -> Result<Writer, Failure> {
+    fn begin(&mut self) -> Result<(Writer, Plan, Option<Cgroup>), Failure> {
+        // Made on the first run, and only where nothing else stands in its way.
+        let key = SigningKey::load_or_create(&self.key).map_err(Problem::trace)?;
         let identities: Vec<(RuleId, FileId)> = self
             .policy
             .literal_denies()
@@ -131,26 +165,47 @@ impl Prepared {
             })
             .collect();
         self.policy = self.policy.clone().with_identities(&identities);
-        let options = Options {
-            redactor: Some(Redactor::default().with_secrets_of(std::env::vars_os())),
-            ..Options::default()
-        };
+        let redactor = Redactor::of_environment(std::env::vars_os(), |name| self.policy.redacts(name));
+        let options = Options { redactor: Some(redactor), ..Options::default() };
         let mut writer =
-            Writer::create_with(&self.trace, &self.session, &self.key, self.policy.resolved(), options)
+            Writer::create_with(&self.trace, &self.session, &key, self.policy.resolved(), options)
                 .map_err(Problem::trace)?;
+        self.begun = true;
+        let (cgroup, plan, coverage) = lane::lower(self.lane, &self.session, &self.policy);
         let opened = Event::SessionOpened {
             policy: self.policy.digest().to_owned(),
-            coverage: Box::new(coverage::runtime(Hold::Binding)),
+            coverage: Box::new(coverage),
             command: self.command.clone(),
         };
         writer.append(&opened).map_err(Problem::trace)?;
-        Ok(writer)
+        Ok((writer, plan, cgroup))
     }
 
     /// Takes back a trace of a program that never started.
     pub(super) fn discard_trace(&self) {
         if self.made {
             drop(std::fs::remove_dir_all(&self.trace));
+        } else if self.begun {
+            failcore_trace::discard(&self.trace);
+        }
+    }
+
+    /// Whether the program reads nothing from our standard input.
+    pub(super) fn stdin_null(&self, args: &Run) -> bool {
+        args.stdin == Stdin::Null || self.policy.stdin() == failcore_policy::Stdin::Null
+    }
+
+    /// What does not change about this run.
+    pub(super) fn about(&self) -> About {
+        About {
+            session: self.session.clone(),
+            agent: self.agent.clone(),
+            label: self.label.clone(),
+            lane: self.lane,
+            policy: self.policy.name().map(str::to_owned),
+            command: self.command.clone(),
+            trace: self.trace.clone(),
+            since: failcore_gate::now(),
         }
     }
 
@@ -161,7 +216,7 @@ impl Prepared {
 
     /// What of this environment reaches the program, and what the lane adds.
     pub(super) fn environment(&self) -> Vec<(OsString, OsString)> {
-        let passed = |name: &OsString| self.policy.env_passes(name.as_encoded_bytes());
+        let passed = |name: &OsString| self.passes(name);
         let mut env: Vec<(OsString, OsString)> = std::env::vars_os()
             .filter(|(name, _)| {
                 passed(name) && name != "LD_PRELOAD" && !name.as_encoded_bytes().starts_with(b"FAILCORE_")
@@ -175,7 +230,22 @@ impl Prepared {
         env.push(("LD_PRELOAD".into(), preload));
         env.push(("PYTHONDONTWRITEBYTECODE".into(), "1".into()));
         env.push(("TMPDIR".into(), self.tmp.path().into()));
+        env.push((SOCKET_VAR.into(), self.socket().into()));
+        env.push((HOOK_VAR.into(), self.hook.clone().into()));
         env
+    }
+}
+
+impl Prepared {
+    /// Whether a variable reaches the program: the decision about reading it, made once for the whole run. Nothing is
+    /// attempted yet, so nothing is recorded.
+    fn passes(&self, name: &OsStr) -> bool {
+        let request = Request {
+            action: Action::EnvRead(text(name)),
+            subject: Subject::default(),
+            context: Context { time: SystemTime::now().into(), ..Context::default() },
+        };
+        self.policy.decide(&request).is_allow() || self.policy.mode() == Mode::Audit
     }
 }
 
@@ -204,6 +274,12 @@ fn choose(
             found.display()
         ));
     }
+    if !program.is_python {
+        ui.note(
+            "no policy: the program may use what ordinary programs need; `failcore init` writes a policy",
+        );
+        return Ok((policy::preset("preset:native", env)?, None));
+    }
     let mut set = policy::preset("preset:python", env)?;
     if let Some(script) = &program.script {
         set = set.permit_read(&real(script)?);
@@ -227,8 +303,12 @@ fn real(path: &Path) -> Result<AbsPath, Failure> {
             (Err(error), ..) => return Err(Problem::io("resolve", path, error).into()),
         }
     };
-    let whole = rest.iter().rev().fold(found, |path, name| path.join(name));
-    Ok(AbsPath::lexical(whole.as_os_str().as_encoded_bytes()).map_err(|error| Problem::Nonsense {
+    spelt(&rest.iter().rev().fold(found, |path, name| path.join(name)))
+}
+
+/// An absolute path as policies speak of it.
+fn spelt(path: &Path) -> Result<AbsPath, Failure> {
+    Ok(AbsPath::lexical(path.as_os_str().as_encoded_bytes()).map_err(|error| Problem::Nonsense {
         what: format!("`{}`: {error}", path.display()),
         help: "name another path".into(),
     })?)

@@ -1,15 +1,11 @@
 //! The line at the end of a run.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use memchr::memmem::Finder;
+use failcore_kernel::Tally;
 use serde::Serialize;
 
-use super::io_problem;
-use crate::failure::Failure;
 use crate::ui::{BAD, FAINT, GOOD, STRONG, Styled};
 
 /// What came of a run.
@@ -22,55 +18,22 @@ pub(super) struct Summary {
     refused: u64,
     /// Refusals of files that are not there.
     absent: u64,
-    /// The limit that ended it.
+    /// What ended it before its program did: a limit, or its `owner`.
     #[serde(skip_serializing_if = "Option::is_none")]
     stopped: Option<&'static str>,
 }
 
 impl Summary {
-    /// Counts the decisions in the trace that was just closed.
+    /// Of a run whose trace was just closed.
     pub(super) fn of(
         session: &str,
         trace: PathBuf,
         exit: u8,
         stopped: Option<&'static str>,
-    ) -> Result<Self, Failure> {
-        let mut summary =
-            Self { session: session.into(), exit, allowed: 0, refused: 0, absent: 0, stopped, trace };
-        let mut segments: Vec<PathBuf> = summary
-            .trace
-            .read_dir()
-            .map_err(io_problem("list", &summary.trace))?
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|file| file.extension().is_some_and(|end| end == "jsonl"))
-            .collect();
-        segments.sort();
-        for segment in segments {
-            summary.count(&segment).map_err(io_problem("read", &segment))?;
-        }
-        Ok(summary)
-    }
-
-    /// Looks for the words the writer puts into each decision. A string in a record cannot hold them: its quotes
-    /// are escaped.
-    fn count(&mut self, segment: &Path) -> std::io::Result<()> {
-        let allow = Finder::new(br#""decision":{"verdict":"allow""#);
-        let absent = Finder::new(br#""decision":{"verdict":"deny","reason":"absent""#);
-        let deny = Finder::new(br#""decision":{"verdict":"deny""#);
-        let mut lines = BufReader::with_capacity(1 << 16, File::open(segment)?);
-        let mut line = Vec::new();
-        while lines.read_until(b'\n', &mut line)? > 0 {
-            if allow.find(&line).is_some() {
-                self.allowed += 1;
-            } else if absent.find(&line).is_some() {
-                self.absent += 1;
-            } else if deny.find(&line).is_some() {
-                self.refused += 1;
-            }
-            line.clear();
-        }
-        Ok(())
+        tally: Tally,
+    ) -> Self {
+        let Tally { allowed, refused, absent } = tally;
+        Self { session: session.into(), exit, allowed, refused, absent, stopped, trace }
     }
 }
 

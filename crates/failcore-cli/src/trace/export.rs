@@ -10,7 +10,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Problem};
 use crate::ui::Ui;
 
-const HEADER: &str = "seq,time,session,pid,tid,agent,tool,verdict,reason,rule,verb,resource\n";
+const HEADER: &str = "seq,time,session,pid,tid,agent,tool,verdict,reason,rule,verb,resource,site\n";
 
 /// Writes every record, or every operation, to the standard output.
 pub(super) fn run(dir: &Path, format: Format, ui: &mut Ui) -> Result<Exit, Failure> {
@@ -51,6 +51,7 @@ fn row(record: &Record) -> Option<String> {
         decision.rules.first().map(ToString::to_string).unwrap_or_default(),
         request.action.verb().to_string(),
         request.operation().split_once(' ').map(|(_, resource)| resource.to_owned()).unwrap_or_default(),
+        text(subject.claimed.site.as_ref()),
     ];
     Some(fields.iter().map(|field| quoted(field)).collect::<Vec<_>>().join(","))
 }

@@ -7,7 +7,7 @@ use failcore_model::{
     Answer, Coverage, Decision, Event, Hold, Obligation, Outcome, Reason, Record, Request, Text,
 };
 
-use crate::ui::{BAD, FAINT, GOOD, STRONG, Styled, WARN, count};
+use crate::ui::{BAD, FAINT, GOOD, STRONG, Styled, WARN, count, place};
 
 /// How many refusals the summary names.
 const NAMED: usize = 10;
@@ -151,6 +151,9 @@ fn judged(request: &Request, decision: &Decision, enforced: bool, operation: &st
         let scope: Vec<String> = request.subject.claimed.scope.iter().map(ToString::to_string).collect();
         line += &format!(" {}", Styled(FAINT, format_args!("[{}]", scope.join("/"))));
     }
+    if let Some(site) = &request.subject.claimed.site {
+        line += &format!(" {}", Styled(FAINT, format_args!("at {}", place(site))));
+    }
     line
 }
 
@@ -201,6 +204,9 @@ fn words(event: &Event, all: bool) -> Option<String> {
             format!("{} {segment}", Styled(FAINT, "segment"))
         }
         Event::Notice { text } => format!("{} {text}", Styled(WARN, "notice ")),
+        Event::RunPaused { who } => format!("{} by {who}", Styled(WARN, "paused ")),
+        Event::RunResumed { who } => format!("{} by {who}", Styled(GOOD, "resumed")),
+        Event::RunStopped { who } => format!("{} by {who}", Styled(BAD, "stopped")),
         Event::SessionClosed { exit } => {
             let exit = exit.map(|code| format!("exit code {code}")).unwrap_or_default();
             format!("{} {exit}", Styled(STRONG, "closed "))

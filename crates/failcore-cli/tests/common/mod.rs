@@ -118,15 +118,20 @@ impl World {
         };
         writer.append(&opened).unwrap();
         for (op, words) in (0..).zip(requests) {
-            // `tool: verb resource` was asked inside a tool scope; a final `?` says that nothing is there.
+            // `tool: verb resource` was asked inside a tool scope, ` @ agent.py:3` at that place of the program; a final
+            // `?` says that nothing is there.
+            let (words, site) =
+                words.split_once(" @ ").map_or((*words, None), |(words, at)| (words, Some(at)));
             let (tool, words) =
-                words.split_once(": ").map_or((None, *words), |(tool, rest)| (Some(tool), rest));
+                words.split_once(": ").map_or((None, words), |(tool, rest)| (Some(tool), rest));
             let absent = words.ends_with('?');
             let mut request = ask(words.trim_end_matches('?'), &self.abs(), &env).unwrap();
             request.subject.pid = 7;
             request.subject.tid = 7;
             request.subject.agent = Some("researcher".into());
             request.subject.claimed.scope = tool.map(Text::from).into_iter().collect();
+            request.subject.claimed.site =
+                site.map(|site| Text::from(self.path().join(site).as_os_str().as_encoded_bytes()));
             if absent && let failcore_model::Action::Open { file, .. } = &mut request.action {
                 file.exists = false;
             }
@@ -162,9 +167,9 @@ pub(crate) fn python() -> &'static str {
     FOUND.get_or_init(|| {
         let said = World::new().failcore(&["--json", "doctor"]);
         let answer: serde_json::Value = serde_json::from_str(&said.out).unwrap();
-        let findings = answer["groups"][0]["findings"].as_array().unwrap();
-        let python =
-            findings.iter().find(|finding| finding["what"] == "Python" && finding["state"] == "good");
+        let groups = answer["groups"].as_array().unwrap();
+        let mut findings = groups.iter().flat_map(|group| group["findings"].as_array().unwrap());
+        let python = findings.find(|finding| finding["what"] == "Python" && finding["state"] == "good");
         let detail =
             python.expect("these tests need CPython 3.10 or later on PATH")["detail"].as_str().unwrap();
         detail.split_once("  ").unwrap().1.to_owned()

@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 
 use failcore_model::{Decision, Event, Record, Request};
 use failcore_trace::Reader;
@@ -24,7 +25,8 @@ pub fn users() -> &'static [User] {
     if rustix::process::getuid().is_root() { &[User::Own, User::Ordinary] } else { &[User::Own] }
 }
 
-/// A policy's directory: `ok` may be read, `w` written, `ok/secret` and `w/denied` are denied.
+/// A policy's directory: `ok` may be read, `w` written; `ok/secret`, `w/denied` and `w/git/hooks`, which does not exist,
+/// are denied.
 pub struct World {
     dir: tempfile::TempDir,
     user: User,
@@ -87,7 +89,7 @@ impl World {
 [fs]
 read = ["/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/dev/null", "/dev/tty", "/proc/self", "/proc/filesystems", "{dir}/ok", "{dir}/bin"]
 write = ["{dir}/w"]
-deny = ["{dir}/ok/secret", "{dir}/w/denied"]
+deny = ["{dir}/ok/secret", "{dir}/w/denied", "{dir}/w/git/hooks"]
 [process]
 exec = ["/bin/sh", "/bin/cat", "/bin/true", "/bin/ls", "/bin/sleep", "/bin/mv", "/bin/ln", "/bin/mkdir", "/usr/bin/bash"{exec}]
 signal = "children"
@@ -98,6 +100,7 @@ signal = "children"
 
     /// A command that runs a program under supervision, as this world's user.
     pub fn command<S: AsRef<OsStr>>(&self, program: &[S]) -> Command {
+        build();
         let supervise =
             std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("examples/supervise");
         // Where an ordinary user can get at it.
@@ -139,6 +142,20 @@ signal = "children"
             .map(|reader| reader.map_while(Result::ok).collect())
             .unwrap_or_default()
     }
+}
+
+/// Builds the program that supervises, which is an example of the command's crate: it wires what crates of this row may
+/// not know of each other.
+fn build() {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "-q", "-p", "failcore-cli", "--example", "supervise"]);
+        if !cfg!(debug_assertions) {
+            cargo.arg("--release");
+        }
+        assert!(cargo.status().unwrap().success(), "the example does not build");
+    });
 }
 
 /// Lets every user at everything: what is refused is refused by the gate.

@@ -68,7 +68,11 @@ impl Rules<'_> {
             Action::Attr(file) => one(file, Rights::ATTR),
             Action::Rename { from, to } => {
                 let onto = if to.exists { Rights::CREATE | Rights::DELETE } else { Rights::CREATE };
-                gravest([one(from, Rights::DELETE), one(to, onto), self.below(from), self.below(to)])
+                let carried = match from.dir {
+                    Some(false) => [YES, YES],
+                    Some(true) | None => [self.below(from), self.below(to)],
+                };
+                gravest([one(from, Rights::DELETE), one(to, onto)].into_iter().chain(carried))
             }
             Action::Link { from, to } => {
                 let created = one(to, Rights::CREATE);

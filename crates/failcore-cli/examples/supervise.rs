@@ -9,8 +9,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use failcore_gate::{Gate, Nobody};
-use failcore_kernel::{Features, Launch, Plan, Served, Server, Supervisor, lower};
+use failcore_kernel::{Features, Launch, Parent, Plan, Served, Server, Supervisor, lower};
 use failcore_model::{AbsPath, Lane};
+use failcore_net::{Broker, Hosts, Pins, Resolver};
 use failcore_policy::{Environment, PolicySet};
 use failcore_trace::{SigningKey, Writer};
 use rustix::process::{WaitOptions, set_child_subreaper, waitpid};
@@ -37,21 +38,28 @@ fn main() -> ExitCode {
     std::fs::create_dir_all(&trace).unwrap();
     let key = SigningKey::load_or_create(&trace.join("key")).unwrap();
     let writer = Writer::create(&trace.join("trace"), "s1", &key, policy.resolved()).unwrap();
-    let served =
-        Served { session: "s1".into(), agent: None, run: None, policy: policy.resolved().to_owned() };
+    let served = Served {
+        session: "s1".into(),
+        agent: None,
+        run: None,
+        policy: policy.resolved().to_owned(),
+        supervised: true,
+    };
     let server = Server::start(&trace.join("socket"), served, writer, Arc::new(Nobody)).unwrap();
     set_child_subreaper(Some(rustix::process::getpid())).unwrap();
-    let gate = Gate::builder(Arc::clone(&policy), server.sink(), Lane::Kernel).meter(server.meter()).build();
-    let launch = Launch {
-        program,
-        args: args.collect(),
-        env: std::env::vars_os().collect(),
-        cwd: None,
-        stdin_null: false,
-    };
+    let pins = Arc::new(Pins::new().with_hosts(Hosts::system()));
+    let gate = Gate::builder(Arc::clone(&policy), server.sink(), Lane::Kernel)
+        .names(pins.clone())
+        .meter(server.meter())
+        .build();
+    let gate = Arc::new(gate);
+    let broker = Broker::start(Arc::clone(&gate), Resolver::system(pins)).unwrap();
+    let launch =
+        Launch { program, args: args.collect(), env: std::env::vars_os().collect(), ..Launch::default() };
     let (plan, _) = lower(&policy, &Features::probe());
     let plan = if std::env::var_os("WITHOUT_LANDLOCK").is_some() { Plan::default() } else { plan };
-    let code = match Supervisor::start(&launch, &plan, gate) {
+    let parent = Parent { gate, door: None, carrier: Some(broker.carrier()) };
+    let code = match Supervisor::start(&launch, &plan, parent) {
         Ok(supervisor) => {
             let root = rustix::process::Pid::from_raw(supervisor.root().cast_signed());
             let status = loop {
@@ -68,6 +76,7 @@ fn main() -> ExitCode {
             126
         }
     };
+    drop(broker);
     server.finish().close(Some(code)).unwrap();
     ExitCode::from(u8::try_from(code).unwrap_or(255))
 }

@@ -1,0 +1,178 @@
+//! From a question to its answer: the name is judged and recorded, looked up once, filtered and pinned.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use failcore_gate::{Gate, Grant, Sender, now};
+use failcore_model::{Action, Denial, HostName, Reason, Text, Timestamp};
+
+use crate::question::{About, Question, Reply};
+use crate::resolver::{ResolveError, Resolver};
+
+/// A program asks for both families of addresses of a name, and perhaps for more, one right after the other. Within
+/// this time that is one operation: one judgement, one record, one look-up.
+const ONE_OPERATION: Duration = Duration::from_secs(2);
+/// Operations that are remembered for as long; beyond that each question is one of its own.
+const MOST_REMEMBERED: usize = 1024;
+/// Seconds that an asker may keep an answer, at most. A pin outlives it by far, so that a connect right at its end is
+/// still known by its name.
+const MOST_SECONDS: u64 = 60;
+
+/// Judges names and looks them up.
+pub(crate) struct Judged {
+    gate: Arc<Gate>,
+    resolver: Resolver,
+    remembered: Mutex<HashMap<Key, Remembered>>,
+}
+
+/// Who asks, in which tool scope, for what.
+type Key = (u32, Vec<Text>, HostName);
+
+struct Remembered {
+    since: Instant,
+    operation: Arc<Operation>,
+}
+
+/// One `net.resolve`, in two steps, each of which happens once; whoever needs one that is under way waits for it.
+#[derive(Default)]
+struct Operation {
+    granted: OnceLock<Result<Grant, Said>>,
+    found: OnceLock<Said>,
+}
+
+/// What an operation came to.
+#[derive(Debug, Clone)]
+pub(crate) enum Said {
+    /// The name's addresses, and until when they are pinned.
+    Exists { addrs: Arc<[IpAddr]>, canonical: Option<HostName>, until: Timestamp },
+    /// As [`Reply::NoName`].
+    NoName,
+    /// As [`Reply::Failed`].
+    Failed,
+}
+
+impl Judged {
+    pub(crate) fn new(gate: Arc<Gate>, resolver: Resolver) -> Self {
+        Self { gate, resolver, remembered: Mutex::default() }
+    }
+
+    /// Answers a question. Blocks as long as the judgement, which may ask a person, and the system's resolver do.
+    pub(crate) fn answer(&self, asker: &Sender, question: &Question) -> Said {
+        let about = question.about();
+        let name = match question.name() {
+            Ok(name) if about != About::Unknown => name,
+            // What we would make of it is never what the asker means: refused also where a rule or audit mode would
+            // let it pass.
+            _ => {
+                let action = Action::Unmapped(Text::from(format!("dns {}", question.text()).as_str()));
+                return match self.check(asker, action, &[]) {
+                    Err(said) => said,
+                    Ok(_) => Said::NoName,
+                };
+            }
+        };
+        let operation = self.operation((asker.actor.pid, asker.claims.scope.to_vec(), name.clone()));
+        let granted = operation.granted.get_or_init(|| self.check(asker, Action::Resolve(name.clone()), &[]));
+        match granted {
+            Err(said) => said.clone(),
+            Ok(_) if about == About::Other => Said::nothing(),
+            Ok(grant) => operation.found.get_or_init(|| self.look_up(asker, &name, grant)).clone(),
+        }
+    }
+
+    /// The operation that a question belongs to.
+    fn operation(&self, key: Key) -> Arc<Operation> {
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let lasts =
+            |of: &Remembered| of.since.elapsed() < ONE_OPERATION || Arc::strong_count(&of.operation) > 1;
+        if let Some(found) = remembered.get(&key).filter(|found| lasts(found)) {
+            return Arc::clone(&found.operation);
+        }
+        let operation = Arc::<Operation>::default();
+        if remembered.len() >= MOST_REMEMBERED {
+            remembered.retain(|_, found| lasts(found));
+        }
+        if remembered.len() < MOST_REMEMBERED {
+            let fresh = Remembered { since: Instant::now(), operation: Arc::clone(&operation) };
+            remembered.insert(key, fresh);
+        }
+        operation
+    }
+
+    fn look_up(&self, asker: &Sender, name: &HostName, grant: &Grant) -> Said {
+        let resolve = |name: &HostName| Action::Resolve(name.clone());
+        let found = match self.resolver.look_up(grant) {
+            Ok(found) => found,
+            Err(error) => return failed(&error),
+        };
+        // An alias need not be granted, or no name at a content network would ever be; but what is refused by its own
+        // name is not reached by another.
+        if let Some(alias) = &found.canonical
+            && let Some(Reason::Forbidden | Reason::Always | Reason::Caution) =
+                self.gate.foresee(resolve(alias), asker.claims.clone(), &[])
+            && let Err(said) = self.check(asker, resolve(alias), &[])
+        {
+            return said;
+        }
+        let grants = |addr| self.gate.foresee(resolve(name), asker.claims.clone(), &[addr]).is_none();
+        match self.resolver.admit(name, &found.addrs, now(), grants) {
+            Ok(answer) => {
+                Said::Exists { addrs: answer.addrs.into(), canonical: found.canonical, until: answer.until }
+            }
+            Err(error) => {
+                if let ResolveError::NotPublic { dropped, .. } = &error {
+                    // Judged again with the addresses, which says why and leaves a record.
+                    let addrs: Vec<_> = dropped.iter().map(|(addr, _)| *addr).collect();
+                    drop(self.check(asker, resolve(name), &addrs));
+                }
+                failed(&error)
+            }
+        }
+    }
+
+    fn check(&self, asker: &Sender, action: Action, addrs: &[IpAddr]) -> Result<Grant, Said> {
+        self.gate
+            .check_for(asker.actor.clone(), action, asker.claims.clone(), addrs)
+            .map_err(|denial| refused(&denial))
+    }
+}
+
+impl Said {
+    /// The name is there, and has none of what was asked for.
+    fn nothing() -> Self {
+        Self::Exists { addrs: Arc::default(), canonical: None, until: Timestamp(0) }
+    }
+
+    /// As it is put into a message at this moment.
+    pub(crate) fn reply(&self, now: Timestamp) -> Reply<'_> {
+        match self {
+            Self::Exists { addrs, canonical, until } => {
+                let left = until.0.saturating_sub(now.0) / 1_000_000_000;
+                let ttl = u32::try_from(left.min(MOST_SECONDS)).unwrap_or(0);
+                Reply::Exists { addrs, canonical: canonical.as_ref(), ttl }
+            }
+            Self::NoName => Reply::NoName,
+            Self::Failed => Reply::Failed,
+        }
+    }
+}
+
+fn refused(denial: &Denial) -> Said {
+    match denial.reason {
+        Reason::Fault | Reason::TraceUnwritable => Said::Failed,
+        _ => Said::NoName,
+    }
+}
+
+fn failed(error: &ResolveError) -> Said {
+    // netdb.h of glibc; musl has EAI_NODATA too.
+    const NO_NAME: i32 = -2;
+    const NO_DATA: i32 = -5;
+    match error.eai() {
+        NO_NAME => Said::NoName,
+        NO_DATA => Said::nothing(),
+        _ => Said::Failed,
+    }
+}

@@ -1,0 +1,247 @@
+"""The socket by which a run is paused, stopped and answered is its owner's: the agent finds no way to it."""
+
+from __future__ import annotations
+
+import json
+
+from tests.conftest import WORKSPACE, World, only, wait_for
+
+# Everything that a careless policy could grant.
+WIDE = """
+version = 1
+extends = ["preset:python"]
+[fs]
+read = ["/**"]
+write = ["/**"]
+[net]
+connect = ["unix:/**", "unix:@**"]
+listen = ["unix:/**", "unix:@**"]
+[process]
+exec = ["/**"]
+[native]
+load = ["ctypes"]
+"""
+
+SCRIPT = """
+import socket, json, subprocess, shutil, time
+open("ready", "w")
+while not os.path.exists("path"): time.sleep(0.01)
+path = open("path").read()
+live, session = os.path.split(path)
+STOP, SAY_YES = {"stop": {"grace": 0}}, {"answer": {"question": 1, "answer": "approved"}}
+
+def order(at, what=STOP):
+    peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); peer.settimeout(5)
+    peer.connect(at)
+    peer.send(json.dumps(what).encode())
+    return peer.recv(65536).decode()
+
+attempt("list", lambda: os.listdir(live))
+attempt("list through a descriptor", lambda: os.listdir(os.open(live, os.O_RDONLY | os.O_DIRECTORY)))
+attempt("path only", lambda: os.listdir("/proc/self/fd/%d" % os.open(live, os.O_PATH | os.O_DIRECTORY)))
+attempt("read", lambda: open(path).read())
+attempt("stop", lambda: order(path))
+attempt("say yes", lambda: order(path, SAY_YES))
+attempt("abstract", lambda: order("\\0" + path))
+def relative():
+    here = os.getcwd()
+    try:
+        os.chdir(live); return order(session)
+    finally: os.chdir(here)
+attempt("relative", relative)
+attempt("dots", lambda: order(live + "/../live/" + session))
+attempt("slashes", lambda: order("//" + path.replace("/", "//", 3)))
+attempt("root", lambda: order("/proc/self/root" + path))
+attempt("own directory", lambda: order("/proc/self/cwd/../" + os.path.relpath(path, BASE)))
+def by_link(make, name):
+    make(path, name)
+    return order(name)
+attempt("symlink", lambda: by_link(os.symlink, WORK + "/symlink"))
+attempt("symlink to the directory", lambda: (os.symlink(live, WORK + "/live"), order(WORK + "/live/" + session))[1])
+attempt("hard link", lambda: by_link(os.link, WORK + "/hard"))
+attempt("move", lambda: by_link(os.rename, WORK + "/moved"))
+attempt("move the directory", lambda: (os.rename(live, WORK + "/moved-live"), order(WORK + "/moved-live/" + session))[1])
+attempt("move what it lies in", lambda: os.rename(os.path.dirname(live), WORK + "/moved-state"))
+attempt("remove", lambda: os.remove(path))
+attempt("remove the directory", lambda: shutil.rmtree(live))
+attempt("mode", lambda: os.chmod(path, 0o777))
+attempt("mode of the directory", lambda: os.chmod(live, 0o777))
+attempt("owner", lambda: os.chown(path, os.getuid(), -1))
+def impersonate(name):
+    mine = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); mine.bind(name); mine.listen()
+attempt("in its place", lambda: impersonate(path))
+attempt("another run", lambda: impersonate(live + "/00000000-0000-7000-8000-000000000000"))
+attempt("a file there", lambda: open(live + "/x", "w"))
+attempt("a link there", lambda: os.symlink(path, live + "/y"))
+FAILCORE = sys.argv[1]
+def command(*argv):
+    done = subprocess.run([FAILCORE, *argv], capture_output=True, text=True)
+    return [done.returncode, done.stdout, done.stderr]
+for words in (["ps"], ["stop", session], ["approve", session, "1"]):
+    attempt("failcore " + words[0], lambda: command(*words))
+def datagrams():
+    for _ in range(500):
+        peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try: peer.connect(path)
+        except OSError: continue
+        peers.append(peer)
+    return len(peers)
+peers = []
+tell("kept open", datagrams())
+tell("done", True)
+open("done", "w")
+while not os.path.exists("end"): time.sleep(0.01)
+"""
+NEVER = [
+    "list",
+    "list through a descriptor",
+    "path only",
+    "read",
+    "stop",
+    "say yes",
+    "relative",
+    "dots",
+    "slashes",
+    "root",
+    "own directory",
+    "symlink",
+    "symlink to the directory",
+    "hard link",
+    "move",
+    "move the directory",
+    "move what it lies in",
+    "remove",
+    "remove the directory",
+    "mode",
+    "mode of the directory",
+    "owner",
+    "in its place",
+    "another run",
+    "a file there",
+    "a link there",
+    "abstract",
+]
+
+
+def check(world: World, policy: str) -> None:
+    with world.under_way(
+        SCRIPT, world.failcore, policy=policy, env={"XDG_STATE_HOME": str(world.base / "state")}
+    ) as run:
+        run.ready()
+        session = run.session
+        live = world.base / "state/failcore/live"
+        path = live / session
+        before = (path.stat().st_ino, path.stat().st_mode, live.stat().st_mode)
+        (world.work / "path.new").write_text(str(path))
+        (world.work / "path.new").rename(world.work / "path")
+        wait_for((world.work / "done").exists, "it has tried everything")
+        # It is as it was, it is the only one, and it still listens to its owner.
+        assert (path.stat().st_ino, path.stat().st_mode, live.stat().st_mode) == before
+        assert [entry.name for entry in live.iterdir()] == [session]
+        assert (run.status() or {})["state"] == "running"
+        run.order("pause")
+        run.order("resume")
+        (world.work / "end").touch()
+        ended = run.ended()
+    assert ended.code == 0, ended.explain()
+    for name in NEVER:
+        assert name in ended.attempts, f"`{name}` was never attempted\n{ended.explain()}"
+        assert not ended.attempts[name].ok, f"`{name}` worked: {ended.attempts[name]}\n{ended.explain()}"
+    for name in ("failcore ps", "failcore stop", "failcore approve"):
+        attempt = ended.attempts[name]
+        assert not attempt.ok or (session not in json.loads(attempt.value.replace("'", '"'))[1]), (
+            ended.explain()
+        )
+    assert ended.attempts["kept open"].value == 0
+    assert not [record for record in ended.records if record["type"] in ("run.stopped", "approval")]
+    assert ended.denied("ipc.connect", session) and ended.denied("fs.*", "live")
+
+
+def test_the_agent_does_not_reach_it(world: World) -> None:
+    check(world, WORKSPACE)
+
+
+def test_nor_where_everything_is_granted(world: World) -> None:
+    check(world, WIDE)
+
+
+@only("runtime")
+def test_native_code_that_gets_to_it_is_turned_away(world: World) -> None:
+    """Where nothing is binding, code beneath Python can call connect(2): who belongs to the run gives no orders."""
+    script = """
+import ctypes, struct, time
+open("ready", "w")
+while not os.path.exists("path"): time.sleep(0.01)
+path = open("path").read()
+libc = ctypes.CDLL(None, use_errno=True)
+STOP = b'{"stop":{"grace":0}}'
+def order():
+    fd = libc.socket(1, 5 | 0o2000000, 0)
+    address = struct.pack("H108s", 1, path.encode())
+    assert libc.connect(fd, address, len(address)) == 0, ctypes.get_errno()
+    libc.send(fd, STOP, len(STOP), 0x4000)
+    answer = ctypes.create_string_buffer(1000)
+    return libc.recv(fd, answer, 1000, 0), answer.raw[:50]
+tell("itself", order()[0])
+if not (child := os.fork()):
+    tell("child", order()[0]); os._exit(0)
+os.waitpid(child, 0)
+# An orphan, and children that have ended by the time they are looked at.
+if not (child := os.fork()):
+    if not os.fork():
+        os.setsid(); time.sleep(0.2)
+        tell("orphan", order()[0])
+        open("orphan", "w"); os._exit(0)
+    os._exit(0)
+os.waitpid(child, 0)
+while not os.path.exists("orphan"): time.sleep(0.01)
+for _ in range(200):
+    if not (child := os.fork()):
+        fd = libc.socket(1, 5 | 0o2000000, 0)
+        address = struct.pack("H108s", 1, path.encode())
+        libc.connect(fd, address, len(address))
+        libc.send(fd, STOP, len(STOP), 0x4000)
+        os._exit(0)
+    os.waitpid(child, 0)
+held = [libc.socket(1, 5 | 0o2000000, 0) for _ in range(300)]
+address = struct.pack("H108s", 1, path.encode())
+tell("held", len([fd for fd in held if libc.connect(fd, address, len(address)) == 0]))
+open("done", "w")
+while not os.path.exists("end"): time.sleep(0.01)
+"""
+    with world.under_way(script, policy=WORKSPACE + '\n[native]\nload = ["ctypes"]\n') as run:
+        run.ready()
+        path = world.base / "state/failcore/live" / run.session
+        (world.work / "path.new").write_text(str(path))
+        (world.work / "path.new").rename(world.work / "path")
+        wait_for((world.work / "done").exists, "it has tried everything")
+        assert (run.status() or {})["state"] == "running"
+        (world.work / "end").touch()
+        ended = run.ended()
+    assert ended.code == 0, ended.explain()
+    for name in ("itself", "child", "orphan"):
+        assert ended.attempts[name].value <= 0, ended.explain()
+    assert ended.attempts["held"].value > 0
+    kinds = [record["type"] for record in ended.records]
+    assert "run.stopped" not in kinds
+    notices = [record["text"] for record in ended.records if record["type"] == "notice"]
+    assert any("turned away" in text for text in notices), notices
+
+
+def test_no_run_reaches_that_of_another(world: World) -> None:
+    script = """
+import socket
+def stop():
+    peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); peer.settimeout(5)
+    peer.connect(sys.argv[1]); peer.send(b'{"stop":{"grace":0}}'); return peer.recv(1000)
+attempt("stop", stop)
+"""
+    with world.under_way("import time; open('ready', 'w'); time.sleep(60)") as victim:
+        victim.ready()
+        path = world.base / "state/failcore/live" / victim.session
+        attacker = world.run(script, str(path), policy=WIDE)
+        attacker.refused("stop")
+        assert (victim.status() or {})["state"] == "running"
+        victim.order("stop")
+        assert victim.ended().code == 137
+    assert path.parent.is_dir() and not path.exists()
