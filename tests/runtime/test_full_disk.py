@@ -17,7 +17,7 @@ attempt("still", open, "other", "w")
 
 def test_what_was_allowed_is_in_the_trace_to_the_last(world: World) -> None:
     # As much as is assured before a run begins, and a few megabytes more.
-    run = world.run(SCRIPT, before=["prlimit", f"--fsize={20 << 20}"])
+    run = world.run(SCRIPT, before=["prlimit", f"--fsize={14 << 20}"])
     assert run.code == 0, run.explain()
     assert run.attempts["refused"].value == [errno.EIO, "trace_unwritable"]
     run.refused("still")

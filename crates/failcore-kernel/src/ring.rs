@@ -22,7 +22,7 @@ use crate::page::RunPage;
 use crate::shared::Shared;
 
 /// Bytes of records a ring holds. A power of two.
-pub(crate) const CAPACITY: usize = 1 << 19;
+pub(crate) const CAPACITY: usize = 1 << 18;
 /// The largest record accepted; a longer one is refused, and with it the operation.
 const MAX_RECORD: usize = 1 << 17;
 /// Where the records start.
