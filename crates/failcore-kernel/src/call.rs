@@ -125,7 +125,7 @@ impl Call<'_> {
 
     /// Whether one of the task's descriptors closes on exec (proc_pid_fdinfo(5)).
     pub(crate) fn closes_on_exec(&self, fd: i32) -> bool {
-        let info = std::fs::read(format!("/proc/{}/fdinfo/{fd}", self.notice.tid)).unwrap_or_default();
+        let info = crate::tasks::proc_file(format!("/proc/{}/fdinfo/{fd}", self.notice.tid)).unwrap_or_default();
         let flags = crate::tasks::field(&info, b"flags:")
             .and_then(|octal| i32::from_str_radix(std::str::from_utf8(octal).ok()?, 8).ok());
         flags.is_none_or(|flags| flags & libc::O_CLOEXEC != 0)
@@ -217,7 +217,7 @@ impl Call<'_> {
 
     /// Sets the worker's umask to the task's, so that what is created gets the mode it would get.
     pub(crate) fn take_umask(&self) {
-        let status = std::fs::read(format!("/proc/{}/status", self.notice.tid)).unwrap_or_default();
+        let status = crate::tasks::proc_file(format!("/proc/{}/status", self.notice.tid)).unwrap_or_default();
         let mask = crate::tasks::field(&status, b"Umask:")
             .and_then(|octal| u32::from_str_radix(std::str::from_utf8(octal).ok()?, 8).ok())
             // Unknown: nobody but the owner.
