@@ -218,6 +218,13 @@ pub(crate) fn real_path(fd: BorrowedFd<'_>) -> Result<AbsPath, Errno> {
     AbsPath::new(&target).map_err(|_| Errno::NOENT)
 }
 
+/// The path that a file had before it was deleted: what may be done to it does not grow with that.
+fn last_path(fd: BorrowedFd<'_>) -> Result<AbsPath, Errno> {
+    let target = readlinkat(CWD, own_fd(fd), Vec::new())?.into_bytes();
+    let path = target.strip_suffix(b" (deleted)").filter(|path| !path.starts_with(b"/memfd:"));
+    AbsPath::new(path.ok_or(Errno::NOENT)?).map_err(|_| Errno::NOENT)
+}
+
 /// The magic link to one of our own descriptors, through which calls that take only paths act on an object.
 pub(crate) fn own_fd(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
@@ -340,10 +347,10 @@ impl Walk<'_> {
         Ok(Link::Object(object))
     }
 
-    /// The object behind a magic link; one without a path (a pipe, a socket) is spoken of by the link's.
+    /// The object behind a magic link; one that never had a path (a pipe, a socket) is spoken of by the link's.
     fn at_magic(&self, dir: &OwnedFd, name: &[u8], object: OwnedFd) -> Result<Found, Errno> {
         let stat = fstat(&object)?;
-        let path = match real_path(object.as_fd()) {
+        let path = match real_path(object.as_fd()).or_else(|_| last_path(object.as_fd())) {
             Ok(path) => path,
             Err(_) => joined(&real_path(dir.as_fd())?, name)?,
         };
