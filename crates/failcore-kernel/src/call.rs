@@ -131,6 +131,28 @@ impl Call<'_> {
         flags.is_none_or(|flags| flags & libc::O_CLOEXEC != 0)
     }
 
+    /// Whether the task can be given one more descriptor; where that cannot be told, it can.
+    #[allow(unsafe_code, reason = "rustix reads only one's own limits")]
+    pub(crate) fn has_free_descriptor(&self) -> bool {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        let pid = self.notice.tid.cast_signed();
+        // SAFETY: the kernel writes one `rlimit` to a live one, and reads none.
+        if unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limit) } != 0 {
+            return true;
+        }
+        let fds = format!("/proc/{pid}/fd");
+        // Since Linux 6.2 the size is the number of open ones; some may lie above a limit that was lowered since.
+        match rustix::fs::stat(&fds) {
+            Ok(stat) if (1..limit.rlim_cur).contains(&stat.st_size.cast_unsigned()) => true,
+            _ => std::fs::read_dir(fds).map_or(true, |open| {
+                let below = |name: &std::ffi::OsStr| {
+                    name.to_str()?.parse().ok().filter(|fd: &u64| *fd < limit.rlim_cur)
+                };
+                open.flatten().filter_map(|entry| below(&entry.file_name())).count() as u64 != limit.rlim_cur
+            }),
+        }
+    }
+
     fn held(&self, what: &str) -> Result<OwnedFd, Errno> {
         openat(
             CWD,

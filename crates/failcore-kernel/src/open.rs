@@ -14,6 +14,34 @@ pub(crate) const MULTIPLEXER: &[u8] = b"/dev/ptmx";
 const TRIES: u32 = 32;
 
 /// `struct open_how` (openat2(2)).
+/// The flag of `O_TMPFILE` that is its own (asm-generic/fcntl.h).
+const UNNAMED: OFlags = OFlags::TMPFILE.difference(OFlags::DIRECTORY);
+/// What the kernel knows as flags of an open (`VALID_OPEN_FLAGS` in linux/fcntl.h); `O_ASYNC` and `O_LARGEFILE` last.
+const KNOWN_FLAGS: OFlags = OFlags::RWMODE
+    .union(OFlags::CREATE)
+    .union(OFlags::EXCL)
+    .union(OFlags::NOCTTY)
+    .union(OFlags::TRUNC)
+    .union(OFlags::APPEND)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::SYNC)
+    .union(OFlags::DSYNC)
+    .union(OFlags::DIRECT)
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NOATIME)
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::PATH)
+    .union(OFlags::TMPFILE)
+    .union(OFlags::from_bits_retain(0o20_000))
+    .union(OFlags::from_bits_retain(0o100_000));
+/// Restrictions of the walk that an openat2 may ask for.
+const RESTRICTIONS: ResolveFlags = ResolveFlags::NO_XDEV
+    .union(ResolveFlags::NO_MAGICLINKS)
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::BENEATH)
+    .union(ResolveFlags::IN_ROOT);
+
 struct How {
     flags: OFlags,
     mode: Mode,
@@ -56,6 +84,16 @@ pub(crate) fn at2(call: &Call<'_>) -> Reply {
         mode: Mode::from_bits_retain(mode),
         resolve: ResolveFlags::from_bits_retain(word(16)),
     };
+    // As the kernel is strict here where open is not (build_open_flags in fs/open.c).
+    let creates = how.flags.intersects(OFlags::CREATE.union(UNNAMED));
+    let both = ResolveFlags::BENEATH | ResolveFlags::IN_ROOT;
+    if !KNOWN_FLAGS.contains(how.flags)
+        || !(RESTRICTIONS | ResolveFlags::CACHED).contains(how.resolve)
+        || how.resolve.contains(both)
+        || mode & if creates { !0o7777 } else { !0 } != 0
+    {
+        return Err(Errno::INVAL);
+    }
     // Descriptors for the path alone cannot be injected; programs have a way without this call.
     if how.flags.contains(OFlags::PATH) {
         return Err(Errno::NOSYS);
@@ -72,7 +110,17 @@ fn plain(flags: i32, mode: u64) -> How {
 }
 
 fn attempt(call: &Call<'_>, dir: i32, path: usize, how: &How) -> Reply {
+    if how.flags.contains(OFlags::CREATE | OFlags::DIRECTORY) {
+        return Err(Errno::INVAL);
+    }
     let asked = call.path(path)?;
+    if asked.is_empty() {
+        return Err(Errno::NOENT);
+    }
+    // An open that cannot end in a descriptor must not have made or emptied the file.
+    if how.flags.intersects(OFlags::CREATE | OFlags::TRUNC) && !call.has_free_descriptor() {
+        return Err(Errno::MFILE);
+    }
     let start = call.start(dir, &asked)?;
     for _ in 0..TRIES {
         match once(call, &start, &asked, how) {
@@ -88,6 +136,14 @@ fn once(call: &Call<'_>, start: &Start, asked: &[u8], how: &How) -> Reply {
     let creates = how.flags.contains(OFlags::CREATE);
     let itself = how.flags.contains(OFlags::NOFOLLOW) || how.flags.contains(OFlags::CREATE | OFlags::EXCL);
     let follow = !itself;
+    // What is created is no directory, whatever is there (open_last_lookups in fs/namei.c).
+    if creates && asked.ends_with(b"/") && how.resolve.is_empty() {
+        let end = asked.iter().rposition(|byte| *byte != b'/').map_or(1, |last| last + 1);
+        return match walk::object(call, start, &asked[..end], false)? {
+            Found::Nowhere { why, .. } => Err(why),
+            _ => Err(Errno::ISDIR),
+        };
+    }
     let found = if how.resolve.is_empty() {
         walk::object(call, start, asked, follow)?
     } else {
@@ -144,11 +200,9 @@ fn existing(call: &Call<'_>, asked: &[u8], object: &Object, how: &How) -> Reply 
     let opened = if exclusive {
         Err(Errno::EXIST)
     } else if object.is(FileType::Symlink) {
-        Err(Errno::LOOP)
+        Err(if how.flags.contains(OFlags::DIRECTORY) { Errno::NOTDIR } else { Errno::LOOP })
     } else if object.is(FileType::Directory) && how.flags.contains(OFlags::CREATE) {
         Err(Errno::ISDIR)
-    } else if asked.ends_with(b"/") && !object.is(FileType::Directory) {
-        Err(Errno::NOTDIR)
     } else {
         perform(call, object, how.flags)
     };
@@ -246,17 +300,9 @@ fn unnamed(call: &Call<'_>, asked: &[u8], dir: &Object, how: &How) -> Reply {
 
 /// An openat2 with restrictions on the way: the kernel walks under the same restrictions, and no magic link.
 fn within(call: &Call<'_>, start: &Start, asked: &[u8], how: &How, follow: bool) -> Result<Found, Errno> {
-    let known = ResolveFlags::NO_XDEV
-        | ResolveFlags::NO_MAGICLINKS
-        | ResolveFlags::NO_SYMLINKS
-        | ResolveFlags::BENEATH
-        | ResolveFlags::IN_ROOT;
     // CACHED is a hint that may always fail this way.
     if how.resolve.contains(ResolveFlags::CACHED) {
         return Err(Errno::AGAIN);
-    }
-    if !known.contains(how.resolve) {
-        return Err(Errno::INVAL);
     }
     // Under IN_ROOT an absolute path starts at the directory too.
     let held;

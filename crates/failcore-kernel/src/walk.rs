@@ -195,7 +195,8 @@ fn finish(view: &dyn View, fd: OwnedFd, asked: Option<&[u8]>) -> Result<Object, 
     let path = match spelled {
         // Nothing moved while it was walked that could not as well have been there before.
         Some(path) => path,
-        None => real_path(fd.as_fd())?,
+        // A working directory may have been deleted under its task.
+        None => real_path(fd.as_fd()).or_else(|_| last_path(fd.as_fd()))?,
     };
     Ok(Object { path: own_proc(view, path), fd, stat })
 }
@@ -263,6 +264,8 @@ impl Walk<'_> {
         };
         // Components still to go, the next one last.
         let mut ahead = split(asked);
+        // A slash at the end demands a directory, also where the end is that of a link's target.
+        let mut slash = asked.ends_with(b"/");
         while let Some(name) = ahead.pop() {
             let last = ahead.is_empty();
             if name.len() > 255 {
@@ -280,7 +283,6 @@ impl Walk<'_> {
                 Ok(next) => next,
                 Err(Errno::NOENT) if last => {
                     let path = own_proc(self.view, real_path(here.as_fd())?);
-                    let slash = asked.ends_with(b"/");
                     return Ok(Found::Vacant(vacant_or_not(here, &path, &name, slash)?));
                 }
                 Err(why @ (Errno::NOENT | Errno::NOTDIR | Errno::ACCESS)) => {
@@ -299,6 +301,7 @@ impl Walk<'_> {
                         if target.starts_with(b"/") {
                             here = root()?;
                         }
+                        slash |= last && target.ends_with(b"/");
                         ahead.extend(split(&target));
                     }
                     Link::Object(object) if last => return self.at_magic(&here, &name, object),
@@ -306,7 +309,7 @@ impl Walk<'_> {
                 }
                 continue;
             }
-            if last {
+            if last && (kind == FileType::Directory || !slash) {
                 return finish(self.view, next, None).map(Found::Object);
             }
             if kind != FileType::Directory {
