@@ -88,8 +88,11 @@ impl Call<'_> {
         memory::path(self.notice.tid, self.arg(n))
     }
 
-    /// Where `asked` starts for this task, given the directory descriptor of the call.
+    /// Where `asked` starts for this task, given the directory descriptor of the call. Nowhere, where it is empty.
     pub(crate) fn start(&self, dir: i32, asked: &[u8]) -> Result<Start, Errno> {
+        if asked.is_empty() {
+            return Err(Errno::NOENT);
+        }
         if asked.starts_with(b"/") { Ok(Start::Root) } else { self.directory(dir).map(Start::At) }
     }
 
@@ -123,12 +126,21 @@ impl Call<'_> {
         pidfd_getfd(self.process.pidfd(), fd, PidfdGetfdFlags::empty())
     }
 
-    /// Whether one of the task's descriptors closes on exec (proc_pid_fdinfo(5)).
+    /// Whether one of the task's descriptors closes on exec.
     pub(crate) fn closes_on_exec(&self, fd: i32) -> bool {
-        let info = std::fs::read(format!("/proc/{}/fdinfo/{fd}", self.notice.tid)).unwrap_or_default();
-        let flags = crate::tasks::field(&info, b"flags:")
-            .and_then(|octal| i32::from_str_radix(std::str::from_utf8(octal).ok()?, 8).ok());
-        flags.is_none_or(|flags| flags & libc::O_CLOEXEC != 0)
+        self.descriptor_flags(fd).is_none_or(|flags| flags & libc::O_CLOEXEC != 0)
+    }
+
+    /// Whether one of the task's descriptors stands for a path alone, by which nothing is read or changed (open(2)).
+    pub(crate) fn is_path_only(&self, fd: i32) -> bool {
+        self.descriptor_flags(fd).is_none_or(|flags| flags & libc::O_PATH != 0)
+    }
+
+    /// What one of the task's descriptors was opened with (proc_pid_fdinfo(5)).
+    fn descriptor_flags(&self, fd: i32) -> Option<i32> {
+        let info = std::fs::read(format!("/proc/{}/fdinfo/{fd}", self.notice.tid)).ok()?;
+        let octal = crate::tasks::field(&info, b"flags:")?;
+        i32::from_str_radix(std::str::from_utf8(octal).ok()?, 8).ok()
     }
 
     /// Whether the task can be given one more descriptor; where that cannot be told, it can.

@@ -114,14 +114,11 @@ fn attempt(call: &Call<'_>, dir: i32, path: usize, how: &How) -> Reply {
         return Err(Errno::INVAL);
     }
     let asked = call.path(path)?;
-    if asked.is_empty() {
-        return Err(Errno::NOENT);
-    }
+    let start = call.start(dir, &asked)?;
     // An open that cannot end in a descriptor must not have made or emptied the file.
     if how.flags.intersects(OFlags::CREATE | OFlags::TRUNC) && !call.has_free_descriptor() {
         return Err(Errno::MFILE);
     }
-    let start = call.start(dir, &asked)?;
     for _ in 0..TRIES {
         match once(call, &start, &asked, how) {
             // Somebody made it meanwhile: it must be judged as what it is now.

@@ -130,7 +130,8 @@ pub(crate) fn object(view: &dyn View, start: &Start, asked: &[u8], follow: bool)
 /// The directory entry that `asked` names, never followed.
 ///
 /// # Errors
-/// As [`object`]; `Err(EINVAL)` where the last component is `.`, `..` or nothing, which names no entry.
+/// As [`object`]; `Err(EINVAL)` where the last component, of a directory that is there, is `.`, `..` or nothing, which
+/// names no entry.
 pub(crate) fn entry(view: &dyn View, start: &Start, asked: &[u8]) -> Result<Result<Entry, Found>, Errno> {
     if asked.is_empty() {
         return Err(Errno::NOENT);
@@ -139,13 +140,22 @@ pub(crate) fn entry(view: &dyn View, start: &Start, asked: &[u8]) -> Result<Resu
     let (trimmed, slash) = (&asked[..end], end < asked.len());
     let split = trimmed.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
     let (above, name) = trimmed.split_at(split);
-    if matches!(name, b"" | b"." | b"..") {
-        return Err(Errno::INVAL);
-    }
     if name.len() > 255 {
         return Err(Errno::NAMETOOLONG);
     }
-    let above = if above.is_empty() { b".".as_slice() } else { above };
+    let above = match (above, name) {
+        (b"", b"") => b"/".as_slice(),
+        (b"", _) => b".".as_slice(),
+        (above, _) => above,
+    };
+    if matches!(name, b"" | b"." | b"..") {
+        return match object(view, start, above, true)? {
+            Found::Object(dir) if dir.is(FileType::Directory) => Err(Errno::INVAL),
+            Found::Object(other) => Ok(Err(Found::Nowhere { path: other.path, why: Errno::NOTDIR })),
+            Found::Vacant(missing) => Ok(Err(Found::Nowhere { path: missing.path, why: Errno::NOENT })),
+            nowhere @ Found::Nowhere { .. } => Ok(Err(nowhere)),
+        };
+    }
     let dir = match object(view, start, above, true)? {
         Found::Object(dir) if dir.is(FileType::Directory) => dir,
         Found::Object(other) => {

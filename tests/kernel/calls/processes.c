@@ -157,8 +157,8 @@ int main(int argc, char **argv) {
         /* A child opens the other end later than the alarm goes off. */
         child = fork();
         if (!child) { usleep(300000); close(open("fifo", O_WRONLY)); _exit(0); }
-        ualarm(100000, 0);
         caught = 0;
+        ualarm(100000, 0);
         D(again);
         int fd = T(open("fifo", O_RDONLY) >= 0);
         D(caught == SIGALRM);
@@ -200,7 +200,7 @@ int main(int argc, char **argv) {
     T(prctl(PR_SET_PDEATHSIG, SIGTERM));
     T(prctl(PR_SET_CHILD_SUBREAPER, 1));
     T(fcntl(1, F_GETOWN));
-    T(setsid() == -1);
+    CHILD(errno = setsid() == getpid() ? 0 : errno);
     T(getpgid(0) == getpgrp());
     T(personality(0xffffffff) >= 0);
     T(unshare(CLONE_FILES));
