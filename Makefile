@@ -39,8 +39,9 @@ lint: $(VENV)/.installed $(VENV)/.lint $(VENV)/.demo ## Check formats, lints, ty
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/lint
 
-bench: $(VENV)/.installed ## Measure, and write docs/benchmarks.md
+bench: $(VENV)/.installed ## Measure, and write docs/benchmarks.md and docs/benchmarks-kernel.md
 	$(BIN)/python benches/run.py
+	$(BIN)/python benches/kernel.py
 
 fuzz: ## Fuzz every parser of bytes for a minute each (needs a nightly toolchain and cargo-fuzz)
 	scripts/fuzz $(FUZZ_SECONDS)

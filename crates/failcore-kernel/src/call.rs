@@ -138,7 +138,7 @@ impl Call<'_> {
 
     /// What one of the task's descriptors was opened with (proc_pid_fdinfo(5)).
     fn descriptor_flags(&self, fd: i32) -> Option<i32> {
-        let info = std::fs::read(format!("/proc/{}/fdinfo/{fd}", self.notice.tid)).ok()?;
+        let info = crate::tasks::proc_file(format!("/proc/{}/fdinfo/{fd}", self.notice.tid)).ok()?;
         let octal = crate::tasks::field(&info, b"flags:")?;
         i32::from_str_radix(std::str::from_utf8(octal).ok()?, 8).ok()
     }
@@ -251,7 +251,7 @@ impl Call<'_> {
 
     /// Sets the worker's umask to the task's, so that what is created gets the mode it would get.
     pub(crate) fn take_umask(&self) {
-        let status = std::fs::read(format!("/proc/{}/status", self.notice.tid)).unwrap_or_default();
+        let status = crate::tasks::proc_file(format!("/proc/{}/status", self.notice.tid)).unwrap_or_default();
         let mask = crate::tasks::field(&status, b"Umask:")
             .and_then(|octal| u32::from_str_radix(std::str::from_utf8(octal).ok()?, 8).ok())
             // Unknown: nobody but the owner.

@@ -132,7 +132,7 @@ pub(crate) fn interrupt(worker: i32) {
 
 /// Whether a signal is pending that would interrupt the task were it waiting in the kernel itself.
 fn has_signal(tid: u32) -> bool {
-    let Ok(status) = std::fs::read(format!("/proc/{tid}/status")) else { return false };
+    let Ok(status) = crate::tasks::proc_file(format!("/proc/{tid}/status")) else { return false };
     let mask = |label: &[u8]| {
         field(&status, label)
             .and_then(|hex| u64::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok())

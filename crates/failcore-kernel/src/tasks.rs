@@ -1,6 +1,8 @@
 //! The processes of a run, as the supervisor knows them: which process a thread belongs to, what it runs.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -95,7 +97,8 @@ impl Tasks {
         {
             return Ok((Arc::clone(process), false));
         }
-        let pid = status_number(tid, b"Tgid:").ok_or(Errno::SRCH)?;
+        let status = proc_file(format!("/proc/{tid}/status")).map_err(|_| Errno::SRCH)?;
+        let pid = number(&status, b"Tgid:").ok_or(Errno::SRCH)?;
         let mut threads = write(&self.threads);
         if threads.len() >= MOST_THREADS {
             threads.clear();
@@ -108,7 +111,7 @@ impl Tasks {
             return Ok((Arc::clone(process), false));
         }
         let raw = Pid::from_raw(pid.cast_signed()).ok_or(Errno::SRCH)?;
-        let parent = parent_of(pid).unwrap_or_default();
+        let parent = number(&status, b"PPid:").unwrap_or_default();
         let process = Arc::new(Process {
             pid,
             parent,
@@ -282,8 +285,19 @@ pub(crate) fn image_of(pid: u32) -> Image {
 
 /// A number of /proc/TID/status (proc_pid_status(5)), by its label.
 pub(crate) fn status_number(tid: u32, label: &[u8]) -> Option<u32> {
-    let status = std::fs::read(format!("/proc/{tid}/status")).ok()?;
-    std::str::from_utf8(field(&status, label)?).ok()?.parse().ok()
+    number(&proc_file(format!("/proc/{tid}/status")).ok()?, label)
+}
+
+/// What a file of /proc says, in as few calls as it takes: the kernel makes it anew for each.
+pub(crate) fn proc_file(path: String) -> io::Result<Vec<u8>> {
+    let mut text = Vec::with_capacity(4096);
+    File::open(path)?.read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// A number of a text, by its label.
+fn number(text: &[u8], label: &[u8]) -> Option<u32> {
+    std::str::from_utf8(field(text, label)?).ok()?.parse().ok()
 }
 
 /// The first word after a label of /proc/TID/status.
@@ -305,7 +319,7 @@ pub(crate) fn stat_field(pid: u32, field: usize) -> Option<u32> {
 
 /// What follows the name in /proc/PID/stat.
 fn stat_fields(pid: u32) -> Option<String> {
-    let mut stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let mut stat = proc_file(format!("/proc/{pid}/stat")).ok()?;
     let after = stat.iter().rposition(|byte| *byte == b')')? + 2;
     String::from_utf8(stat.split_off(after.min(stat.len()))).ok()
 }
@@ -332,7 +346,7 @@ pub(crate) fn ancestry(pid: u32) -> Option<Vec<(u32, u64)>> {
 /// The children that a thread forked and that were not waited for (proc_tid_children(5)); nothing where the kernel does
 /// not say.
 pub(crate) fn children(pid: u32, tid: u32) -> Option<Vec<u32>> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/children")).ok()?;
+    let text = String::from_utf8(proc_file(format!("/proc/{pid}/task/{tid}/children")).ok()?).ok()?;
     text.split_ascii_whitespace().map(|number| number.parse().ok()).collect()
 }
 

@@ -29,6 +29,8 @@ pub(super) const GRACE: Duration = Duration::from_secs(1);
 const LAST: Duration = Duration::from_secs(2);
 /// How long between looks while stopping.
 const LOOK: Duration = Duration::from_millis(5);
+/// How long collecting what has ended may take at a time.
+const REAPING: Duration = Duration::from_millis(200);
 /// How long stopping may take before it is given up: a process in uninterruptible sleep cannot be ended.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -121,7 +123,6 @@ impl Tree {
         // Since when they are made to, and since when only the guardian is left.
         let (mut surely, mut alone) = (None, None);
         loop {
-            self.reap();
             let past = |since: &mut Option<Instant>| since.get_or_insert_with(Instant::now).elapsed();
             let polite = surely.is_none() && polite(started.elapsed());
             let over = !polite && past(&mut surely) > PATIENCE;
@@ -130,6 +131,7 @@ impl Tree {
                 if over {
                     return (known.len(), known.len().max(1));
                 }
+                self.reap();
                 std::thread::sleep(LOOK);
                 continue;
             };
@@ -161,6 +163,7 @@ impl Tree {
                 // Not reaped yet: the number is still its own.
                 let _ = rustix::process::kill_process(guardian, Signal::KILL);
             }
+            self.reap();
             // Whoever forks faster than we look is not given the time.
             if polite || !found {
                 std::thread::sleep(LOOK);
@@ -172,7 +175,12 @@ impl Tree {
     /// which are handed on to their parents by that.
     fn reap(&mut self) {
         let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let started = Instant::now();
         while let Some(ended) = waitid(Id::All, look).ok().and_then(|status| status.pid()) {
+            // They may end faster than they are collected.
+            if started.elapsed() > REAPING {
+                return;
+            }
             let Some(pid) = Pid::from_raw(ended.as_raw()) else { return };
             let written = Member::of(pid)
                 .ok()
