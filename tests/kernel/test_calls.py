@@ -22,10 +22,19 @@ POWERLESS = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-priv
 # What comes out otherwise, each with its reason: the beginning of the line, and how it is without FailCore.
 PEER = "the peer of a socket is who connected it or listens at it, which is FailCore for the program: its user, not its number"
 DIFFERENCES = {
-    ('open("missing", 00) = ', "-1 EMFILE"): "that no descriptor is free is seen when the file would be handed over",
-    ("fexecve(memory, name, environ): ", "exit 0"): "anonymous memory runs as no program (memfd_create seals it)",
+    (
+        'open("missing", 00) = ',
+        "-1 EMFILE",
+    ): "that no descriptor is free is seen when the file would be handed over",
+    (
+        "fexecve(memory, name, environ): ",
+        "exit 0",
+    ): "anonymous memory runs as no program (memfd_create seals it)",
     ("peer.pid == getpid() && peer.uid == getuid() is ", "1"): PEER,
-    ("r && r->cmsg_type == SCM_CREDENTIALS && ((struct ucred *)CMSG_DATA(r))->pid == getpid() is ", "1"): PEER,
+    (
+        "r && r->cmsg_type == SCM_CREDENTIALS && ((struct ucred *)CMSG_DATA(r))->pid == getpid() is ",
+        "1",
+    ): PEER,
 }
 
 
@@ -46,7 +55,13 @@ def test_calls_come_out_as_without_us(world: World, name: str) -> None:
 
     fresh()
     plain = subprocess.run(
-        [*before, program], cwd=world.work, env=world.environ(), capture_output=True, text=True, timeout=60, check=False
+        [*before, program],
+        cwd=world.work,
+        env=world.environ(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     fresh()
     run = world.run("", argv=[str(program)], policy=ALL)
