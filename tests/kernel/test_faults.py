@@ -114,8 +114,9 @@ def test_a_flood_and_callers_that_die_leave_nothing_in_the_parent(world: World) 
         wait_for((world.work / f"stage{number}").exists, f"stage {number}")
 
     def settled(before: tuple[int, int]) -> bool:
+        # Sixteen threads that wait for the next call are kept.
         descriptors, threads = held(parent)
-        return descriptors <= before[0] + 4 and threads <= before[1] + 8
+        return descriptors <= before[0] + 4 and threads <= before[1] + 16
 
     with world.under_way(FLOOD, policy=POLICY) as run:
         reached(0)
@@ -124,7 +125,7 @@ def test_a_flood_and_callers_that_die_leave_nothing_in_the_parent(world: World) 
         for number in (1, 2):
             (world.work / f"go{number - 1}").touch()
             reached(number)
-            wait_for(lambda: settled(before), f"{held(parent)} is as {before} again", 20)
+            wait_for(lambda: settled(before), f"the parent is as it was: {before}", 20)
         (world.work / "go2").touch()
         ended = run.ended()
     ended.worked("still works")
@@ -141,7 +142,7 @@ os.mkfifo(WORK + "/fifo")
 def wait():
     try: os.open(WORK + "/fifo", os.O_RDONLY)
     except OSError: pass
-for n in range(60): threading.Thread(target=wait, daemon=True).start()
+for n in range(100): threading.Thread(target=wait, daemon=True).start()
 time.sleep(0.5)
 errors = set()
 for n in range(100):
@@ -153,27 +154,8 @@ tell("errors", sorted(errors))
 other = os.open(WORK + "/fifo", os.O_WRONLY | os.O_NONBLOCK)
 """,
         policy=POLICY,
-        before=["prlimit", "--nofile=64:64"],
+        before=["prlimit", "--nofile=160:160"],
     )
     # What cannot be done is refused, and nothing that is not granted is done.
-    assert 0 not in run.attempts["errors"].value, run.explain()
-
-
-def test_a_trace_that_may_grow_no_more_refuses_everything(world: World) -> None:
-    run = world.attack(
-        """
-import errno
-done = refused = 0
-for n in range(5000):
-    try: os.close(os.open(WORK + "/f%d" % n, os.O_CREAT | os.O_WRONLY)); done += 1
-    except OSError as error: refused += error.errno == errno.EIO
-    if refused > 10: break
-os.write(2, ("done %d refused %d" % (done, refused)).encode())
-os._exit(0)
-""",
-        policy=POLICY,
-        before=["prlimit", "--fsize=600000"],
-    )
-    made = len(list(world.work.glob("f*")))
-    assert f"done {made} refused 11" in run.err, run.explain()
-    assert len(run.allowed("fs.open", str(world.work / "f"))) >= made > 10, run.explain()
+    errors = run.attempts["errors"].value
+    assert errors and 0 not in errors, run.explain()
