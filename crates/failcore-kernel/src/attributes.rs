@@ -364,5 +364,5 @@ pub(crate) fn memfd(call: &Call<'_>) -> Reply {
     let name = CString::new(name).map_err(|_| Errno::INVAL)?;
     let wanted = rustix::fs::MemfdFlags::from_bits_retain(flags | NOEXEC_SEAL | libc::MFD_CLOEXEC);
     let fd = rustix::fs::memfd_create(&name, wanted)?;
-    Ok(Answer::Descriptor { fd, close_on_exec: flags & libc::MFD_CLOEXEC != 0 })
+    Ok(Answer::Descriptor { fd, close_on_exec: flags & libc::MFD_CLOEXEC != 0, may_linger: true })
 }

@@ -29,6 +29,9 @@ pub(crate) enum Answer {
         fd: OwnedFd,
         /// Whether it closes on exec.
         close_on_exec: bool,
+        /// Whether nobody can notice that we hold it a moment longer than the call lasts, which is the fastest way. A
+        /// writer that lingers keeps a program from being run and a pipe from ending.
+        may_linger: bool,
     },
     /// This descriptor in place of one that the task has, and a return value.
     Replaced {

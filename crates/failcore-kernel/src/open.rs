@@ -204,7 +204,9 @@ fn existing(call: &Call<'_>, asked: &[u8], object: &Object, how: &How) -> Reply 
         perform(call, object, how.flags)
     };
     let fd = call.concluded(grant, opened)?;
-    Ok(Answer::Descriptor { fd, close_on_exec: how.flags.contains(OFlags::CLOEXEC) })
+    let only_read = !rights(how.flags, false).contains(Rights::MODIFY);
+    let may_linger = only_read && (object.is(FileType::RegularFile) || object.is(FileType::Directory));
+    Ok(Answer::Descriptor { fd, close_on_exec: how.flags.contains(OFlags::CLOEXEC), may_linger })
 }
 
 /// The process outside the run into whose insides the object would give a look or a hand.
@@ -281,7 +283,7 @@ fn create(call: &Call<'_>, asked: &[u8], entry: &Entry, how: &How) -> Reply {
     let flags = how.flags | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
     let made = openat(&entry.dir, entry.name.as_slice(), flags, how.mode);
     let fd = call.concluded(grant, made)?;
-    Ok(Answer::Descriptor { fd, close_on_exec: how.flags.contains(OFlags::CLOEXEC) })
+    Ok(Answer::Descriptor { fd, close_on_exec: how.flags.contains(OFlags::CLOEXEC), may_linger: false })
 }
 
 /// `O_TMPFILE`: a file without a name, judged as a new file in the directory.
@@ -292,7 +294,7 @@ fn unnamed(call: &Call<'_>, asked: &[u8], dir: &Object, how: &How) -> Reply {
     call.take_umask();
     let made = reopen(through(&dir.fd), (how.flags - OFlags::NOFOLLOW) | OFlags::CLOEXEC, how.mode);
     let fd = call.concluded(grant, made)?;
-    Ok(Answer::Descriptor { fd, close_on_exec: how.flags.contains(OFlags::CLOEXEC) })
+    Ok(Answer::Descriptor { fd, close_on_exec: how.flags.contains(OFlags::CLOEXEC), may_linger: false })
 }
 
 /// An openat2 with restrictions on the way: the kernel walks under the same restrictions, and no magic link.
