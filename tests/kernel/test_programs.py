@@ -734,3 +734,42 @@ sed -n 's/ in [0-9.]*s.*//; /passed/p; /^FAILED/p' out; rm -rf temp out
         refused=["uname"],
     )
     assert "1 failed, 15 passed" in run.out, run.explain()
+
+
+BUSY = """
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+static char image[1 << 22];
+int main(int argc, char **argv) {
+    if (argc > 1) return 0;
+    int from = open("/proc/self/exe", O_RDONLY), length = read(from, image, sizeof image), busy = 0, lingers = 0;
+    mkfifo("fifo", 0600);
+    for (int n = 0; n < 300; n++) {
+        int fd = open("copy", O_CREAT | O_TRUNC | O_WRONLY, 0755);
+        write(fd, image, length);
+        close(fd);
+        int child = fork(), status;
+        if (!child) { execl("./copy", "copy", "x", NULL); _exit(errno); }
+        waitpid(child, &status, 0);
+        busy += WEXITSTATUS(status) == ETXTBSY;
+        unlink("copy");
+        int reader = open("fifo", O_RDONLY | O_NONBLOCK);
+        close(open("fifo", O_WRONLY));
+        char end;
+        lingers += read(reader, &end, 1) != 0;
+        close(reader);
+    }
+    printf("%d busy, %d linger\\n", busy, lingers);
+    return 0;
+}
+"""
+
+
+def test_what_was_written_can_be_run_at_once(world: World) -> None:
+    """No descriptor of a writer lingers in the supervisor: it would keep a program from being run, and a pipe open."""
+    program = compiled(world, BUSY)
+    same(world, [program], NATIVE + '[process]\nexec = ["./work/copy"]\n')
