@@ -35,7 +35,9 @@ def files_made(world: World) -> list[int]:
     return sorted(int(path.name.split("-")[1]) for path in world.work.glob("made-*"))
 
 
-def test_after_its_death_everything_is_refused_and_what_was_allowed_is_recorded(world: World, lane: str) -> None:
+def test_after_its_death_everything_is_refused_and_what_was_allowed_is_recorded(
+    world: World, lane: str
+) -> None:
     (world.work / "agent.py").write_text(PRELUDE + SCRIPT)
     world.hand_over()
     line, trace = world.command([world.python, str(world.work / "agent.py")], policy=WORKSPACE)

@@ -82,3 +82,39 @@ attempt("link by descriptor", lambda: os.link("", "mine", src_dir_fd=reader))
         "fs.attr", world.outside / "keep.txt"
     )
     assert not os.path.lexists(world.work / "mine")
+
+
+def test_nor_after_its_file_was_deleted(world: World) -> None:
+    half = world.base / "half"
+    half.mkdir()
+    (half / "dropped").write_text("kept")
+    run = world.attack(
+        """
+held = os.open(BASE + "/half/dropped", os.O_RDONLY)
+os.unlink(BASE + "/half/dropped")
+for form in ("/proc/self/fd/%d", "/dev/fd/%d", "/proc/thread-self/fd/%d"):
+    attempt("write " + form, lambda: open(form % held, "r+").write("x"))
+    attempt("read " + form, lambda: open(form % held).read())
+attempt("truncate", lambda: os.truncate("/proc/self/fd/%d" % held, 0))
+tell("text", os.pread(held, 9, 0).decode())
+""",
+        policy=WORKSPACE.replace(
+            'write = ["./work"]', 'write = ["./work", { path = "./half", only = ["read", "delete"] }]'
+        ),
+    )
+    run.refused(*(name for name in run.attempts if name.startswith(("write", "truncate"))))
+    run.worked(*(name for name in run.attempts if name.startswith("read")))
+    assert run.attempts["text"].value == "kept"
+
+
+def test_a_pipe_that_is_held_may_be_opened_again(world: World) -> None:
+    run = world.attack(
+        """
+read, write = os.pipe()
+attempt("write", lambda: os.write(os.open("/dev/fd/%d" % write, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), b"text"))
+attempt("read", lambda: os.read(os.open("/proc/self/fd/%d" % read, os.O_RDONLY), 4))
+attempt("another's", lambda: open("/proc/%d/fd/1" % os.getppid(), "w"))
+"""
+    )
+    run.worked("write", "read")
+    run.refused("another's")

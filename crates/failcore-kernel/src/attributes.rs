@@ -41,6 +41,12 @@ fn by_descriptor(call: &Call<'_>, fd: i32) -> Result<(Vec<u8>, Object), Errno> {
     Ok((asked, Object { stat: fstat(&held)?, fd: held, path }))
 }
 
+/// The object behind an open descriptor: one for a path alone changes nothing.
+fn by_open(call: &Call<'_>, fd: i32) -> Result<(Vec<u8>, Object), Errno> {
+    let found = by_descriptor(call, fd)?;
+    if call.is_path_only(fd) { Err(Errno::BADF) } else { Ok(found) }
+}
+
 /// As [`by_path`], where an empty path with `AT_EMPTY_PATH` means the descriptor itself.
 fn by_either(call: &Call<'_>, dir: i32, path: usize, flags: i32) -> Result<(Vec<u8>, Object), Errno> {
     if flags & libc::AT_EMPTY_PATH != 0 && call.path(path)?.is_empty() {
@@ -84,7 +90,7 @@ pub(crate) fn chmod_path(call: &Call<'_>) -> Reply {
 
 /// `fchmod(fd, mode)`.
 pub(crate) fn fchmod(call: &Call<'_>) -> Reply {
-    set_mode(call, by_descriptor(call, call.int(0))?, call.arg(1))
+    set_mode(call, by_open(call, call.int(0))?, call.arg(1))
 }
 
 /// `fchmodat(dir, path, mode)`.
@@ -124,7 +130,7 @@ pub(crate) fn lchown(call: &Call<'_>) -> Reply {
 
 /// `fchown(fd, uid, gid)`.
 pub(crate) fn fchown(call: &Call<'_>) -> Reply {
-    set_owner(call, by_descriptor(call, call.int(0))?, call.arg(1), call.arg(2))
+    set_owner(call, by_open(call, call.int(0))?, call.arg(1), call.arg(2))
 }
 
 /// `fchownat(dir, path, uid, gid, flags)`.
@@ -157,11 +163,14 @@ pub(crate) fn utimens(call: &Call<'_>) -> Reply {
             [(words[0], words[1]), (words[2], words[3])]
         }
     };
-    let at = if call.arg(1) == 0 {
-        by_descriptor(call, call.int(0))?
-    } else {
-        by_either(call, call.int(0), 1, flags)?
-    };
+    if times.iter().all(|(_, nanoseconds)| *nanoseconds == libc::UTIME_OMIT) {
+        return DONE;
+    }
+    let bare = call.arg(1) == 0 && call.int(0) != HERE;
+    if flags & !(libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH) != 0 || bare && flags != 0 {
+        return Err(Errno::INVAL);
+    }
+    let at = if bare { by_open(call, call.int(0))? } else { by_either(call, call.int(0), 1, flags)? };
     set_times(call, at, times)
 }
 
@@ -187,7 +196,7 @@ pub(crate) fn utimes(call: &Call<'_>) -> Reply {
 pub(crate) fn futimesat(call: &Call<'_>) -> Reply {
     let times = microseconds(call, call.arg(2))?;
     let at = match call.arg(1) {
-        0 => by_descriptor(call, call.int(0))?,
+        0 if call.int(0) != HERE => by_open(call, call.int(0))?,
         _ => by_path(call, call.int(0), 1, true)?,
     };
     set_times(call, at, times)
@@ -236,7 +245,7 @@ pub(crate) fn lsetxattr(call: &Call<'_>) -> Reply {
 }
 
 pub(crate) fn fsetxattr(call: &Call<'_>) -> Reply {
-    set_xattr(call, by_descriptor(call, call.int(0))?)
+    set_xattr(call, by_open(call, call.int(0))?)
 }
 
 fn xattr_name(call: &Call<'_>) -> Result<Vec<u8>, Errno> {
@@ -267,7 +276,7 @@ pub(crate) fn lremovexattr(call: &Call<'_>) -> Reply {
 }
 
 pub(crate) fn fremovexattr(call: &Call<'_>) -> Reply {
-    remove_xattr(call, by_descriptor(call, call.int(0))?)
+    remove_xattr(call, by_open(call, call.int(0))?)
 }
 
 fn remove_xattr(call: &Call<'_>, at: (Vec<u8>, Object)) -> Reply {
@@ -293,7 +302,7 @@ pub(crate) fn ioctl(call: &Call<'_>) -> Reply {
     };
     let mut argument = memory::bytes(call.tid(), call.arg(2), len)?;
     argument.resize(64, 0);
-    change(call, by_descriptor(call, call.int(0))?, |object| {
+    change(call, by_open(call, call.int(0))?, |object| {
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
         let file = rustix::fs::open(through(&object.fd), flags, Mode::empty())?;
         // SAFETY: both requests only read at most 28 bytes of the 64 that live in `argument`.
@@ -355,5 +364,5 @@ pub(crate) fn memfd(call: &Call<'_>) -> Reply {
     let name = CString::new(name).map_err(|_| Errno::INVAL)?;
     let wanted = rustix::fs::MemfdFlags::from_bits_retain(flags | NOEXEC_SEAL | libc::MFD_CLOEXEC);
     let fd = rustix::fs::memfd_create(&name, wanted)?;
-    Ok(Answer::Descriptor { fd, close_on_exec: flags & libc::MFD_CLOEXEC != 0 })
+    Ok(Answer::Descriptor { fd, close_on_exec: flags & libc::MFD_CLOEXEC != 0, may_linger: true })
 }

@@ -29,6 +29,9 @@ pub(crate) enum Answer {
         fd: OwnedFd,
         /// Whether it closes on exec.
         close_on_exec: bool,
+        /// Whether nobody can notice that we hold it a moment longer than the call lasts, which is the fastest way. A
+        /// writer that lingers keeps a program from being run and a pipe from ending.
+        may_linger: bool,
     },
     /// This descriptor in place of one that the task has, and a return value.
     Replaced {
@@ -88,8 +91,11 @@ impl Call<'_> {
         memory::path(self.notice.tid, self.arg(n))
     }
 
-    /// Where `asked` starts for this task, given the directory descriptor of the call.
+    /// Where `asked` starts for this task, given the directory descriptor of the call. Nowhere, where it is empty.
     pub(crate) fn start(&self, dir: i32, asked: &[u8]) -> Result<Start, Errno> {
+        if asked.is_empty() {
+            return Err(Errno::NOENT);
+        }
         if asked.starts_with(b"/") { Ok(Start::Root) } else { self.directory(dir).map(Start::At) }
     }
 
@@ -123,13 +129,43 @@ impl Call<'_> {
         pidfd_getfd(self.process.pidfd(), fd, PidfdGetfdFlags::empty())
     }
 
-    /// Whether one of the task's descriptors closes on exec (proc_pid_fdinfo(5)).
+    /// Whether one of the task's descriptors closes on exec.
     pub(crate) fn closes_on_exec(&self, fd: i32) -> bool {
-        let info =
-            crate::tasks::proc_file(format!("/proc/{}/fdinfo/{fd}", self.notice.tid)).unwrap_or_default();
-        let flags = crate::tasks::field(&info, b"flags:")
-            .and_then(|octal| i32::from_str_radix(std::str::from_utf8(octal).ok()?, 8).ok());
-        flags.is_none_or(|flags| flags & libc::O_CLOEXEC != 0)
+        self.descriptor_flags(fd).is_none_or(|flags| flags & libc::O_CLOEXEC != 0)
+    }
+
+    /// Whether one of the task's descriptors stands for a path alone, by which nothing is read or changed (open(2)).
+    pub(crate) fn is_path_only(&self, fd: i32) -> bool {
+        self.descriptor_flags(fd).is_none_or(|flags| flags & libc::O_PATH != 0)
+    }
+
+    /// What one of the task's descriptors was opened with (proc_pid_fdinfo(5)).
+    fn descriptor_flags(&self, fd: i32) -> Option<i32> {
+        let info = crate::tasks::proc_file(format!("/proc/{}/fdinfo/{fd}", self.notice.tid)).ok()?;
+        let octal = crate::tasks::field(&info, b"flags:")?;
+        i32::from_str_radix(std::str::from_utf8(octal).ok()?, 8).ok()
+    }
+
+    /// Whether the task can be given one more descriptor; where that cannot be told, it can.
+    #[allow(unsafe_code, reason = "rustix reads only one's own limits")]
+    pub(crate) fn has_free_descriptor(&self) -> bool {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        let pid = self.notice.tid.cast_signed();
+        // SAFETY: the kernel writes one `rlimit` to a live one, and reads none.
+        if unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limit) } != 0 {
+            return true;
+        }
+        let fds = format!("/proc/{pid}/fd");
+        // Since Linux 6.2 the size is the number of open ones; some may lie above a limit that was lowered since.
+        match rustix::fs::stat(&fds) {
+            Ok(stat) if (1..limit.rlim_cur).contains(&stat.st_size.cast_unsigned()) => true,
+            _ => std::fs::read_dir(fds).map_or(true, |open| {
+                let below = |name: &std::ffi::OsStr| {
+                    name.to_str()?.parse().ok().filter(|fd: &u64| *fd < limit.rlim_cur)
+                };
+                open.flatten().filter_map(|entry| below(&entry.file_name())).count() as u64 != limit.rlim_cur
+            }),
+        }
     }
 
     fn held(&self, what: &str) -> Result<OwnedFd, Errno> {

@@ -111,7 +111,14 @@ fn send(call: &Call<'_>, socket: &mut Socket, message: &Message, flags: i32) -> 
     let flags = flags & !libc::MSG_FASTOPEN;
     let mut name = Vec::new();
     let mut grant = None;
-    // On a connected stream the kernel does not look at the address, and neither do we: it is not handed on.
+    if socket.is_unix_stream() && !message.name.is_empty() {
+        return Err(if rustix::net::getpeername(&socket.fd).is_ok() {
+            Errno::ISCONN
+        } else {
+            Errno::OPNOTSUPP
+        });
+    }
+    // On a connected TCP stream the kernel does not look at the address, and neither do we: it is not handed on.
     let addressed = !message.name.is_empty() && (opens || socket.transport() != Transport::Tcp);
     let held;
     if addressed {
@@ -271,7 +278,7 @@ fn ancillary(call: &Call<'_>, raw: &[u8]) -> Result<(Vec<u8>, Vec<OwnedFd>), Err
                 }
                 append(&mut out, &rest[..HEAD], &ours);
             }
-            (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {}
+            (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => own_credentials(call, data)?,
             // By which routing table.
             (libc::SOL_SOCKET, libc::SO_MARK) => return Err(Errno::PERM),
             // By which interface (ip(7), ipv6(7), RFC 3542): loopback's addresses are other machines' elsewhere.
@@ -292,6 +299,19 @@ fn ancillary(call: &Call<'_>, raw: &[u8]) -> Result<(Vec<u8>, Vec<OwnedFd>), Err
         rest = rest.get(len.next_multiple_of(8)..).unwrap_or_default();
     }
     Ok((out, held))
+}
+
+/// Whether credentials are the task's own, which is all that may be claimed without privilege (unix(7)).
+fn own_credentials(call: &Call<'_>, data: &[u8]) -> Result<(), Errno> {
+    let [pid, uid, gid] = <[u8; 12]>::try_from(data).map_err(|_| Errno::INVAL).map(|raw| {
+        [0, 4, 8].map(|at| u32::from_ne_bytes([raw[at], raw[at + 1], raw[at + 2], raw[at + 3]]))
+    })?;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", call.tid())).unwrap_or_default();
+    let has = |name: &str, id: u32| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        line.split_whitespace().take(3).any(|one| one.parse() == Ok(id))
+    };
+    if pid == call.tgid() && has("Uid:", uid) && has("Gid:", gid) { Ok(()) } else { Err(Errno::PERM) }
 }
 
 fn append(out: &mut Vec<u8>, head: &[u8], data: &[u8]) {

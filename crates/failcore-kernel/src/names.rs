@@ -37,17 +37,22 @@ struct Named {
 /// The entry that an argument names.
 ///
 /// Where its directory cannot be reached the call fails with what the kernel says: nothing is there to be judged, and
-/// what exists is visible anyway. `dots` is what the call says to a path that ends in `.` or `..`.
-fn named(call: &Call<'_>, at: At, dots: Errno) -> Result<Named, Errno> {
+/// what exists is visible anyway. `dots` is what the call says to a path that ends in `.` or `..`, or is the root.
+fn named(call: &Call<'_>, at: At, dots: impl Fn(&[u8]) -> Errno) -> Result<Named, Errno> {
     let asked = call.path(at.path)?;
     let start = call.start(at.dir, &asked)?;
     match walk::entry(call, &start, &asked) {
         Ok(Ok(entry)) => Ok(Named { asked, entry }),
         Ok(Err(Found::Nowhere { why, .. })) => Err(why),
         Ok(Err(_)) => Err(Errno::NOENT),
-        Err(Errno::INVAL) => Err(dots),
+        Err(Errno::INVAL) => Err(dots(&asked)),
         Err(errno) => Err(errno),
     }
+}
+
+/// What is said to a slash after the name of something that will be no directory.
+fn no_directory(entry: &Entry) -> Errno {
+    if entry.stat.is_some() { Errno::EXIST } else { Errno::NOENT }
 }
 
 fn mode(raw: u64) -> Mode {
@@ -67,7 +72,7 @@ pub(crate) fn mkdir_at(call: &Call<'_>) -> Reply {
 }
 
 fn make_directory(call: &Call<'_>, at: At, raw: u64) -> Reply {
-    let Named { asked, entry } = named(call, at, Errno::EXIST)?;
+    let Named { asked, entry } = named(call, at, |_| Errno::EXIST)?;
     let grant = call.judge(Action::Create(call.entry_ref(&asked, &entry)))?;
     call.take_umask();
     let _names = call.shared.names();
@@ -86,13 +91,14 @@ pub(crate) fn mknod_at(call: &Call<'_>) -> Reply {
 }
 
 fn make_node(call: &Call<'_>, at: At, raw: u64, device: u64) -> Reply {
-    let Named { asked, entry } = named(call, at, Errno::EXIST)?;
     let kind = match raw as u32 & libc::S_IFMT {
         0 => FileType::RegularFile,
+        libc::S_IFDIR => return Err(Errno::PERM),
         kind => FileType::from_raw_mode(kind),
     };
+    let Named { asked, entry } = named(call, at, |_| Errno::EXIST)?;
     if entry.slash {
-        return Err(Errno::NOENT);
+        return Err(no_directory(&entry));
     }
     let grant = call.judge(Action::Create(call.entry_ref(&asked, &entry)))?;
     call.take_umask();
@@ -118,13 +124,13 @@ fn make_link(call: &Call<'_>, at: At) -> Reply {
     if target.is_empty() {
         return Err(Errno::NOENT);
     }
-    let Named { asked, entry } = named(call, at, Errno::EXIST)?;
+    let Named { asked, entry } = named(call, at, |_| Errno::EXIST)?;
     let action =
         Action::Symlink { target: Text::from(target.as_slice()), at: call.entry_ref(&asked, &entry) };
     let grant = call.judge(action)?;
     let _names = call.shared.names();
     let made = match entry.slash {
-        true => Err(Errno::NOENT),
+        true => Err(no_directory(&entry)),
         false => symlinkat(target.as_slice(), &entry.dir, entry.name.as_slice()),
     };
     call.concluded(grant, made)?;
@@ -153,7 +159,15 @@ pub(crate) fn unlink_at(call: &Call<'_>) -> Reply {
 }
 
 fn remove(call: &Call<'_>, at: At, flags: AtFlags) -> Reply {
-    let dots = if flags.is_empty() { Errno::ISDIR } else { Errno::INVAL };
+    let dots = |asked: &[u8]| {
+        let end = asked.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
+        match &asked[..end] {
+            _ if flags.is_empty() => Errno::ISDIR,
+            b"" => Errno::BUSY,
+            up if up.ends_with(b"..") => Errno::NOTEMPTY,
+            _ => Errno::INVAL,
+        }
+    };
     let Named { asked, entry } = named(call, at, dots)?;
     if entry.stat.is_none() {
         return Err(Errno::NOENT);
@@ -161,7 +175,7 @@ fn remove(call: &Call<'_>, at: At, flags: AtFlags) -> Reply {
     let grant = call.judge(Action::Delete(call.entry_ref(&asked, &entry)))?;
     let _names = call.shared.names();
     let removed = match entry.slash && flags.is_empty() {
-        true => Err(Errno::NOTDIR),
+        true => Err(if entry.is_directory() == Some(true) { Errno::ISDIR } else { Errno::NOTDIR }),
         false => unlinkat(&entry.dir, entry.name.as_slice(), flags),
     };
     call.concluded(grant, removed)?;
@@ -191,8 +205,8 @@ fn relocate(call: &Call<'_>, from: At, to: At, flags: u32) -> Reply {
     if !known.contains(flags) || flags == known {
         return Err(Errno::INVAL);
     }
-    let from = named(call, from, Errno::BUSY)?;
-    let to = named(call, to, Errno::BUSY)?;
+    let from = named(call, from, |_| Errno::BUSY)?;
+    let to = named(call, to, |_| Errno::BUSY)?;
     if from.entry.stat.is_none() {
         return Err(Errno::NOENT);
     }
@@ -259,7 +273,7 @@ fn add_name(call: &Call<'_>, from: At, to: At, flags: AtFlags) -> Reply {
         }
     };
     let (object, stat, path) = source;
-    let to = named(call, to, Errno::EXIST)?;
+    let to = named(call, to, |_| Errno::EXIST)?;
     let to_ref = call.entry_ref(&to.asked, &to.entry);
     let action = match path {
         Some(path) => {
@@ -272,7 +286,7 @@ fn add_name(call: &Call<'_>, from: At, to: At, flags: AtFlags) -> Reply {
     let grant = call.judge(action)?;
     let _names = call.shared.names();
     let made = match to.entry.slash {
-        true => Err(Errno::NOENT),
+        true => Err(no_directory(&to.entry)),
         // The object itself, through the magic link to our descriptor of it.
         false => {
             linkat(CWD, through(&object), &to.entry.dir, to.entry.name.as_slice(), AtFlags::SYMLINK_FOLLOW)

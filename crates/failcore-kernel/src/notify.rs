@@ -115,7 +115,15 @@ impl Listener {
         close_on_exec: bool,
     ) -> Result<(), Errno> {
         const SEND_TOO: u32 = 2;
-        self.add(notice, fd, SEND_TOO, 0, close_on_exec)
+        self.add(notice, fd, SEND_TOO, 0, close_on_exec).map(drop)
+    }
+
+    /// Puts a descriptor into the task, of which none is left here, and says its number; the call still waits.
+    ///
+    /// # Errors
+    /// As [`Listener::inject`].
+    pub(crate) fn give(&self, notice: &Notice, fd: OwnedFd, close_on_exec: bool) -> Result<i64, Errno> {
+        self.add(notice, fd.as_fd(), 0, 0, close_on_exec).map(i64::from)
     }
 
     /// Puts a descriptor into the task in place of `number`; the call still waits.
@@ -130,7 +138,7 @@ impl Listener {
         close_on_exec: bool,
     ) -> Result<(), Errno> {
         const SET_NUMBER: u32 = 1;
-        self.add(notice, fd, SET_NUMBER, number, close_on_exec)
+        self.add(notice, fd, SET_NUMBER, number, close_on_exec).map(drop)
     }
 
     fn add(
@@ -140,7 +148,7 @@ impl Listener {
         flags: u32,
         number: u32,
         close_on_exec: bool,
-    ) -> Result<(), Errno> {
+    ) -> Result<libc::c_int, Errno> {
         let add = libc::seccomp_notif_addfd {
             id: notice.id,
             flags,
@@ -149,7 +157,7 @@ impl Listener {
             newfd_flags: if close_on_exec { libc::O_CLOEXEC.unsigned_abs() } else { 0 },
         };
         // SAFETY: the request reads one live `seccomp_notif_addfd`.
-        check(unsafe { libc::ioctl(self.raw(), ADDFD, &raw const add) }).map(drop)
+        check(unsafe { libc::ioctl(self.raw(), ADDFD, &raw const add) })
     }
 
     fn send(&self, mut response: libc::seccomp_notif_resp) -> Result<(), Errno> {

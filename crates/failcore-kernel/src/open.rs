@@ -14,6 +14,34 @@ pub(crate) const MULTIPLEXER: &[u8] = b"/dev/ptmx";
 const TRIES: u32 = 32;
 
 /// `struct open_how` (openat2(2)).
+/// The flag of `O_TMPFILE` that is its own (asm-generic/fcntl.h).
+const UNNAMED: OFlags = OFlags::TMPFILE.difference(OFlags::DIRECTORY);
+/// What the kernel knows as flags of an open (`VALID_OPEN_FLAGS` in linux/fcntl.h); `O_ASYNC` and `O_LARGEFILE` last.
+const KNOWN_FLAGS: OFlags = OFlags::RWMODE
+    .union(OFlags::CREATE)
+    .union(OFlags::EXCL)
+    .union(OFlags::NOCTTY)
+    .union(OFlags::TRUNC)
+    .union(OFlags::APPEND)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::SYNC)
+    .union(OFlags::DSYNC)
+    .union(OFlags::DIRECT)
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NOATIME)
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::PATH)
+    .union(OFlags::TMPFILE)
+    .union(OFlags::from_bits_retain(0o20_000))
+    .union(OFlags::from_bits_retain(0o100_000));
+/// Restrictions of the walk that an openat2 may ask for.
+const RESTRICTIONS: ResolveFlags = ResolveFlags::NO_XDEV
+    .union(ResolveFlags::NO_MAGICLINKS)
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::BENEATH)
+    .union(ResolveFlags::IN_ROOT);
+
 struct How {
     flags: OFlags,
     mode: Mode,
@@ -56,6 +84,16 @@ pub(crate) fn at2(call: &Call<'_>) -> Reply {
         mode: Mode::from_bits_retain(mode),
         resolve: ResolveFlags::from_bits_retain(word(16)),
     };
+    // As the kernel is strict here where open is not (build_open_flags in fs/open.c).
+    let creates = how.flags.intersects(OFlags::CREATE.union(UNNAMED));
+    let both = ResolveFlags::BENEATH | ResolveFlags::IN_ROOT;
+    if !KNOWN_FLAGS.contains(how.flags)
+        || !(RESTRICTIONS | ResolveFlags::CACHED).contains(how.resolve)
+        || how.resolve.contains(both)
+        || mode & if creates { !0o7777 } else { !0 } != 0
+    {
+        return Err(Errno::INVAL);
+    }
     // Descriptors for the path alone cannot be injected; programs have a way without this call.
     if how.flags.contains(OFlags::PATH) {
         return Err(Errno::NOSYS);
@@ -72,8 +110,15 @@ fn plain(flags: i32, mode: u64) -> How {
 }
 
 fn attempt(call: &Call<'_>, dir: i32, path: usize, how: &How) -> Reply {
+    if how.flags.contains(OFlags::CREATE | OFlags::DIRECTORY) {
+        return Err(Errno::INVAL);
+    }
     let asked = call.path(path)?;
     let start = call.start(dir, &asked)?;
+    // An open that cannot end in a descriptor must not have made or emptied the file.
+    if how.flags.intersects(OFlags::CREATE | OFlags::TRUNC) && !call.has_free_descriptor() {
+        return Err(Errno::MFILE);
+    }
     for _ in 0..TRIES {
         match once(call, &start, &asked, how) {
             // Somebody made it meanwhile: it must be judged as what it is now.
@@ -88,6 +133,14 @@ fn once(call: &Call<'_>, start: &Start, asked: &[u8], how: &How) -> Reply {
     let creates = how.flags.contains(OFlags::CREATE);
     let itself = how.flags.contains(OFlags::NOFOLLOW) || how.flags.contains(OFlags::CREATE | OFlags::EXCL);
     let follow = !itself;
+    // What is created is no directory, whatever is there (open_last_lookups in fs/namei.c).
+    if creates && asked.ends_with(b"/") && how.resolve.is_empty() {
+        let end = asked.iter().rposition(|byte| *byte != b'/').map_or(1, |last| last + 1);
+        return match walk::object(call, start, &asked[..end], false)? {
+            Found::Nowhere { why, .. } => Err(why),
+            _ => Err(Errno::ISDIR),
+        };
+    }
     let found = if how.resolve.is_empty() {
         walk::object(call, start, asked, follow)?
     } else {
@@ -144,16 +197,16 @@ fn existing(call: &Call<'_>, asked: &[u8], object: &Object, how: &How) -> Reply 
     let opened = if exclusive {
         Err(Errno::EXIST)
     } else if object.is(FileType::Symlink) {
-        Err(Errno::LOOP)
+        Err(if how.flags.contains(OFlags::DIRECTORY) { Errno::NOTDIR } else { Errno::LOOP })
     } else if object.is(FileType::Directory) && how.flags.contains(OFlags::CREATE) {
         Err(Errno::ISDIR)
-    } else if asked.ends_with(b"/") && !object.is(FileType::Directory) {
-        Err(Errno::NOTDIR)
     } else {
         perform(call, object, how.flags)
     };
     let fd = call.concluded(grant, opened)?;
-    Ok(Answer::Descriptor { fd, close_on_exec: how.flags.contains(OFlags::CLOEXEC) })
+    let only_read = !rights(how.flags, false).contains(Rights::MODIFY);
+    let may_linger = only_read && (object.is(FileType::RegularFile) || object.is(FileType::Directory));
+    Ok(Answer::Descriptor { fd, close_on_exec: how.flags.contains(OFlags::CLOEXEC), may_linger })
 }
 
 /// The process outside the run into whose insides the object would give a look or a hand.
@@ -230,7 +283,7 @@ fn create(call: &Call<'_>, asked: &[u8], entry: &Entry, how: &How) -> Reply {
     let flags = how.flags | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
     let made = openat(&entry.dir, entry.name.as_slice(), flags, how.mode);
     let fd = call.concluded(grant, made)?;
-    Ok(Answer::Descriptor { fd, close_on_exec: how.flags.contains(OFlags::CLOEXEC) })
+    Ok(Answer::Descriptor { fd, close_on_exec: how.flags.contains(OFlags::CLOEXEC), may_linger: false })
 }
 
 /// `O_TMPFILE`: a file without a name, judged as a new file in the directory.
@@ -241,22 +294,14 @@ fn unnamed(call: &Call<'_>, asked: &[u8], dir: &Object, how: &How) -> Reply {
     call.take_umask();
     let made = reopen(through(&dir.fd), (how.flags - OFlags::NOFOLLOW) | OFlags::CLOEXEC, how.mode);
     let fd = call.concluded(grant, made)?;
-    Ok(Answer::Descriptor { fd, close_on_exec: how.flags.contains(OFlags::CLOEXEC) })
+    Ok(Answer::Descriptor { fd, close_on_exec: how.flags.contains(OFlags::CLOEXEC), may_linger: false })
 }
 
 /// An openat2 with restrictions on the way: the kernel walks under the same restrictions, and no magic link.
 fn within(call: &Call<'_>, start: &Start, asked: &[u8], how: &How, follow: bool) -> Result<Found, Errno> {
-    let known = ResolveFlags::NO_XDEV
-        | ResolveFlags::NO_MAGICLINKS
-        | ResolveFlags::NO_SYMLINKS
-        | ResolveFlags::BENEATH
-        | ResolveFlags::IN_ROOT;
     // CACHED is a hint that may always fail this way.
     if how.resolve.contains(ResolveFlags::CACHED) {
         return Err(Errno::AGAIN);
-    }
-    if !known.contains(how.resolve) {
-        return Err(Errno::INVAL);
     }
     // Under IN_ROOT an absolute path starts at the directory too.
     let held;

@@ -45,6 +45,10 @@ pub(crate) fn queue(call: &Call<'_>) -> Reply {
 /// to mean another one.
 pub(crate) fn by_descriptor(call: &Call<'_>) -> Reply {
     const GROUP: i32 = 1 << 2;
+    const KNOWN: i32 = 1 | 1 << 1 | GROUP;
+    if call.int(3) & !KNOWN != 0 || call.int(3).count_ones() > 1 {
+        return Err(Errno::INVAL);
+    }
     let pidfd = call.duplicate(call.int(0))?;
     let info =
         std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).unwrap_or_default();

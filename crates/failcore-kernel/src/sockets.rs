@@ -76,6 +76,11 @@ impl Socket {
         fcntl_getfl(&self.fd).is_ok_and(|flags| !flags.contains(OFlags::NONBLOCK))
     }
 
+    /// Whether it takes no address when something is sent (unix(7)).
+    pub(crate) fn is_unix_stream(&self) -> bool {
+        self.domain == AddressFamily::UNIX && self.kind == SocketType::STREAM
+    }
+
     fn is_inet(&self) -> bool {
         matches!(self.domain, AddressFamily::INET | AddressFamily::INET6)
     }
@@ -137,6 +142,10 @@ pub(crate) fn peer(
                 }
             };
             Ok(Some(Peer { action: Action::IpcConnect(UnixAddr::Path(file)), bytes, _held: held, missing }))
+        }
+        // Too short for the socket's family, whatever it says (inet_dgram_connect, tcp_v4_connect, tcp_v6_connect).
+        _ if socket.is_inet() && bytes.len() < if socket.domain == AddressFamily::INET { 16 } else { 24 } => {
+            Err(Errno::INVAL)
         }
         // An address of another family than the socket's: the kernel refuses it.
         SockAddr::Inet(_) | SockAddr::UnixAbstract(_) | SockAddr::UnixPath(_) => Err(Errno::AFNOSUPPORT),

@@ -316,8 +316,14 @@ fn handle(shared: &Shared, notice: Notice) -> bool {
                 Err(errno) => shared.listener.fail(&notice, errno.raw_os_error()),
             }
         }
-        Ok(Answer::Descriptor { fd, close_on_exec }) => {
-            match shared.listener.inject(&notice, std::os::fd::AsFd::as_fd(&fd), close_on_exec) {
+        Ok(Answer::Descriptor { fd, close_on_exec, may_linger }) => {
+            let given = if may_linger {
+                shared.listener.inject(&notice, std::os::fd::AsFd::as_fd(&fd), close_on_exec)
+            } else {
+                let given = shared.listener.give(&notice, fd, close_on_exec);
+                given.and_then(|number| shared.listener.succeed(&notice, number))
+            };
+            match given {
                 Err(Errno::NOENT | Errno::INPROGRESS) => Ok(()),
                 // No descriptor free in the task: its own limit.
                 Err(errno) => shared.listener.fail(&notice, errno.raw_os_error()),

@@ -148,7 +148,8 @@ fn past_first_link(asked: &[u8]) -> Option<Vec<u8>> {
 /// The directory entry that `asked` names, never followed.
 ///
 /// # Errors
-/// As [`object`]; `Err(EINVAL)` where the last component is `.`, `..` or nothing, which names no entry.
+/// As [`object`]; `Err(EINVAL)` where the last component, of a directory that is there, is `.`, `..` or nothing, which
+/// names no entry.
 pub(crate) fn entry(view: &dyn View, start: &Start, asked: &[u8]) -> Result<Result<Entry, Found>, Errno> {
     if asked.is_empty() {
         return Err(Errno::NOENT);
@@ -157,13 +158,22 @@ pub(crate) fn entry(view: &dyn View, start: &Start, asked: &[u8]) -> Result<Resu
     let (trimmed, slash) = (&asked[..end], end < asked.len());
     let split = trimmed.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
     let (above, name) = trimmed.split_at(split);
-    if matches!(name, b"" | b"." | b"..") {
-        return Err(Errno::INVAL);
-    }
     if name.len() > 255 {
         return Err(Errno::NAMETOOLONG);
     }
-    let above = if above.is_empty() { b".".as_slice() } else { above };
+    let above = match (above, name) {
+        (b"", b"") => b"/".as_slice(),
+        (b"", _) => b".".as_slice(),
+        (above, _) => above,
+    };
+    if matches!(name, b"" | b"." | b"..") {
+        return match object(view, start, above, true)? {
+            Found::Object(dir) if dir.is(FileType::Directory) => Err(Errno::INVAL),
+            Found::Object(other) => Ok(Err(Found::Nowhere { path: other.path, why: Errno::NOTDIR })),
+            Found::Vacant(missing) => Ok(Err(Found::Nowhere { path: missing.path, why: Errno::NOENT })),
+            nowhere @ Found::Nowhere { .. } => Ok(Err(nowhere)),
+        };
+    }
     let dir = match object(view, start, above, true)? {
         Found::Object(dir) if dir.is(FileType::Directory) => dir,
         Found::Object(other) => {
@@ -213,7 +223,8 @@ fn finish(view: &dyn View, fd: OwnedFd, asked: Option<&[u8]>) -> Result<Object, 
     let path = match spelled {
         // Nothing moved while it was walked that could not as well have been there before.
         Some(path) => path,
-        None => real_path(fd.as_fd())?,
+        // A working directory may have been deleted under its task.
+        None => real_path(fd.as_fd()).or_else(|_| last_path(fd.as_fd()))?,
     };
     Ok(Object { path: own_proc(view, path), fd, stat })
 }
@@ -232,6 +243,13 @@ pub(crate) fn real_path(fd: BorrowedFd<'_>) -> Result<AbsPath, Errno> {
         return Err(Errno::NOENT);
     }
     AbsPath::new(&target).map_err(|_| Errno::NOENT)
+}
+
+/// The path that a file had before it was deleted: what may be done to it does not grow with that.
+fn last_path(fd: BorrowedFd<'_>) -> Result<AbsPath, Errno> {
+    let target = readlinkat(CWD, own_fd(fd), Vec::new())?.into_bytes();
+    let path = target.strip_suffix(b" (deleted)").filter(|path| !path.starts_with(b"/memfd:"));
+    AbsPath::new(path.ok_or(Errno::NOENT)?).map_err(|_| Errno::NOENT)
 }
 
 /// The magic link to one of our own descriptors, through which calls that take only paths act on an object.
@@ -274,6 +292,8 @@ impl Walk<'_> {
         };
         // Components still to go, the next one last.
         let mut ahead = split(asked);
+        // A slash at the end demands a directory, also where the end is that of a link's target.
+        let mut slash = asked.ends_with(b"/");
         while let Some(name) = ahead.pop() {
             let last = ahead.is_empty();
             if name.len() > 255 {
@@ -291,7 +311,6 @@ impl Walk<'_> {
                 Ok(next) => next,
                 Err(Errno::NOENT) if last => {
                     let path = own_proc(self.view, real_path(here.as_fd())?);
-                    let slash = asked.ends_with(b"/");
                     return Ok(Found::Vacant(vacant_or_not(here, &path, &name, slash)?));
                 }
                 Err(why @ (Errno::NOENT | Errno::NOTDIR | Errno::ACCESS)) => {
@@ -310,6 +329,7 @@ impl Walk<'_> {
                         if target.starts_with(b"/") {
                             here = root()?;
                         }
+                        slash |= last && target.ends_with(b"/");
                         ahead.extend(split(&target));
                     }
                     Link::Object(object) if last => return self.at_magic(&here, &name, object),
@@ -317,7 +337,7 @@ impl Walk<'_> {
                 }
                 continue;
             }
-            if last {
+            if last && (kind == FileType::Directory || !slash) {
                 return finish(self.view, next, None).map(Found::Object);
             }
             if kind != FileType::Directory {
@@ -357,10 +377,10 @@ impl Walk<'_> {
         Ok(Link::Object(object))
     }
 
-    /// The object behind a magic link; one without a path (a pipe, a socket) is spoken of by the link's.
+    /// The object behind a magic link; one that never had a path (a pipe, a socket) is spoken of by the link's.
     fn at_magic(&self, dir: &OwnedFd, name: &[u8], object: OwnedFd) -> Result<Found, Errno> {
         let stat = fstat(&object)?;
-        let path = match real_path(object.as_fd()) {
+        let path = match real_path(object.as_fd()).or_else(|_| last_path(object.as_fd())) {
             Ok(path) => path,
             Err(_) => joined(&real_path(dir.as_fd())?, name)?,
         };

@@ -1,9 +1,8 @@
 """Takes the cases of `corpus/` through the interpreter's hook and through `failcore replay`.
 
-    unshare --mount -- python corpus_lane.py CORPUS FAILCORE
+    unshare --mount -- python -m tests.corpus.hook_lane FAILCORE
 
-The cases stand as if their policies lay in /srv/agent, with the home directory /home/agent: both are made here, in a
-mount namespace of our own. An audit event raised by `sys.audit` is judged like any other and has no effect, so that
+An audit event raised by `sys.audit` is judged like any other and has no effect, so that
 every operation can be tried. Prints one line of JSON a request.
 """
 
@@ -17,14 +16,9 @@ import tempfile
 from pathlib import Path
 
 import failcore
+from tests.corpus.cases import AGENT, HOME, TEMPORARY, cases, make_world
 
-AGENT, HOME = Path("/srv/agent"), Path("/home/agent")
 SESSION = {"v": 1, "session": "00000000-0000-7000-8000-000000000000"}
-
-
-def many(path: Path) -> list:
-    found = json.loads(path.read_text())
-    return found if isinstance(found, list) else [found]
 
 
 def event(request: dict) -> tuple | None:
@@ -151,18 +145,11 @@ def through_replay(case: Path, requests: list, expected: list, command: str) -> 
 
 
 def main() -> None:
-    corpus, command = Path(sys.argv[1]).resolve(), sys.argv[2]
-    cases = {}
-    for case in sorted(path for path in corpus.iterdir() if path.is_dir()):
-        cases[case] = (many(case / "request.json"), many(case / "expected.json"))
-    for place in ("/srv", "/home"):
-        subprocess.run(["mount", "-t", "tmpfs", "none", place], check=True)
-    AGENT.mkdir()
-    HOME.mkdir()
-    os.mkdir("/srv/agent-tmp")
-    os.environ.update(HOME=str(HOME), XDG_STATE_HOME=tempfile.mkdtemp(), TMPDIR="/srv/agent-tmp")
+    command = sys.argv[1]
+    make_world(AGENT, HOME, TEMPORARY)
+    os.environ.update(HOME=str(HOME), XDG_STATE_HOME=tempfile.mkdtemp(), TMPDIR=str(TEMPORARY))
     os.chdir(AGENT)
-    for case, (requests, expected) in cases.items():
+    for case, (requests, expected) in cases().items():
         through_replay(case, requests, expected, command)
         if (
             "audit" not in case.name and "until" not in case.name
