@@ -66,9 +66,7 @@ class Bench:
         self.python = self.others()
         self.policy = directory / "policy.toml"
         self.policy.write_text(
-            POLICY.format(
-                benches=ROOT / "benches", directory=directory, port=port, python=self.python
-            )
+            POLICY.format(benches=ROOT / "benches", directory=directory, port=port, python=self.python)
         )
         self.loops = directory / "loops"
         argv = ["cc", "-O2", "-w", "-pthread", "-o", self.loops, ROOT / "benches/loops.c"]

@@ -39,7 +39,9 @@ def test_a_file_is_never_taken_for_what_its_neighbours_are(world: World) -> None
     assert world.secret not in run.out + run.err
     assert run.denied("fs.open", world.outside / "secret.txt")
     # What was granted on a guess and did not come off says so; nothing was done on it.
-    failed = {(r["pid"], r["op"]) for r in run.records if r["type"] == "concluded" and "failed" in r["outcome"]}
+    failed = {
+        (r["pid"], r["op"]) for r in run.records if r["type"] == "concluded" and "failed" in r["outcome"]
+    }
     guesses = [
         record
         for record in run.allowed("fs.open")
@@ -47,5 +49,9 @@ def test_a_file_is_never_taken_for_what_its_neighbours_are(world: World) -> None
     ]
     assert all((r["request"]["subject"]["pid"], r["op"]) in failed for r in guesses), guesses
     # A supervisor guesses nothing: it opens what it has judged.
-    why = "opens do not come through the preloaded object" if world.lane == "runtime" else "a guess, beside a supervisor"
+    why = (
+        "opens do not come through the preloaded object"
+        if world.lane == "runtime"
+        else "a guess, beside a supervisor"
+    )
     assert bool(guesses) == (world.lane == "runtime"), why
