@@ -125,7 +125,8 @@ impl Call<'_> {
 
     /// Whether one of the task's descriptors closes on exec (proc_pid_fdinfo(5)).
     pub(crate) fn closes_on_exec(&self, fd: i32) -> bool {
-        let info = crate::tasks::proc_file(format!("/proc/{}/fdinfo/{fd}", self.notice.tid)).unwrap_or_default();
+        let info =
+            crate::tasks::proc_file(format!("/proc/{}/fdinfo/{fd}", self.notice.tid)).unwrap_or_default();
         let flags = crate::tasks::field(&info, b"flags:")
             .and_then(|octal| i32::from_str_radix(std::str::from_utf8(octal).ok()?, 8).ok());
         flags.is_none_or(|flags| flags & libc::O_CLOEXEC != 0)
