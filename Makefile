@@ -47,7 +47,7 @@ fuzz: ## Fuzz every parser of bytes for a minute each (needs a nightly toolchain
 	scripts/fuzz $(FUZZ_SECONDS)
 
 compat: $(VENV)/.installed $(VENV)/.test ## Run CPython's own tests with and without the gate, on every CPython here
-	$(BIN)/python tests/compat/run.py --all --write docs/compatibility.md
+	$(BIN)/python tests/compat/run.py --all --write docs/compatibility.md $(if $(KEEP),--keep $(KEEP))
 
 attack-long: $(VENV)/.installed $(VENV)/.test ## Run the attacks that take minutes
 	FAILCORE_ATTACK_LONG=1 $(BIN)/python -m pytest tests/attacks

@@ -209,19 +209,37 @@ class Difference:
     reason: str
 
 
-def compare(interpreter: Interpreter, module: str, gate: Gate) -> tuple[list[Difference], int]:
+def without(interpreter: Interpreter, module: str) -> dict[str, Outcome]:
+    """What becomes of a module's tests without the gate.
+
+    # Raises
+    `NotThere` where this installation has no such module.
+    """
+    assert interpreter.executable
+    module = name_in(interpreter, module)
+    probe = [interpreter.executable, str(HERE / "runner.py"), "--has", module]
+    if subprocess.run(probe, capture_output=True, check=False).returncode != 0:
+        raise NotThere(module)
+    return run(interpreter.executable, module, None)
+
+
+def name_in(interpreter: Interpreter, module: str) -> str:
+    """A module's name in this version."""
+    if module == "test_sqlite3" and interpreter.version.startswith("3.10."):
+        return "test_sqlite"
+    return module
+
+
+def compare(
+    interpreter: Interpreter, module: str, gate: Gate, without: dict[str, Outcome]
+) -> tuple[list[Difference], int]:
     """The lasting differences of one module on one version, and how many tests were compared to their end.
 
     A test that differs is tried twice more on its own, both ways: what is not repeated was chance.
     """
     assert interpreter.executable
     python = interpreter.executable
-    if module == "test_sqlite3" and interpreter.version.startswith("3.10."):
-        module = "test_sqlite"  # its name until 3.11
-    probe = [python, str(HERE / "runner.py"), "--has", module]
-    if subprocess.run(probe, capture_output=True, check=False).returncode != 0:
-        raise NotThere(module)
-    without, under = run(python, module, None), run(python, module, gate)
+    under = run(python, name_in(interpreter, module), gate)
     differing = [test for test in without if differs(without[test], under.get(test))]
     differing += [test for test in under if test not in without]
     differences = []

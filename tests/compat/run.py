@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import platform
 import signal
 import sys
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, replace
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -30,13 +32,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--all", action="store_true", help="on every CPython 3.10 to 3.13 that is found")
     parser.add_argument(
-        "--lane", nargs="+", choices=harness.LANES, default=["runtime"], help="in these lanes"
+        "--lane", nargs="+", choices=harness.LANES, default=harness.LANES, help="in these lanes"
     )
     parser.add_argument("--write", type=Path, help="write the table there")
     parser.add_argument("--only", nargs="+", default=harness.MODULES, help="these test modules")
     parser.add_argument("--versions", nargs="+", help="these versions, such as 3.12")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--keep", type=Path, help="keep results in this file, and do not repeat those it has")
+    parser.add_argument(
+        "--keep", type=Path, help="keep results in this directory, and do not repeat those it has"
+    )
+    parser.add_argument("--no-run", action="store_true", help="of what was kept alone")
     options = parser.parse_args()
 
     # A run in the background of a shell inherits an ignored SIGINT, which some tests look at; exec makes it the default.
@@ -45,38 +50,35 @@ def main() -> int:
     wanted = options.versions or (harness.VERSIONS if options.all else [here])
     found = [i for i in harness.interpreters() if i.version.startswith(tuple(f"{v}" for v in wanted))]
     failcore = harness.command()
-    jobs = [
-        (lane, i, module) for lane in options.lane for i in found if i.executable for module in options.only
-    ]
+    kept = Kept(options.keep)
+    jobs = [(i, module) for i in found if i.executable for module in options.only]
     # Differences and how many were compared, or why it broke. Not there: skipped.
     results: Results = {}
 
-    if options.keep and options.keep.exists():
-        for key, differences, compared in json.loads(options.keep.read_text()):
-            results[tuple(key)] = ([renewed(harness.Difference(*d)) for d in differences], compared)
-
-    def job(task: tuple[str, harness.Interpreter, str]) -> None:
-        lane, interpreter, module = task
-        key = (lane, interpreter.version, module)
-        if key in results:
-            return
-        since = time.monotonic()
-        try:
-            results[key] = result = harness.compare(interpreter, module, harness.Gate(failcore, lane))
-            words = f"{result[1]} tests, {len(result[0])} differ"
-        except harness.NotThere:
-            words = "skipped: this installation has no such module"
-        except RuntimeError as error:
-            results[key] = words = str(error)
-        took = time.monotonic() - since
-        print(f"  {lane:8} {interpreter.version:8} {module:36} {words} ({took:.0f} s)", flush=True)
-        if options.keep:
-            kept = [
-                (k, [astuple(d) for d in r[0]], r[1])
-                for k, r in results.copy().items()
-                if not isinstance(r, str)
-            ]
-            options.keep.write_text(json.dumps(kept))
+    def job(task: tuple[harness.Interpreter, str]) -> None:
+        interpreter, module = task
+        for lane in options.lane:
+            key = (lane, interpreter.version, module)
+            if (result := kept.result(key)) is not None:
+                results[key] = result
+                continue
+            if options.no_run:
+                results[key] = "not run"
+                continue
+            since = time.monotonic()
+            try:
+                without = kept.without(interpreter, module)
+                results[key] = result = harness.compare(
+                    interpreter, module, harness.Gate(failcore, lane), without
+                )
+                kept.keep(key, result)
+                words = f"{result[1]} tests, {len(result[0])} differ"
+            except harness.NotThere:
+                words = "skipped: this installation has no such module"
+            except RuntimeError as error:
+                results[key] = words = str(error)
+            took = time.monotonic() - since
+            print(f"  {lane:8} {interpreter.version:8} {module:36} {words} ({took:.0f} s)", flush=True)
 
     for interpreter in found:
         if interpreter.executable is None:
@@ -98,22 +100,64 @@ def main() -> int:
     return 1 if unexplained or broken else 0
 
 
-def renewed(difference: harness.Difference) -> harness.Difference:
-    """A kept difference with the reason that the repository has for it today."""
-    reason = harness.reason_for(difference.test, difference.version, difference.lane)
-    return replace(difference, reason=reason)
+class Kept:
+    """What earlier runs found, a file each, so that a run that was cut off goes on where it was.
+
+    The run without the gate is kept as well: it is the same for every lane.
+    """
+
+    def __init__(self, directory: Path | None) -> None:
+        self.directory = directory
+        if directory:
+            directory.mkdir(parents=True, exist_ok=True)
+
+    def without(self, interpreter: harness.Interpreter, module: str) -> dict[str, harness.Outcome]:
+        """What a module comes to without the gate; run where it is not known."""
+        key = ("without", interpreter.version, module)
+        if (known := self.read(key)) is not None:
+            return {test: harness.Outcome(*outcome) for test, outcome in known.items()}
+        outcomes = harness.without(interpreter, module)
+        self.write(key, {test: astuple(outcome) for test, outcome in outcomes.items()})
+        return outcomes
+
+    def result(self, key: tuple[str, str, str]) -> tuple[list[harness.Difference], int] | None:
+        """The differences found earlier, with the reasons that the repository has for them today."""
+        if (known := self.read(key)) is None:
+            return None
+        differences, compared = known
+        return [
+            replace(d, reason=harness.reason_for(d.test, d.version, d.lane))
+            for d in (harness.Difference(*fields) for fields in differences)
+        ], compared
+
+    def keep(self, key: tuple[str, str, str], result: tuple[list[harness.Difference], int]) -> None:
+        """Keeps what was found."""
+        self.write(key, ([astuple(d) for d in result[0]], result[1]))
+
+    def read(self, key: tuple[str, str, str]) -> Any:
+        path = self.path(key)
+        return json.loads(path.read_text()) if path and path.exists() else None
+
+    def write(self, key: tuple[str, str, str], value: object) -> None:
+        if path := self.path(key):
+            path.with_suffix(".new").write_text(json.dumps(value))
+            path.with_suffix(".new").replace(path)
+
+    def path(self, key: tuple[str, str, str]) -> Path | None:
+        return self.directory / ("-".join(key) + ".json") if self.directory else None
 
 
 def document(
     lanes: Sequence[str], found: Sequence[harness.Interpreter], modules: Sequence[str], results: Results
 ) -> str:
     """docs/compatibility.md."""
+    user = "root" if os.geteuid() == 0 else "an ordinary user"
     lines = [
         "# Compatibility",
         "",
         "CPython's own test modules, run twice each: without the gate, and under `failcore run` with",
         "`preset:allow-all`. The same tests must come out the same way. Written by `make compat`; do not edit.",
-        f"Last written {datetime.date.today()} on {platform.system()} {platform.machine()}.",
+        f"Last written {datetime.date.today()} on {platform.system()} {platform.machine()}, by {user}.",
         "",
         "Each cell is *tests compared* / *tests that come out differently*, a difference being one that three runs",
         "repeat. No resource of regrtest is enabled, so tests that need the public network or much memory are",
@@ -133,8 +177,10 @@ def document(
                 else:
                     cells.append("not compared")
             lines.append(f"| `{module}` | " + " | ".join(cells) + " |")
-    if any(" skipped " in line for line in lines):
+    if any("| skipped " in line for line in lines):
         lines.append("\n*skipped*: the interpreter was not found, or its installation lacks the module.")
+    if any("| not compared " in line for line in lines):
+        lines.append("\n*not compared*: the module was not run there, or did not come to its end.")
     lines += [f"\nCPython {i.version} was skipped: {i.missing}." for i in found if i.executable is None]
     differences = [d for result in results.values() if isinstance(result, tuple) for d in result[0]]
     lines += ["", "## Differences and their reasons", ""]

@@ -122,9 +122,27 @@ pub(crate) fn object(view: &dyn View, start: &Start, asked: &[u8], follow: bool)
     match openat2(start.fd(), asked, flags, Mode::empty(), NO_LINKS) {
         Ok(fd) => return Ok(Found::Object(finish(view, fd, Some(asked))?)),
         Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NAMETOOLONG)) => return Err(errno),
+        // The next most common: one link, and that right below the root, as /bin and /lib are today.
+        Err(Errno::LOOP) => {
+            if let Some(past) = past_first_link(asked)
+                && let Ok(fd) = openat2(CWD, past.as_slice(), flags, Mode::empty(), NO_LINKS)
+            {
+                return Ok(Found::Object(finish(view, fd, Some(&past))?));
+            }
+        }
         Err(_) => {}
     }
     Walk { view, links: 0 }.run(start, asked, follow || asked.ends_with(b"/"))
+}
+
+/// An absolute path whose first component is a link, with that replaced by what the link says.
+fn past_first_link(asked: &[u8]) -> Option<Vec<u8>> {
+    let name =
+        asked.strip_prefix(b"/")?.split(|byte| *byte == b'/').next().filter(|name| !name.is_empty())?;
+    let mut past = vec![b'/'];
+    past.extend_from_slice(readlinkat(CWD, &asked[..=name.len()], Vec::new()).ok()?.to_bytes());
+    past.extend_from_slice(&asked[1 + name.len()..]);
+    Some(past)
 }
 
 /// The directory entry that `asked` names, never followed.
@@ -156,20 +174,18 @@ pub(crate) fn entry(view: &dyn View, start: &Start, asked: &[u8]) -> Result<Resu
         }
         Found::Nowhere { path, why } => return Ok(Err(Found::Nowhere { path: joined(&path, name)?, why })),
     };
-    vacant_or_not(view, dir.fd, &dir.path, name, slash).map(Ok)
+    match vacant_or_not(dir.fd, &dir.path, name, slash) {
+        // Whether something bears the name is for those to know who may search the directory.
+        Err(why @ Errno::ACCESS) => Ok(Err(Found::Nowhere { path: joined(&dir.path, name)?, why })),
+        entry => entry.map(Ok),
+    }
 }
 
 /// The entry `name` of a directory whose path is known.
-fn vacant_or_not(
-    _view: &dyn View,
-    dir: OwnedFd,
-    path: &AbsPath,
-    name: &[u8],
-    slash: bool,
-) -> Result<Entry, Errno> {
+fn vacant_or_not(dir: OwnedFd, path: &AbsPath, name: &[u8], slash: bool) -> Result<Entry, Errno> {
     let stat = match statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Some(stat),
-        Err(Errno::NOENT | Errno::ACCESS) => None,
+        Err(Errno::NOENT) => None,
         Err(errno) => return Err(errno),
     };
     Ok(Entry { path: joined(path, name)?, dir, name: name.to_vec(), stat, slash })
@@ -263,9 +279,10 @@ impl Walk<'_> {
             if name.len() > 255 {
                 return Err(Errno::NAMETOOLONG);
             }
-            if name == b".." {
-                match openat(&here, "..", HOLD | OFlags::DIRECTORY, Mode::empty()) {
-                    Ok(up) => here = up,
+            // Both want a directory that may be searched.
+            if matches!(name.as_slice(), b"." | b"..") {
+                match openat(&here, name.as_slice(), HOLD | OFlags::DIRECTORY, Mode::empty()) {
+                    Ok(there) => here = there,
                     Err(why) => return self.nowhere(&here, &[], &ahead, why),
                 }
                 continue;
@@ -275,7 +292,7 @@ impl Walk<'_> {
                 Err(Errno::NOENT) if last => {
                     let path = own_proc(self.view, real_path(here.as_fd())?);
                     let slash = asked.ends_with(b"/");
-                    return Ok(Found::Vacant(vacant_or_not(self.view, here, &path, &name, slash)?));
+                    return Ok(Found::Vacant(vacant_or_not(here, &path, &name, slash)?));
                 }
                 Err(why @ (Errno::NOENT | Errno::NOTDIR | Errno::ACCESS)) => {
                     return self.nowhere(&here, &name, &ahead, why);
@@ -356,7 +373,11 @@ impl Walk<'_> {
             path = joined(&path, name)?;
         }
         for name in ahead.iter().rev() {
-            path = if name == b".." { path.parent().unwrap_or(path) } else { joined(&path, name)? };
+            path = match name.as_slice() {
+                b"." => path,
+                b".." => path.parent().unwrap_or(path),
+                name => joined(&path, name)?,
+            };
         }
         Ok(Found::Nowhere { path, why })
     }
@@ -372,5 +393,5 @@ fn root() -> Result<OwnedFd, Errno> {
 }
 
 fn split(path: &[u8]) -> Vec<Vec<u8>> {
-    path.split(|byte| *byte == b'/').filter(|c| !matches!(*c, b"" | b".")).rev().map(<[u8]>::to_vec).collect()
+    path.split(|byte| *byte == b'/').filter(|c| !c.is_empty()).rev().map(<[u8]>::to_vec).collect()
 }

@@ -1,9 +1,9 @@
 //! Loads the gate into every CPython before its interpreter initialises, and into nothing else.
 //!
 //! `LD_PRELOAD` is inherited by every program, so this object runs in foreign processes: where the process has no
-//! `PySys_AddAuditHook` it does nothing at all. Where it has, the extension module named by `FAILCORE_HOOK` is loaded
-//! and told to join the run; a Python that cannot join ends here, with status 126. From then on the process's calls of
-//! open(2) come by here, so that what the hook judged is opened as it was judged.
+//! `PySys_AddAuditHook` it does nothing but make forks succeed ([`fork`]). Where it has, the extension module named by
+//! `FAILCORE_HOOK` is loaded and told to join the run; a Python that cannot join ends here, with status 126. From then on
+//! the process's calls of open(2) come by here, so that what the hook judged is opened as it was judged.
 #![allow(unsafe_code, reason = "a constructor of the dynamic loader, in C's terms")]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
@@ -31,12 +31,54 @@ static NEXT: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 static CONSTRUCTOR: extern "C" fn() = load;
 
 extern "C" fn load() {
+    real_fork();
     if !in_python() {
         return;
     }
     if let Err(why) = join() {
         leave(&why);
     }
+}
+
+/// `fork` of the C library, made anew where a signal came between.
+///
+/// No program expects `EINTR` of fork(2). Under a supervisor it is what a signal leads to that arrives before the
+/// supervisor has taken the call (seccomp_unotify(2)); nothing happened then.
+///
+/// # Safety
+/// As fork(2).
+// SAFETY: it stands in place of the C library's on purpose, with the same type and meaning.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fork() -> libc::pid_t {
+    let real = real_fork();
+    if real.is_null() {
+        // SAFETY: the calling thread's own errno.
+        unsafe { *libc::__errno_location() = libc::ENOSYS };
+        return -1;
+    }
+    // SAFETY: the C library's function of that name has this type.
+    let real = unsafe { transmute::<*mut libc::c_void, unsafe extern "C" fn() -> libc::pid_t>(real) };
+    loop {
+        // SAFETY: the caller keeps to the contract of fork(2).
+        let pid = unsafe { real() };
+        // SAFETY: the calling thread's own errno.
+        if pid != -1 || unsafe { *libc::__errno_location() } != libc::EINTR {
+            return pid;
+        }
+    }
+}
+
+/// The C library's `fork`; looked up before `main`, since a signal handler may fork and may not look anything up.
+fn real_fork() -> *mut libc::c_void {
+    static REAL: AtomicPtr<libc::c_void> = AtomicPtr::new(null_mut());
+    let known = REAL.load(Ordering::Relaxed);
+    if !known.is_null() {
+        return known;
+    }
+    // SAFETY: a look-up by name in what was loaded after this object.
+    let found = unsafe { libc::dlsym(libc::RTLD_NEXT, c"fork".as_ptr()) };
+    REAL.store(found, Ordering::Relaxed);
+    found
 }
 
 /// Whether this process has a CPython in it, linked or shared.

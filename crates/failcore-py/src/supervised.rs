@@ -50,7 +50,10 @@ struct Own {
 
 impl Drop for Own {
     fn drop(&mut self) {
-        self.slots.free(self.slot);
+        // What a fork left us is a copy of the parent's, whose memory we do not have.
+        if self.generation == monitor::generation() {
+            self.slots.free(self.slot);
+        }
     }
 }
 
@@ -61,8 +64,7 @@ fn with_own<T>(supervised: &Supervised, act: impl FnOnce(&mut Own) -> T) -> Opti
         let mut own = own.try_borrow_mut().ok()?;
         let generation = monitor::generation();
         if own.as_ref().is_none_or(|own| own.generation != generation) {
-            // One that a fork left us is a copy of the parent's: forgotten, not freed.
-            std::mem::forget(own.take());
+            *own = None;
             let tid = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
             let slot = supervised.slots.take(tid)?;
             *own = Some(Own { generation, slots: Arc::clone(&supervised.slots), slot, claimed: None });
