@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import sys
 from collections.abc import Callable
 from types import TracebackType
@@ -115,6 +114,8 @@ def tool(name: Any = None, /, *, step: str | None = None, isolate: bool = False)
 
 
 def _isolated(function: Callable[P, R], name: str, step: str | None) -> Callable[P, R]:
+    import inspect
+
     from . import _isolate
 
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -134,6 +135,8 @@ def _isolated(function: Callable[P, R], name: str, step: str | None) -> Callable
 
 
 def _wrapped(function: Callable[P, R], name: str, step: str | None) -> Callable[P, R]:
+    import inspect  # half of what importing this package would cost
+
     wrapper: Any
     if inspect.iscoroutinefunction(function):
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from typing import Any, TypeAlias
@@ -18,6 +17,8 @@ def read_trace(trace: str | os.PathLike[str]) -> Iterator[Record]:
 
     Reading verifies nothing: `failcore trace verify` does.
     """
+    import json
+
     for line in _TraceReader(os.fspath(trace)):
         record: Record = json.loads(line)
         yield record

@@ -14,7 +14,7 @@ def test_modules_reloaded_and_imported_again(world: World, listen: Callable[...,
         .replace("_socket_class(", "__import__('socket').socket(")
         .replace(" _open(", " __import__('io').open(")
         + """
-import failcore, failcore._failcore, importlib, io, socket, subprocess, _io, posix, _socket, _posixsubprocess
+import failcore, failcore._failcore, importlib, inspect, io, socket, subprocess, _io, posix, _socket, _posixsubprocess
 for module in (os, io, socket, subprocess, failcore, failcore._failcore, _socket, _posixsubprocess):
     try: importlib.reload(module)
     except BaseException: pass
@@ -67,7 +67,6 @@ if "socket" in FRESH:
     attempt("fresh socket", lambda: FRESH["socket"].create_connection(("127.0.0.1", port), 5))
 if "os" in FRESH:
     attempt("fresh os", lambda: FRESH["os"].open(SECRET, 0))
-import inspect
 fe = FRESH.get("_posixsubprocess")
 if fe:
     def fork_exec():

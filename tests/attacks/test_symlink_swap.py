@@ -67,3 +67,47 @@ def test_a_link_is_judged_where_it_points_at_the_call(world: World) -> None:
     run.worked("before the swap", "swapped back", "directory before", "steady")
     assert run.denied("fs.open", world.outside / "secret.txt")
     assert not (world.outside / "new").exists()
+
+
+RACE = """
+import io, subprocess
+os.mkdir("d"); open("d/secret.txt", "w").write("inside")
+os.symlink(OUTSIDE, "l")
+open("swap.py", "w").write(
+    "import os, time\\n"
+    "until = time.monotonic() + 4\\n"
+    "while time.monotonic() < until:\\n"
+    "    os.rename('d', 'd1'); os.rename('l', 'd'); os.rename('d', 'l'); os.rename('d1', 'd')\\n"
+)
+def through_os():
+    fd = os.open("d/secret.txt", os.O_RDONLY)
+    try: return os.read(fd, 99).decode()
+    finally: os.close(fd)
+def through(opening, *args):
+    with opening(*args) as file: return file.read()
+ways = (
+    lambda: through(open, "d/secret.txt"),
+    lambda: through(open, WORK + "/d/secret.txt", "r+"),
+    lambda: through(io.FileIO, WORK + "/d/secret.txt").decode(),
+    through_os,
+)
+child = subprocess.Popen([sys.executable, "swap.py"])
+seen, refused, opens = set(), set(), 0
+while child.poll() is None:
+    for way in ways:
+        opens += 1
+        try: seen.add(way())
+        except FileNotFoundError: pass
+        except PermissionError as error: refused.add(type(error).__name__)
+tell("opens", opens)
+tell("seen", sorted(seen))
+tell("refused", sorted(refused))
+"""
+
+
+def test_a_directory_that_another_process_swaps_never_leads_outside(world: World) -> None:
+    run = world.attack(RACE)
+    assert run.code == 0, run.err
+    assert run.attempts["seen"].value == ["inside"], run.explain()
+    assert run.attempts["refused"].value, "nothing was ever swapped"
+    assert run.attempts["opens"].value > 1000

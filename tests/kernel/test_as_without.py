@@ -66,3 +66,23 @@ def test_a_fork_that_does_nothing(world: World) -> None:
     assert run.code == 0, run.explain()
     assert run.attempts["status"].value == 0, run.explain()
     assert run.attempts["status of a thread's"].value == 0, run.explain()
+
+
+# Signals keep coming, and whoever forks was never told that a fork may be interrupted.
+STORM = """
+import signal
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0003)
+def fork():
+    for _ in range(300):
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+attempt("forks", fork)
+"""
+
+
+def test_forks_while_signals_come(world: World) -> None:
+    run = world.run(STORM)
+    run.worked("forks")

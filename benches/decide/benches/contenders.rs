@@ -1,8 +1,12 @@
 //! The same question, put to FailCore, Cedar and Regorus: may this file be read, with n directories granted?
 
+#[path = "../../cpu_time.rs"]
+mod cpu_time;
+
 use std::hint::black_box;
 
 use cedar_policy::{Authorizer, Context, Entities, EntityUid, Request};
+use cpu_time::CpuTime;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use failcore_model::AbsPath;
 use failcore_policy::{Environment, PolicySet, ask};
@@ -16,7 +20,7 @@ fn pattern(n: usize, i: usize) -> String {
     if i % 10 == 9 { format!("/data/p{}/*.r{i}", i / 100) } else { format!("/data/d{}/s{i}", i / 100) }
 }
 
-fn decide(c: &mut Criterion) {
+fn decide(c: &mut Criterion<CpuTime>) {
     let mut group = c.benchmark_group("decide against");
     group.sample_size(20);
     for n in [10, 100, 1_000, 10_000] {
@@ -61,5 +65,9 @@ fn decide(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decide);
+criterion_group! {
+    name = benches;
+    config = Criterion::default().with_measurement(CpuTime);
+    targets = decide
+}
 criterion_main!(benches);

@@ -276,7 +276,7 @@ impl Run {
             _ => None,
         });
         Some(Self {
-            session: first.session.into(),
+            session: first.session.to_string(),
             started: first.ts.to_string(),
             agent,
             command: rows::command(command),

@@ -52,7 +52,8 @@ fn held(verb: Verb) -> (Hold, &'static str) {
 const NOT_HELD: &[&str] = &[
     "native code in the process (an extension module, ctypes where granted) can go round every rule",
     "stat, access, readlink and chdir are not mediated: existence and metadata stay visible",
-    "a thread that swaps a symbolic link between the decision and CPython's own open is not stopped",
+    "a thread that swaps a symbolic link between the decision and CPython's own call is not stopped, except in opens \
+     of a `failcore run` to which no link led",
     "os.write, os.ftruncate and os.sendfile on a descriptor that is already open raise no event",
     "a child program that is not CPython runs outside the gate; its start is recorded",
     "bytecode crafted by hand can corrupt memory, and with it the gate",

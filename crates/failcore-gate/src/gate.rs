@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use failcore_model::{
     Action, Answer, Claims, Context, Counters, Decision, Denial, Endpoint, Event, Fault, Lane, Obligation,
@@ -112,11 +112,9 @@ impl Builder {
     }
 }
 
-/// A request with its decision, not recorded yet.
-struct Weighed {
-    request: Box<Request>,
+/// What was decided, and how long that took.
+struct Ruling {
     decision: Decision,
-    /// How long deciding took.
     ns: u64,
 }
 
@@ -125,8 +123,8 @@ struct Kept {
     op: u64,
     request: Box<Request>,
     decision: Decision,
-    /// Whether it is recorded.
-    written: bool,
+    /// Whether it is recorded; nothing where that panicked.
+    written: Option<bool>,
 }
 
 impl Gate {
@@ -165,9 +163,24 @@ impl Gate {
     /// A [`Denial`] where the policy refuses it, a person does, the record cannot be written, or anything inside
     /// fails: there is no other way out than a grant.
     pub fn check(&self, action: Action, claims: Claims, addresses: &[IpAddr]) -> Result<Grant, Denial> {
-        let tid = thread_id(self.subject.pid);
-        let subject = Subject { tid, claimed: claims, ..self.subject.clone() };
-        self.check_subject(subject, action, addresses)
+        self.check_subject(self.own(claims), action, addresses)
+    }
+
+    /// Grants an operation that the policy allows without further ado, and records that. Otherwise nothing has
+    /// happened: the caller finds out more about the operation, and asks by [`Gate::check`].
+    pub fn grant_plain(&self, action: Action, claims: Claims) -> Option<Grant> {
+        let mut request = self.request(self.own(claims), action);
+        let ruling = unless_panicked(|| self.decide(&mut request, &[]))?;
+        if !ruling.decision.is_allow() || !ruling.decision.obligations.is_empty() {
+            self.release(&request.action);
+            return None;
+        }
+        self.grant(request, ruling).ok()
+    }
+
+    /// The calling thread, as a subject.
+    fn own(&self, claims: Claims) -> Subject {
+        Subject { tid: thread_id(self.subject.pid), claimed: claims, ..self.subject.clone() }
     }
 
     /// As [`Gate::check`], for another process: the gate of a supervisor.
@@ -194,23 +207,18 @@ impl Gate {
     /// # Errors
     /// A [`Denial`], as [`Gate::check`].
     pub fn check_ahead(&self, action: Action, claims: Claims, addresses: &[IpAddr]) -> Result<(), Denial> {
-        let tid = thread_id(self.subject.pid);
-        let subject = Subject { tid, claimed: claims, ..self.subject.clone() };
-        let foreseen = catch_unwind(AssertUnwindSafe(|| {
-            let weighed = self.weigh(subject, action.clone(), addresses);
-            self.release(&action);
-            let Weighed { request, decision, .. } = &weighed;
-            if decision.is_allow()
-                || !self.enforces(decision)
-                || !is_certain(&request.action, decision.reason)
-            {
-                return Ok(());
-            }
-            // Refused whether or not it can be written.
-            let kept = self.keep(weighed, true);
-            Err(self.policy.denial(&kept.request, &kept.decision))
-        }));
-        foreseen.unwrap_or_else(|_| Err(self.broken(&action)))
+        let mut request = self.request(self.own(claims), action);
+        let Some(ruling) = self.weigh(&mut request, addresses) else { return Err(self.broken(request)) };
+        let decision = &ruling.decision;
+        if decision.is_allow() || !self.enforces(decision) || !is_certain(&request.action, decision.reason) {
+            return Ok(());
+        }
+        // Refused whether or not it can be written.
+        let kept = self.keep(request, ruling, true);
+        match unless_panicked(|| self.policy.denial(&kept.request, &kept.decision)) {
+            Some(denial) => Err(denial),
+            None => Err(self.broken(kept.request)),
+        }
     }
 
     /// Whether a decision takes effect, rather than being recorded only.
@@ -221,35 +229,36 @@ impl Gate {
     }
 
     fn check_subject(&self, subject: Subject, action: Action, addresses: &[IpAddr]) -> Result<Grant, Denial> {
-        // The ports may be foreign code; whatever panics in them or in `decide`, the answer is a denial.
-        match catch_unwind(AssertUnwindSafe(|| self.judge(subject, action.clone(), addresses))) {
-            Ok(answer) => answer,
-            Err(_) => Err(self.broken(&action)),
+        let mut request = self.request(subject, action);
+        match unless_panicked(|| self.decide(&mut request, addresses)) {
+            Some(ruling) => self.grant(request, ruling),
+            None => Err(self.broken(request)),
         }
     }
 
-    fn judge(&self, subject: Subject, action: Action, addresses: &[IpAddr]) -> Result<Grant, Denial> {
-        let weighed = self.weigh(subject, action, addresses);
-        let enforced = self.enforces(&weighed.decision);
-        let refused = !weighed.decision.is_allow() && enforced;
-        let Kept { op, request, decision, written } = self.keep(weighed, enforced);
-        let refusal = if refused {
-            Some(self.policy.denial(&request, &decision))
-        } else if !written {
-            Some(self.unwritable(&request))
-        } else if decision.obligations.contains(&Obligation::Approve) {
-            self.approve(op, &request).err()
-        } else {
-            None
-        };
-        let Request { action, subject, .. } = *request;
-        match refusal {
-            None => Ok(Grant { action, op, pid: subject.pid }),
-            Some(denial) => {
-                self.release(&action);
-                Err(denial)
-            }
+    /// A request that is to be completed by [`Gate::decide`].
+    fn request(&self, subject: Subject, action: Action) -> Box<Request> {
+        let context = Context { lane: self.lane, ..Context::default() };
+        Box::new(Request { action, subject, context })
+    }
+
+    /// Fills in every fact that the decision may look at, and decides; it counts from here on.
+    fn decide(&self, request: &mut Request, addresses: &[IpAddr]) -> Ruling {
+        let context = &mut request.context;
+        context.time = now();
+        context.addresses = addresses.into();
+        if let Action::Connect(Endpoint::Inet { addr, .. }) | Action::Send(Endpoint::Inet { addr, .. }) =
+            &request.action
+        {
+            context.names = self.names.names(addr.ip(), context.time);
         }
+        let limits = self.policy.limits();
+        if !limits.is_empty() {
+            context.counters = relevant(self.meter.reserve(&request.action, context.time), limits);
+        }
+        let decision = self.policy.decide(request);
+        // By the same clock, since each reading of one costs a tenth of a decision.
+        Ruling { decision, ns: now().0.saturating_sub(request.context.time.0) }
     }
 
     /// Takes back what was counted for an operation that does not happen, or that somebody else counts.
@@ -259,26 +268,52 @@ impl Gate {
         }
     }
 
-    /// Completes a request and decides it; it counts from here on.
-    fn weigh(&self, subject: Subject, action: Action, addresses: &[IpAddr]) -> Weighed {
-        let started = Instant::now();
-        let mut request = Box::new(self.complete(subject, action, addresses));
-        let decision = self.policy.decide(&request);
-        let ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    /// Records a decision, and grants or refuses.
+    fn grant(&self, request: Box<Request>, ruling: Ruling) -> Result<Grant, Denial> {
+        let enforced = self.enforces(&ruling.decision);
+        let refused = !ruling.decision.is_allow() && enforced;
+        let kept = self.keep(request, ruling, enforced);
+        if kept.written.is_none() {
+            return Err(self.broken(kept.request));
+        }
+        match unless_panicked(|| self.refusal(&kept, refused)) {
+            Some(None) => {
+                let Request { action, subject, .. } = *kept.request;
+                Ok(Grant { action, op: kept.op, pid: subject.pid })
+            }
+            Some(Some(denial)) => {
+                self.release(&kept.request.action);
+                Err(denial)
+            }
+            None => Err(self.broken(kept.request)),
+        }
+    }
+
+    /// Why an operation does not go ahead, now that its decision was to be recorded; a person is asked here.
+    fn refusal(&self, kept: &Kept, refused: bool) -> Option<Denial> {
+        let Kept { op, request, decision, written } = kept;
+        if refused {
+            Some(self.policy.denial(request, decision))
+        } else if *written != Some(true) {
+            Some(self.unwritable(request))
+        } else if decision.obligations.contains(&Obligation::Approve) {
+            self.approve(*op, request).err()
+        } else {
+            None
+        }
+    }
+
+    /// Records a decision; a trace that fails in whatever way has not recorded it.
+    fn keep(&self, mut request: Box<Request>, ruling: Ruling, enforced: bool) -> Kept {
+        let Ruling { decision, ns } = ruling;
         // After the decision, which does not look at it.
         let telling = !decision.is_allow() || !decision.obligations.is_empty() || !request.action.reads();
         if telling && request.subject.claimed.site.is_none() {
-            request.subject.claimed.site = (self.site)();
+            request.subject.claimed.site = unless_panicked(self.site).flatten();
         }
-        Weighed { request, decision, ns }
-    }
-
-    /// Records a decision.
-    fn keep(&self, weighed: Weighed, enforced: bool) -> Kept {
-        let Weighed { request, decision, ns } = weighed;
         let op = self.ops.fetch_add(1, Ordering::Relaxed);
         let event = Event::Decided { op, request, decision, enforced, ns };
-        let written = self.sink.append(&event).is_ok();
+        let written = unless_panicked(|| self.sink.append(&event).is_ok());
         let Event::Decided { request, decision, .. } = event else { unreachable!("it was made above") };
         Kept { op, request, decision, written }
     }
@@ -286,36 +321,20 @@ impl Gate {
     /// Why an operation of this process would be refused, were it attempted; nothing where it would go ahead, with a
     /// person's approval where that is asked for. Nothing is recorded, hence nothing granted.
     pub fn foresee(&self, action: Action, claims: Claims, addresses: &[IpAddr]) -> Option<Reason> {
-        let subject = Subject { claimed: claims, ..self.subject.clone() };
-        let weighed = catch_unwind(AssertUnwindSafe(|| {
-            let weighed = self.weigh(subject, action, addresses);
-            self.release(&weighed.request.action);
-            weighed.decision
-        }));
-        let decision = weighed.unwrap_or_else(|_| Decision::fault(Fault::Panic));
+        let mut request = self.request(self.own(claims), action);
+        let decision = self
+            .weigh(&mut request, addresses)
+            .map_or_else(|| Decision::fault(Fault::Panic), |ruling| ruling.decision);
         (!decision.is_allow() && self.enforces(&decision)).then_some(decision.reason)
     }
 
-    /// Fills in every fact that the decision may look at.
-    fn complete(&self, subject: Subject, action: Action, addresses: &[IpAddr]) -> Request {
-        let time = now();
-        let names = match &action {
-            Action::Connect(Endpoint::Inet { addr, .. }) | Action::Send(Endpoint::Inet { addr, .. }) => {
-                self.names.names(addr.ip(), time)
-            }
-            _ => SmallVec::new(),
-        };
-        let limits = self.policy.limits();
-        let counters = if limits.is_empty() {
-            Counters::default()
-        } else {
-            relevant(self.meter.reserve(&action, time), limits)
-        };
-        Request {
-            action,
-            subject,
-            context: Context { lane: self.lane, time, names, addresses: addresses.into(), counters },
-        }
+    /// Decides what is not granted here, so that it does not count; nothing where that panicked.
+    fn weigh(&self, request: &mut Request, addresses: &[IpAddr]) -> Option<Ruling> {
+        unless_panicked(|| {
+            let ruling = self.decide(request, addresses);
+            self.release(&request.action);
+            ruling
+        })
     }
 
     fn approve(&self, op: u64, request: &Request) -> Result<(), Denial> {
@@ -361,18 +380,14 @@ impl Gate {
         self.policy.denial(request, &Decision::deny(Reason::TraceUnwritable, SmallVec::new()))
     }
 
-    fn broken(&self, action: &Action) -> Denial {
-        let denial = self.denial_without_request(action, Reason::Fault);
+    fn broken(&self, mut request: Box<Request>) -> Denial {
+        let denial = self.denial_without_request(&request.action, Reason::Fault);
         // Best effort: the operation is refused whether or not this can be written.
-        let request = Request {
-            action: action.clone(),
-            subject: self.subject.clone(),
-            context: Context { lane: self.lane, time: now(), ..Context::default() },
-        };
+        request.context.time = now();
         let op = self.ops.fetch_add(1, Ordering::Relaxed);
         let decision = Decision::fault(Fault::Panic);
-        let event = Event::Decided { op, request: Box::new(request), decision, enforced: true, ns: 0 };
-        drop(catch_unwind(AssertUnwindSafe(|| self.sink.append(&event))));
+        let event = Event::Decided { op, request, decision, enforced: true, ns: 0 };
+        drop(unless_panicked(|| self.sink.append(&event)));
         denial
     }
 
@@ -388,6 +403,11 @@ impl Gate {
             retry: false,
         }
     }
+}
+
+/// The ports may be foreign code; whatever panics in them or in `decide`, the answer is a denial.
+fn unless_panicked<T>(step: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(step)).ok()
 }
 
 /// Whether a refusal would be the same for somebody who knows more than the deciding process does.

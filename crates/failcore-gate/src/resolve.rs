@@ -1,11 +1,13 @@
 //! From the path a program names to the object it would reach.
 //!
 //! Policies judge resolved paths, so resolving is part of completing a request. The common case, a path without
-//! symbolic links, costs one `openat2(2)`; everything else is walked.
+//! symbolic links, costs one `openat2(2)`; everything else is walked. Who can have the kernel prove the path when it
+//! is used needs no call at all: see [`presumed`].
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use failcore_model::{AbsPath, FileId, FileRef, PathError, Text};
@@ -47,11 +49,20 @@ impl ResolveError {
     }
 }
 
-/// How long the identity of the directories above a file is taken as known. A program outside the gate that moves a
+/// How long what was found about the directories above a file is taken as known. A program outside the gate that moves a
 /// denied directory goes unnoticed for so long; a path resolved in this lane can be raced for longer than that.
 const FRESH: Duration = Duration::from_millis(1);
 /// As many links as the kernel follows (path_resolution(7)).
 const MAX_LINKS: usize = 40;
+
+/// What a path was found to name.
+#[derive(Debug)]
+pub struct Found {
+    /// The file.
+    pub file: FileRef,
+    /// Whether no symbolic link led to it, so that the kernel opens it also where it must follow none.
+    pub no_links: bool,
+}
 
 /// Resolves what `asked` names, relative to the directory `at` (the working directory without one).
 ///
@@ -70,7 +81,7 @@ pub fn file(
     asked: &[u8],
     follow: Follow,
     ids: bool,
-) -> Result<FileRef, ResolveError> {
+) -> Result<Found, ResolveError> {
     found(at, asked, follow, ids, straight)
 }
 
@@ -84,12 +95,20 @@ pub fn file_unmediated(
     asked: &[u8],
     follow: Follow,
     ids: bool,
-) -> Result<FileRef, ResolveError> {
+) -> Result<Found, ResolveError> {
     found(at, asked, follow, ids, held)
 }
 
 /// One way of finding an object that exists.
-type Find = fn(Option<BorrowedFd<'_>>, &[u8], Follow) -> Result<(OwnedFd, AbsPath), Errno>;
+type Find = fn(Option<BorrowedFd<'_>>, &[u8], Follow) -> Result<Reached, Errno>;
+
+/// An object that exists.
+struct Reached {
+    fd: OwnedFd,
+    path: AbsPath,
+    /// Whether the kernel proved that no symbolic link led there.
+    no_links: bool,
+}
 
 fn found(
     at: Option<BorrowedFd<'_>>,
@@ -97,7 +116,7 @@ fn found(
     follow: Follow,
     ids: bool,
     find: Find,
-) -> Result<FileRef, ResolveError> {
+) -> Result<Found, ResolveError> {
     if asked.contains(&0) {
         return Err(PathError::Nul.into());
     }
@@ -106,8 +125,12 @@ fn found(
     }
     // A final slash asks for a directory and makes the kernel follow a last link.
     let follow = if asked.ends_with(b"/") { Follow::Final } else { follow };
-    let (path, exists, id) = match find(at, asked, follow) {
-        Ok((fd, path)) => (path, true, ids.then(|| identity(&fd)).flatten()),
+    let mut proven = false;
+    let (path, exists, no_links, id) = match find(at, asked, follow) {
+        Ok(Reached { fd, path, no_links }) => {
+            proven = no_links;
+            (path, true, no_links, ids.then(|| identity(&fd)).flatten())
+        }
         Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::BADF) if asked.is_empty() => {
             return Err(ResolveError::Os(Errno::NOENT));
         }
@@ -118,20 +141,64 @@ fn found(
                 _ if asked.starts_with(b"/") => AbsPath::root(),
                 _ => working_directory().map_err(ResolveError::Os)?,
             };
-            let (path, exists) = walk(start, asked, follow)?;
+            let Walked { path, exists, links } = walk(start, asked, follow)?;
             let id = if ids && exists { stat_identity(&path) } else { None };
-            (path, exists, id)
+            (path, exists, links == 0, id)
         }
     };
-    let mut found =
-        FileRef { asked: Text::from(asked), exists, dir: None, ids: SmallVec::new(), path: own_proc(path) };
-    if ids {
-        found.ids.extend(id);
-        if let Some(dir) = found.path.parent() {
-            extend_with_directories(&mut found.ids, dir);
-        }
+    let path = own_proc(path);
+    let mut file = FileRef { asked: spelled(asked, &path), exists, dir: None, ids: SmallVec::new(), path };
+    file.ids.extend(id);
+    if (ids || proven)
+        && let Some(dir) = file.path.parent_bytes()
+    {
+        file.ids.extend_from_slice(&chain(dir, proven, ids, Instant::now()));
     }
-    Ok(found)
+    Ok(Found { file, no_links })
+}
+
+/// What `asked` names if it is there and no link, in a directory to which no link led a moment ago. `None` where nothing
+/// is known of the directory. The identity of the object itself is left out.
+///
+/// # Security
+/// A guess, for who then has the kernel refuse links (`RESOLVE_NO_SYMLINKS`) in the very call that opens the path, and
+/// looks at the identity of what was opened. Where either tells otherwise the guess was [`wrong`]: the path must be
+/// resolved by [`file`].
+pub fn presumed(asked: &[u8], ids: bool, now: Instant) -> Option<FileRef> {
+    let path = if asked.starts_with(b"/") {
+        AbsPath::new(asked).ok()?
+    } else {
+        let dir = working_directory().ok()?;
+        AbsPath::new(&[dir.as_bytes(), b"/", asked].concat()).ok()?
+    };
+    if path.as_bytes().starts_with(b"/proc/") {
+        return None; // another process finds other things there
+    }
+    let dir = path.parent_bytes()?;
+    let ids = CHAINS.with_borrow(|chains| {
+        let chain = chains.iter().flatten().find(|chain| chain.is_of(dir, now))?;
+        (chain.no_links && !chain.misled && (chain.whole || !ids)).then(|| chain.ids.clone())
+    })?;
+    Some(FileRef { asked: spelled(asked, &path), path, exists: true, dir: None, ids })
+}
+
+/// A path was not what was [`presumed`]: nothing more is presumed of its directory for the time being.
+pub fn wrong(path: &AbsPath) {
+    CHAINS.with_borrow_mut(|chains| {
+        for chain in chains.iter_mut().flatten() {
+            chain.misled |= path.parent_bytes() == Some(chain.dir.as_bytes());
+        }
+    });
+}
+
+/// Forgets what is known of directories: this process is about to move one, or to make a link.
+pub fn forget() {
+    MOVES.fetch_add(1, Relaxed);
+}
+
+/// The asked bytes, which are mostly those of the path.
+fn spelled(asked: &[u8], path: &AbsPath) -> Text {
+    if asked == path.as_bytes() { path.clone().into() } else { Text::from(asked) }
 }
 
 /// Whether a resolved path is that of a directory, and not of a link to one; `None` where the kernel does not say.
@@ -143,7 +210,7 @@ pub fn is_directory(path: &AbsPath) -> Option<bool> {
 }
 
 /// The fast path: succeeds only where no component is a symbolic link, which makes the spelling the truth.
-fn straight(at: Option<BorrowedFd<'_>>, asked: &[u8], follow: Follow) -> Result<(OwnedFd, AbsPath), Errno> {
+fn straight(at: Option<BorrowedFd<'_>>, asked: &[u8], follow: Follow) -> Result<Reached, Errno> {
     let mut flags = OFlags::PATH | OFlags::CLOEXEC;
     if follow == Follow::NoFinal {
         flags |= OFlags::NOFOLLOW;
@@ -157,18 +224,18 @@ fn straight(at: Option<BorrowedFd<'_>>, asked: &[u8], follow: Follow) -> Result<
     } else {
         below(&working_directory()?, asked).map_err(|_| Errno::NAMETOOLONG)?
     };
-    Ok((fd, path))
+    Ok(Reached { fd, path, no_links: true })
 }
 
 /// The way that a supervisor lets pass: the kernel follows the links, and says where they led.
-fn held(at: Option<BorrowedFd<'_>>, asked: &[u8], follow: Follow) -> Result<(OwnedFd, AbsPath), Errno> {
+fn held(at: Option<BorrowedFd<'_>>, asked: &[u8], follow: Follow) -> Result<Reached, Errno> {
     let mut flags = OFlags::PATH | OFlags::CLOEXEC;
     if follow == Follow::NoFinal {
         flags |= OFlags::NOFOLLOW;
     }
     let fd = openat(at.unwrap_or(CWD), asked, flags, Mode::empty())?;
     let path = real_path(fd.as_fd())?;
-    Ok((fd, path))
+    Ok(Reached { fd, path, no_links: false })
 }
 
 fn below(dir: &AbsPath, relative: &[u8]) -> Result<AbsPath, PathError> {
@@ -178,8 +245,15 @@ fn below(dir: &AbsPath, relative: &[u8]) -> Result<AbsPath, PathError> {
     AbsPath::lexical(&whole)
 }
 
+/// Where a walk ended, and how many links it followed.
+struct Walked {
+    path: AbsPath,
+    exists: bool,
+    links: usize,
+}
+
 /// Walks component by component as the kernel does (path_resolution(7)), keeping the names of what is missing.
-fn walk(start: AbsPath, asked: &[u8], follow: Follow) -> Result<(AbsPath, bool), ResolveError> {
+fn walk(start: AbsPath, asked: &[u8], follow: Follow) -> Result<Walked, ResolveError> {
     let mut here = start;
     let mut exists = true;
     let mut links = 0;
@@ -226,7 +300,7 @@ fn walk(start: AbsPath, asked: &[u8], follow: Follow) -> Result<(AbsPath, bool),
             Err(errno) => return Err(ResolveError::Os(errno)),
         }
     }
-    Ok((here, exists))
+    Ok(Walked { path: here, exists, links })
 }
 
 fn split(path: &[u8]) -> Vec<Vec<u8>> {
@@ -279,36 +353,64 @@ fn own_proc(path: AbsPath) -> AbsPath {
     AbsPath::new(&own).unwrap_or(path)
 }
 
-/// Appends the identity of `dir` and of each directory above it.
-///
-/// Programs open many files of one directory in a row, so the thread's last answer serves for [`FRESH`].
-fn extend_with_directories(ids: &mut SmallVec<[FileId; 1]>, dir: AbsPath) {
-    thread_local!(static LAST: RefCell<Option<Chain>> = const { RefCell::new(None) });
-    LAST.with_borrow_mut(|last| {
-        let now = Instant::now();
-        if let Some(known) = last.as_ref().filter(|known| known.dir == dir && now - known.at < FRESH) {
-            ids.extend_from_slice(&known.ids);
-            return;
-        }
-        let mut chain = Vec::new();
-        let mut next = Some(dir.clone());
-        while let Some(here) = next {
-            chain.extend(stat_identity(&here));
-            next = here.parent();
-        }
-        ids.extend_from_slice(&chain);
-        *last = Some(Chain { dir, ids: chain, at: now });
-    });
-}
-
-/// Directories from one up to the root, as they were a moment ago.
+/// A directory as it was found a moment ago.
 struct Chain {
     dir: AbsPath,
-    ids: Vec<FileId>,
+    /// Whether no symbolic link led to it.
+    no_links: bool,
+    /// Whether something in it was not what was presumed.
+    misled: bool,
+    /// Whether `ids` holds its identity and that of each directory above it.
+    whole: bool,
+    ids: SmallVec<[FileId; 1]>,
     at: Instant,
+    /// The value of [`MOVES`] then.
+    moves: u64,
 }
 
-fn identity(fd: &OwnedFd) -> Option<FileId> {
+impl Chain {
+    fn is_of(&self, dir: &[u8], now: Instant) -> bool {
+        self.dir.as_bytes() == dir && now - self.at < FRESH && self.moves == MOVES.load(Relaxed)
+    }
+}
+
+/// How often this process has moved something or made a link.
+static MOVES: AtomicU64 = AtomicU64::new(0);
+
+// Programs use many files of few directories in a row, so the thread's last answers serve for `FRESH`.
+thread_local!(static CHAINS: RefCell<[Option<Chain>; 4]> = const { RefCell::new([const { None }; 4]) });
+
+/// The identity of `dir` and of each directory above it, where wanted; what is not known yet is found out and kept.
+/// `no_links`: it has just been reached without a symbolic link.
+fn chain(dir: &[u8], no_links: bool, ids: bool, now: Instant) -> SmallVec<[FileId; 1]> {
+    CHAINS.with_borrow_mut(|chains| {
+        let known = chains
+            .iter()
+            .flatten()
+            .find(|chain| chain.is_of(dir, now) && (chain.no_links || !no_links) && (chain.whole || !ids));
+        if let Some(known) = known {
+            return known.ids.clone();
+        }
+        let Ok(dir) = AbsPath::new(dir) else { return SmallVec::new() };
+        let moves = MOVES.load(Relaxed);
+        let mut found = SmallVec::new();
+        let mut next = ids.then(|| dir.clone());
+        while let Some(here) = next {
+            found.extend(stat_identity(&here));
+            next = here.parent();
+        }
+        let same = chains.iter().position(|chain| chain.as_ref().is_some_and(|chain| chain.dir == dir));
+        let oldest =
+            || (0..chains.len()).min_by_key(|n| chains[*n].as_ref().map(|chain| chain.at)).unwrap_or(0);
+        let slot = same.unwrap_or_else(oldest);
+        let misled = same.and_then(|n| chains[n].as_ref()).is_some_and(|chain| chain.misled);
+        chains[slot] = Some(Chain { dir, no_links, misled, whole: ids, ids: found.clone(), at: now, moves });
+        found
+    })
+}
+
+/// The identity of an open file.
+pub fn identity(fd: impl AsFd) -> Option<FileId> {
     fstat(fd).ok().map(|stat| FileId { dev: stat.st_dev, ino: stat.st_ino })
 }
 
@@ -343,7 +445,7 @@ mod tests {
 
         fn real(&self, asked: &str, follow: Follow) -> (String, bool) {
             let asked = self.path(asked);
-            let found = file(None, asked.as_os_str().as_encoded_bytes(), follow, false).unwrap();
+            let found = file(None, asked.as_os_str().as_encoded_bytes(), follow, false).unwrap().file;
             let root = format!("{}/", self.root);
             let path = found.path.to_string();
             (path.strip_prefix(&root).unwrap_or(&path).to_owned(), found.exists)
@@ -416,13 +518,13 @@ mod tests {
         fs::write(dir.path("secret"), "x").unwrap();
         let real = dir.path("secret");
         let via_root = format!("/proc/self/root{}", real.display());
-        let found = file(None, via_root.as_bytes(), Follow::Final, false).unwrap();
+        let found = file(None, via_root.as_bytes(), Follow::Final, false).unwrap().file;
         assert_eq!(found.path.as_path(), real);
         let open = fs::File::open(&real).unwrap();
         let via_fd = format!("/dev/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&open));
-        let found = file(None, via_fd.as_bytes(), Follow::Final, false).unwrap();
+        let found = file(None, via_fd.as_bytes(), Follow::Final, false).unwrap().file;
         assert_eq!(found.path.as_path(), real);
-        let own = file(None, b"/proc/self/maps", Follow::Final, false).unwrap();
+        let own = file(None, b"/proc/self/maps", Follow::Final, false).unwrap().file;
         assert_eq!(own.path.as_bytes(), b"/proc/self/maps");
     }
 
@@ -440,8 +542,8 @@ mod tests {
         for asked in absolute.chain(["/proc/self/maps".into(), fd.into(), "relative".into()]) {
             for follow in [Follow::Final, Follow::NoFinal] {
                 let asked = asked.as_encoded_bytes();
-                let found = file(None, asked, follow, true).unwrap();
-                assert_eq!(file_unmediated(None, asked, follow, true).unwrap(), found);
+                let found = file(None, asked, follow, true).unwrap().file;
+                assert_eq!(file_unmediated(None, asked, follow, true).unwrap().file, found);
             }
         }
     }
@@ -452,11 +554,46 @@ mod tests {
         fs::create_dir(dir.path("d")).unwrap();
         fs::write(dir.path("d/f"), "x").unwrap();
         let open = fs::File::open(dir.path("d")).unwrap();
-        let found = file(Some(open.as_fd()), b"f", Follow::Final, true).unwrap();
+        let found = file(Some(open.as_fd()), b"f", Follow::Final, true).unwrap().file;
         assert_eq!(found.path.as_path(), dir.path("d/f"));
         assert!(found.exists);
         assert!(found.ids.len() >= 2, "object and ancestors");
-        let found = file(Some(open.as_fd()), b"../new", Follow::Final, false).unwrap();
+        let found = file(Some(open.as_fd()), b"../new", Follow::Final, false).unwrap().file;
         assert_eq!((found.path.as_path(), found.exists), (dir.path("new").as_path(), false));
+    }
+
+    #[test]
+    fn a_neighbour_is_presumed_for_a_moment_and_where_nothing_speaks_against_it() {
+        let dir = Dir::new();
+        fs::create_dir(dir.path("d")).unwrap();
+        fs::write(dir.path("d/a"), "x").unwrap();
+        symlink("d", dir.path("l")).unwrap();
+        let asked = |name: &str| dir.path(name).into_os_string().into_encoded_bytes();
+        let now = Instant::now();
+        let presumed = |name: &str, ids| presumed(&asked(name), ids, now);
+        let known = |name: &str, ids| file(None, &asked(name), Follow::Final, ids).unwrap().file;
+        assert!(presumed("d/b", false).is_none(), "nothing is known yet");
+        known("l/a", true);
+        assert!(presumed("l/b", true).is_none(), "a link led there");
+
+        known("d/a", false);
+        let found = presumed("d/b", false).unwrap();
+        assert_eq!((found.path.as_path(), found.exists, found.ids.len()), (&*dir.path("d/b"), true, 0));
+        assert!(presumed("d/b", true).is_none(), "identities are not known");
+        let ids = known("d/a", true).ids;
+        assert_eq!(presumed("d/b", true).unwrap().ids[..], ids[1..], "those of the directories");
+        for other in ["d", "d/c/b", "d/../d/b", "d//b", "d/b/"] {
+            assert!(presumed(other, true).is_none(), "{other}");
+        }
+        assert!(super::presumed(&asked("d/b"), true, now + 20 * FRESH).is_none(), "too long ago");
+
+        forget();
+        assert!(presumed("d/b", true).is_none(), "something was moved");
+        known("d/a", true);
+        assert!(presumed("d/b", true).is_some());
+        wrong(&found.path);
+        assert!(presumed("d/a", true).is_none(), "it was wrong before");
+        known("d/a", true);
+        assert!(presumed("d/a", true).is_none(), "and is remembered");
     }
 }

@@ -76,6 +76,22 @@ fn a_grant_carries_what_was_judged_and_was_recorded() {
 }
 
 #[test]
+fn a_plain_grant_is_recorded_and_anything_else_leaves_no_trace() {
+    let sink = Arc::new(Kept::default());
+    let gate = gate("[fs]\nread = [\"/data\", { path = \"/asked\", approve = true }]", &sink);
+    let grant = gate.grant_plain(read("/data/a"), Claims::default()).unwrap();
+    assert_eq!(grant.action(), &read("/data/a"));
+    assert_eq!(sink.decided(), [(Verdict::Allow, Reason::Granted, true)]);
+    for path in ["/etc/a", "/asked/a"] {
+        assert!(gate.grant_plain(read(path), Claims::default()).is_none());
+    }
+    assert_eq!(sink.decided().len(), 1);
+    let failing = Arc::new(Kept { fails: true, ..Kept::default() });
+    let gate = self::gate("[fs]\nread = [\"/data\"]", &failing);
+    assert!(gate.grant_plain(read("/data/a"), Claims::default()).is_none());
+}
+
+#[test]
 fn what_cannot_be_recorded_is_refused() {
     let sink = Arc::new(Kept { fails: true, ..Kept::default() });
     let denial =

@@ -209,7 +209,9 @@ const NOT_HELD: &[&str] = &[
 
 #[cfg(test)]
 mod tests {
-    use failcore_model::{Action, Context, FileRef, Request, Subject};
+    use std::net::SocketAddr;
+
+    use failcore_model::{Action, Context, Endpoint, FileRef, Request, Subject, Transport};
     use failcore_policy::Environment;
     use proptest::prelude::*;
 
@@ -281,26 +283,67 @@ mod tests {
             .is_allow()
     }
 
+    /// Whether Landlock underneath lets a file be used so.
+    fn lets(plan: &Plan, at: &AbsPath, rights: Rights) -> bool {
+        plan.files.as_ref().is_none_or(|files| {
+            let trees = files.iter().filter(|(tree, _)| at.is_within(tree));
+            trees.fold(Rights::empty(), |all, (_, rights)| all | *rights).contains(rights)
+        })
+    }
+
+    const ONE: [Rights; 4] = [Rights::READ, Rights::MODIFY, Rights::CREATE, Rights::DELETE];
+
     proptest! {
-        /// Landlock underneath never takes away what the policy grants.
+        /// Landlock underneath never takes away what the policy grants, and what it lets through beyond that is said to
+        /// be the supervisor's to hold.
         #[test]
-        fn the_wall_is_never_narrower_than_the_policy(
+        fn the_wall_is_never_narrower_than_the_policy_and_where_wider_not_alone(
             read in prop::collection::vec("(/(a|b|\\*|\\*\\*)){1,3}", 0..4),
             write in prop::collection::vec("(/(a|b|c\\*)){1,3}", 0..3),
             deny in prop::collection::vec("(/(a|b)){1,3}", 0..2),
             at in "(/(a|b|cc)){1,4}",
-            writes in any::<bool>(),
+            rights in prop::sample::select(&ONE[..]),
+            abi in 0..10_u32,
         ) {
             let policy = policy(&format!("[fs]\nread = {read:?}\nwrite = {write:?}\ndeny = {deny:?}"));
+            let (plan, coverage) = lower(&policy, &features(abi));
+            let at = path(&at);
+            match (allowed(&policy, &at, rights), lets(&plan, &at, rights)) {
+                (true, lets) => prop_assert!(lets),
+                (false, false) => {}
+                (false, true) => for held in coverage.verbs.iter().filter(|held| held.verb == Verb::FsOpen) {
+                    prop_assert!(held.by.contains("supervisor") && held.hold == Hold::Binding);
+                },
+            }
+        }
+
+        /// Where a policy grants trees and nothing but trees, Landlock holds it exactly.
+        #[test]
+        fn where_trees_are_granted_the_wall_is_the_policy(
+            read in prop::collection::vec("(/(a|b)){1,3}", 0..4),
+            write in prop::collection::vec("(/(a|b)){1,3}", 0..3),
+            at in "(/(a|b)){1,4}",
+            rights in prop::sample::select(&ONE[..]),
+        ) {
+            let policy = policy(&format!("[fs]\nread = {read:?}\nwrite = {write:?}"));
             let (plan, _) = lower(&policy, &features(7));
             let at = path(&at);
-            let rights = if writes { Rights::MODIFY } else { Rights::READ };
-            if allowed(&policy, &at, rights) {
-                let held: Rights = plan.files.unwrap().iter()
-                    .filter(|(tree, _)| at.is_within(tree))
-                    .fold(Rights::empty(), |all, (_, rights)| all | *rights);
-                prop_assert!(held.contains(rights));
-            }
+            prop_assert_eq!(lets(&plan, &at, rights), allowed(&policy, &at, rights));
+        }
+
+        /// No port is open underneath to which the policy grants no address.
+        #[test]
+        fn ports_are_those_of_the_grants(
+            granted in prop::collection::btree_set(1..6_u16, 0..4),
+            asked in 1..6_u16,
+        ) {
+            let connect: Vec<String> = granted.iter().map(|port| format!("10.0.0.1:{port}")).collect();
+            let policy = policy(&format!("[net]\nconnect = {connect:?}"));
+            let (plan, _) = lower(&policy, &features(7));
+            let addr = SocketAddr::from(([10, 0, 0, 1], asked));
+            let action = Action::Connect(Endpoint::Inet { transport: Transport::Tcp, addr });
+            let decided = policy.decide(&Request { action, subject: Subject::default(), context: Context::default() });
+            prop_assert_eq!(plan.connect.unwrap().contains(&asked), decided.is_allow());
         }
     }
 }

@@ -22,15 +22,18 @@ use crate::page::RunPage;
 use crate::shared::Shared;
 
 /// Bytes of records a ring holds. A power of two.
-pub(crate) const CAPACITY: usize = 1 << 20;
+pub(crate) const CAPACITY: usize = 1 << 18;
 /// The largest record accepted; a longer one is refused, and with it the operation.
 const MAX_RECORD: usize = 1 << 17;
 /// Where the records start.
 const HEADER: usize = 4096;
 /// How long a producer waits for credit before it gives up.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Each record is preceded by its length and padded to this.
-const ALIGN: usize = 8;
+/// Each record is preceded by its length and padded to this, which bounds how much longer it gets in the trace.
+const ALIGN: usize = 64;
+/// Bytes that the trace takes at most for each byte in a ring: the smallest record is a full line there, and an
+/// identity of two bytes comes to eighteen in JSON.
+pub(crate) const EXPANSION: u64 = 12;
 
 /// What lies at the start of a ring. Positions count bytes since the ring was made and never wrap.
 #[repr(C)]
@@ -86,7 +89,7 @@ impl Producer {
         let (position, buffer) = &mut *at;
         buffer.clear();
         buffer.extend_from_slice(&[0; 4]);
-        serde_json::to_writer(&mut *buffer, event)?;
+        failcore_trace::pack(event, buffer)?;
         let len = buffer.len() - 4;
         if len > MAX_RECORD {
             return Err(RingError::TooLarge.into());
@@ -223,6 +226,8 @@ impl Consumer {
 
 #[cfg(test)]
 mod tests {
+    use failcore_trace::Unpacker;
+
     use super::*;
 
     fn ring() -> (Producer, Consumer) {
@@ -232,8 +237,12 @@ mod tests {
         (Producer::map(fd, RunPage::map(page_fd).unwrap()).unwrap(), consumer)
     }
 
-    fn notice(text: String) -> Event {
-        Event::Notice { text }
+    fn said(text: String) -> Event {
+        Event::ScopeLeft { pid: 1, tid: 1, scope: vec![text.into()] }
+    }
+
+    fn unpacked(bytes: &[u8]) -> Option<Event> {
+        Unpacker::default().unpack(bytes).ok()
     }
 
     #[test]
@@ -242,10 +251,10 @@ mod tests {
         consumer.grant();
         let mut out = Vec::new();
         for round in 0..40 {
-            let event = notice("x".repeat(1000 * (round + 7) % 100_000));
+            let event = said("x".repeat(1000 * (round + 7) % 100_000));
             producer.append(&event).unwrap();
             consumer.next(&mut out).unwrap().unwrap();
-            assert_eq!(serde_json::from_slice::<Event>(&out).unwrap(), event);
+            assert_eq!(unpacked(&out), Some(event));
             assert_eq!(consumer.next(&mut out), Ok(None));
             consumer.grant();
         }
@@ -261,7 +270,7 @@ mod tests {
                 let producer = &producer;
                 scope.spawn(move || {
                     for n in 0..each {
-                        producer.append(&notice(format!("{thread}.{n}.{}", "y".repeat(900)))).unwrap();
+                        producer.append(&said(format!("{thread}.{n}.{}", "y".repeat(900)))).unwrap();
                     }
                 });
             }
@@ -269,7 +278,7 @@ mod tests {
             let mut counted = 0;
             while counted < threads * each {
                 match consumer.next(&mut out).unwrap() {
-                    Some(()) => counted += usize::from(serde_json::from_slice::<Event>(&out).is_ok()),
+                    Some(()) => counted += usize::from(unpacked(&out).is_some()),
                     None => std::thread::yield_now(),
                 }
                 consumer.grant();
@@ -280,11 +289,81 @@ mod tests {
     }
 
     #[test]
-    fn too_large_a_record_is_refused() {
+    fn what_is_too_large_or_not_for_an_agent_to_say_is_refused() {
         let (producer, consumer) = ring();
         consumer.grant();
-        assert!(producer.append(&notice("z".repeat(MAX_RECORD + 1))).is_err());
-        producer.append(&notice("small".into())).unwrap();
+        assert!(producer.append(&said("z".repeat(MAX_RECORD + 1))).is_err());
+        assert!(producer.append(&Event::Notice { text: "all is well".into() }).is_err());
+        assert!(producer.append(&Event::SessionClosed { exit: None }).is_err());
+        producer.append(&said("small".into())).unwrap();
+    }
+
+    #[test]
+    fn the_trace_never_takes_more_than_was_assured() {
+        use failcore_model::*;
+        let dir = tempfile::tempdir().unwrap();
+        let key = failcore_trace::SigningKey::generate().unwrap();
+        let session = "s".repeat(64);
+        let (producer, mut consumer) = ring();
+        let small = Text::default();
+        let file = |path: &[u8], ids| FileRef {
+            asked: small.clone(),
+            path: AbsPath::new(path).unwrap(),
+            exists: false,
+            dir: Some(true),
+            ids: std::iter::repeat_n(FileId { dev: 0, ino: 0 }, ids).collect(),
+        };
+        let open = |path: &[u8], ids| Action::Open { file: file(path, ids), rights: Rights::all() };
+        let texts = |text: &[u8]| vec![Text::from(text); 3000];
+        let exec = |argv| Action::Exec { image: file(b"/", 0), argv };
+        let decided = |action, obligations, rules: &str| {
+            let full = u32::MAX;
+            let subject = Subject { pid: full, tid: full, ..Subject::default() };
+            let counters = Counters {
+                wall_ns: 0,
+                operations: 1,
+                connections: 1,
+                processes: 1,
+                write_bytes: 1,
+                memory: 1,
+            };
+            let request =
+                Box::new(Request { action, subject, context: Context { counters, ..Context::default() } });
+            let mut decision = Decision::allow(rules.split(' ').map(RuleId::from).collect());
+            decision.reason = Reason::TraceUnwritable;
+            decision.obligations = std::iter::repeat_n(Obligation::Approve, obligations).collect();
+            decision.faults = std::iter::repeat_n(Fault::Resolve, obligations).collect();
+            Event::Decided { op: 0, request, decision, enforced: false, ns: 0 }
+        };
+        let (odd, control) = ([&b"/"[..], &[0xff; 250]].concat(), [&b"/"[..], &[1; 250]].concat());
+        let events = [
+            Event::Concluded { op: 0, pid: 0, outcome: Outcome::Done(Some(i64::MIN)) },
+            Event::ScopeEntered { pid: 0, tid: 0, scope: texts(b"\xff"), step: None },
+            Event::Approval { op: 0, pid: 0, answer: Answer::Denied, who: small.clone() },
+            decided(open(b"/", 0), 0, ""),
+            decided(open(b"/", 5000), 0, ""),
+            decided(open(&odd, 0), 0, ""),
+            decided(open(&control, 0), 1, ""),
+            decided(open(b"/", 0), 5000, &" ".repeat(5000)),
+            decided(exec(texts(b"")), 1, "\u{1}"),
+            decided(exec(texts(b"\xff")), 1, ""),
+            decided(exec(texts(b"\x01")), 1, ""),
+            decided(exec(texts(b"token=abcdef")), 1, ""),
+        ];
+        let mut out = Vec::new();
+        for (n, event) in events.iter().enumerate() {
+            let dir = dir.path().join(n.to_string());
+            let mut writer = failcore_trace::Writer::create(&dir, &session, &key, "").unwrap();
+            consumer.grant();
+            let before = consumer.tail;
+            producer.append(event).unwrap();
+            consumer.next(&mut out).unwrap().unwrap();
+            writer.stage(&unpacked(&out).unwrap()).unwrap();
+            writer.flush().unwrap();
+            let line = std::fs::metadata(dir.join("trace.jsonl")).unwrap().len();
+            let assured = EXPANSION * (consumer.tail - before);
+            assert!(line <= assured, "number {n}: {line} bytes, {assured} assured");
+        }
     }
 
     #[test]
@@ -294,10 +373,10 @@ mod tests {
         let (consumer, fd) = Consumer::create().unwrap();
         let producer = Producer::map(fd, RunPage::map(page_fd).unwrap()).unwrap();
         consumer.grant();
-        producer.append(&notice("kept".into())).unwrap();
+        producer.append(&said("kept".into())).unwrap();
         drop(holding);
         let started = Instant::now();
-        while producer.append(&notice("lost".into())).is_ok() {
+        while producer.append(&said("lost".into())).is_ok() {
             assert!(started.elapsed() < Duration::from_secs(5), "it goes on and on");
         }
     }
@@ -306,12 +385,12 @@ mod tests {
     fn nonsense_is_noticed() {
         let (producer, mut consumer) = ring();
         let mut out = Vec::new();
-        producer.header().head.store(8, SeqCst);
+        producer.header().head.store(ALIGN as u64, SeqCst);
         producer.shared.copy_in(HEADER, &u32::MAX.to_le_bytes());
         assert_eq!(consumer.next(&mut out), Err(Nonsense));
-        producer.header().head.store(u64::MAX - 7, SeqCst);
+        producer.header().head.store(u64::MAX - (ALIGN as u64 - 1), SeqCst);
         assert_eq!(consumer.next(&mut out), Err(Nonsense));
-        producer.header().head.store(12, SeqCst);
+        producer.header().head.store(ALIGN as u64 + 8, SeqCst);
         assert_eq!(consumer.next(&mut out), Err(Nonsense));
     }
 }

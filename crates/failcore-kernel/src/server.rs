@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use failcore_gate::{Approver, Meter, Sink};
 use failcore_model::{Answer, Event, Reason, Text};
-use failcore_trace::{TraceError, Writer};
+use failcore_trace::{TraceError, Unpacker, Writer};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -25,15 +25,12 @@ use crate::own::{self, Own, OwnSink};
 use crate::page::{RunPage, Sampled};
 use crate::peer::Peer;
 use crate::reception::Reception;
-use crate::ring::{CAPACITY, Consumer};
+use crate::ring::{CAPACITY, Consumer, EXPANSION};
 use crate::said::may_say;
 use crate::slots::Slots;
 use crate::tasks::{ended, parent_of};
 use crate::wire::{Ask, Verdict, Welcome, receive, send};
 
-/// Bytes the trace may take for each byte in a ring: the line's own head, and JSON that grows when it is written
-/// canonically.
-const EXPANSION: u64 = 2;
 /// Processes attached at once.
 const MAX_PROCESSES: usize = 4096;
 /// Descriptors that they leave to us, each of which takes one: without any, a program could not even be stopped.
@@ -175,7 +172,7 @@ impl Server {
         mut writer: Writer,
         approver: Arc<dyn Approver>,
     ) -> Result<Self, ServerError> {
-        writer.reserve(EXPANSION * (CAPACITY as u64 + own::CAPACITY))?;
+        writer.reserve(EXPANSION * CAPACITY as u64 + 2 * own::CAPACITY)?;
         let reception =
             Reception::open(socket).map_err(|why| ServerError::Listen { socket: socket.into(), why })?;
         let policy = sealed("failcore-policy", served.policy.as_bytes()).map_err(ServerError::Memory)?;
@@ -208,7 +205,15 @@ impl Server {
             std::thread::Builder::new()
                 .name("failcore-trace".into())
                 .spawn(move || {
-                    Drain { state: &state, writer, joins, members: Vec::new(), record: Vec::new() }.run()
+                    Drain {
+                        state: &state,
+                        writer,
+                        joins,
+                        members: Vec::new(),
+                        record: Vec::new(),
+                        unpacker: Unpacker::default(),
+                    }
+                    .run()
                 })
                 .map_err(ServerError::Thread)?
         };
@@ -450,6 +455,7 @@ struct Drain<'a> {
     joins: mpsc::Receiver<Joined>,
     members: Vec<Member>,
     record: Vec<u8>,
+    unpacker: Unpacker,
 }
 
 struct Member {
@@ -527,7 +533,7 @@ impl Drain<'_> {
                     Ok(Some(())) => {
                         any = true;
                         let record = std::mem::take(&mut self.record);
-                        let said = serde_json::from_slice(&record).ok();
+                        let said = self.unpacker.unpack(&record).ok();
                         if !said.is_some_and(|event| self.hear(at, &event)) {
                             self.shun(at);
                         }
@@ -587,7 +593,7 @@ impl Drain<'_> {
             return;
         }
         let rings = self.members.iter().filter(|member| !member.shunned).count() as u64;
-        let room = EXPANSION * (rings * CAPACITY as u64 + own::CAPACITY);
+        let room = rings * EXPANSION * CAPACITY as u64 + 2 * own::CAPACITY;
         let assured = self.write(|writer| writer.reserve(room));
         if assured && lock(&self.state.broken).is_none() {
             for member in self.members.iter().filter(|member| !member.shunned) {

@@ -382,7 +382,7 @@ fn fork(call: &Call<'_>) -> Reply {
         }
         return Err(Errno::AGAIN);
     }
-    call.shared.tasks.forks(&call.process, tid, call.process.claims(tid).scope);
+    call.shared.tasks.forks(&call.process, tid, call.process.claims(tid).scope.into_vec());
     Ok(Answer::Proceed)
 }
 

@@ -196,7 +196,7 @@ impl Process {
         let mut claims: Claims =
             claimed.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default();
         if !claims.scope.starts_with(&self.born_in) {
-            claims.scope.splice(0..0, self.born_in.iter().cloned());
+            claims.scope.insert_many(0, self.born_in.iter().cloned());
         }
         claims
     }

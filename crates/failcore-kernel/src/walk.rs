@@ -122,9 +122,27 @@ pub(crate) fn object(view: &dyn View, start: &Start, asked: &[u8], follow: bool)
     match openat2(start.fd(), asked, flags, Mode::empty(), NO_LINKS) {
         Ok(fd) => return Ok(Found::Object(finish(view, fd, Some(asked))?)),
         Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NAMETOOLONG)) => return Err(errno),
+        // The next most common: one link, and that right below the root, as /bin and /lib are today.
+        Err(Errno::LOOP) => {
+            if let Some(past) = past_first_link(asked)
+                && let Ok(fd) = openat2(CWD, past.as_slice(), flags, Mode::empty(), NO_LINKS)
+            {
+                return Ok(Found::Object(finish(view, fd, Some(&past))?));
+            }
+        }
         Err(_) => {}
     }
     Walk { view, links: 0 }.run(start, asked, follow || asked.ends_with(b"/"))
+}
+
+/// An absolute path whose first component is a link, with that replaced by what the link says.
+fn past_first_link(asked: &[u8]) -> Option<Vec<u8>> {
+    let name =
+        asked.strip_prefix(b"/")?.split(|byte| *byte == b'/').next().filter(|name| !name.is_empty())?;
+    let mut past = vec![b'/'];
+    past.extend_from_slice(readlinkat(CWD, &asked[..=name.len()], Vec::new()).ok()?.to_bytes());
+    past.extend_from_slice(&asked[1 + name.len()..]);
+    Some(past)
 }
 
 /// The directory entry that `asked` names, never followed.

@@ -57,9 +57,7 @@ fn run_agent(socket: &Path, records: u32, end: &str) -> ExitStatus {
 /// What the `agent` example said.
 fn said(records: &[Record]) -> Vec<String> {
     let text = |record: &Record| match &record.event {
-        Event::ScopeLeft { scope, .. } => {
-            scope.first().map(|text| String::from_utf8_lossy(text.as_bytes()).into_owned())
-        }
+        Event::ScopeLeft { scope, .. } => scope.first().map(ToString::to_string),
         _ => None,
     };
     records.iter().filter_map(text).collect()

@@ -130,14 +130,14 @@ pub struct FileRef {
     /// Whether it is a directory, where that was looked at because a decision depends on it: at what is moved. What
     /// is not known counts as one.
     pub dir: Option<bool>,
-    /// Identity of the object and then of each directory above it, as far as determined; empty when not.
+    /// Identity of the object, if it was determined, and then of each directory above it; empty when not.
     pub ids: SmallVec<[FileId; 1]>,
 }
 
 impl FileRef {
     /// A reference to a resolved path, asked for by that very path, whose identity was not determined.
     pub fn at(path: AbsPath) -> Self {
-        Self { asked: Text::from(path.as_bytes()), path, exists: true, dir: None, ids: SmallVec::new() }
+        Self { asked: path.clone().into(), path, exists: true, dir: None, ids: SmallVec::new() }
     }
 
     /// Whether other files may lie below it.

@@ -59,7 +59,7 @@ struct Flat {
 impl Flat {
     fn take_file(&mut self) -> Result<FileRef, &'static str> {
         let path = self.path.take().ok_or("path")?;
-        let asked = self.asked.take().unwrap_or_else(|| Text::from(path.as_bytes()));
+        let asked = self.asked.take().unwrap_or_else(|| path.clone().into());
         Ok(FileRef { asked, path, exists: !self.absent, dir: self.dir, ids: std::mem::take(&mut self.ids) })
     }
 

@@ -1,5 +1,7 @@
 //! Facts, and their place in the trace.
 
+use std::sync::Arc;
+
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -151,7 +153,7 @@ pub struct Record {
     /// When it was appended, by the writer's clock.
     pub ts: Timestamp,
     /// The session's id.
-    pub session: Box<str>,
+    pub session: Arc<str>,
     /// The event.
     pub event: Event,
 }
@@ -266,7 +268,7 @@ struct Flat {
     v: Option<u32>,
     seq: Option<u64>,
     ts: Option<Timestamp>,
-    session: Option<Box<str>>,
+    session: Option<Arc<str>>,
     /// What kind of event it is; the other fields depend on it.
     r#type: Kind,
     policy: Option<String>,

@@ -65,6 +65,9 @@ impl AbsPath {
         if bytes.first() != Some(&b'/') {
             return Err(PathError::Relative);
         }
+        if is_folded(bytes) {
+            return Ok(Self(bytes.into()));
+        }
         let mut kept: Vec<&[u8]> = Vec::new();
         for component in bytes.split(|b| *b == b'/') {
             match component {
@@ -113,9 +116,14 @@ impl AbsPath {
 
     /// The directory that holds it; none for `/`.
     pub fn parent(&self) -> Option<Self> {
+        self.parent_bytes().map(|dir| Self(dir.into()))
+    }
+
+    /// The spelling of [`AbsPath::parent`].
+    pub fn parent_bytes(&self) -> Option<&[u8]> {
         let name = self.file_name()?;
         let end = self.as_bytes().len() - name.len() - 1;
-        Some(if end == 0 { Self::root() } else { Self(Text::from(&self.as_bytes()[..end])) })
+        Some(&self.as_bytes()[..end.max(1)])
     }
 
     /// This path with one more component.
@@ -144,15 +152,24 @@ impl TryFrom<Text> for AbsPath {
     fn try_from(text: Text) -> Result<Self, PathError> {
         // Deserialised traces are long: check without building a second copy.
         let bytes = text.as_bytes();
-        let clean = bytes == b"/"
-            || (bytes.first() == Some(&b'/')
-                && bytes.len() <= MAX
-                && !bytes.contains(&0)
-                && bytes[1..]
-                    .split(|b| *b == b'/')
-                    .all(|c| !matches!(c, b"" | b"." | b"..") && c.len() <= MAX_COMPONENT));
+        let clean = bytes.len() <= MAX && !bytes.contains(&0) && is_folded(bytes);
         if clean { Ok(Self(text)) } else { Self::new(bytes) }
     }
+}
+
+/// Whether an absolute path has nothing to fold, as most have.
+fn is_folded(bytes: &[u8]) -> bool {
+    let Some((b'/', rest)) = bytes.split_first() else { return false };
+    // Every traced operation pays for this: without early ends, so that many bytes are compared at once.
+    let suspicious = |pair: &[u8]| (pair[0] == b'/') & ((pair[1] == b'/') | (pair[1] == b'.'));
+    let any = bytes.windows(2).fold(false, |any, pair| any | suspicious(pair));
+    if !any && bytes.len() <= MAX_COMPONENT {
+        return rest.last() != Some(&b'/');
+    }
+    rest.is_empty()
+        || rest
+            .split(|b| *b == b'/')
+            .all(|component| !matches!(component, b"" | b"." | b"..") && component.len() <= MAX_COMPONENT)
 }
 
 impl Serialize for AbsPath {

@@ -1,6 +1,7 @@
 //! Who attempts an operation.
 
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use crate::Text;
 
@@ -31,8 +32,9 @@ pub struct Subject {
 #[serde(deny_unknown_fields)]
 pub struct Claims {
     /// Tool scopes entered, the outermost first; each narrows what the session grants.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub scope: Vec<Text>,
+    #[serde(default, skip_serializing_if = "SmallVec::is_empty")]
+    #[schemars(with = "Vec<Text>")]
+    pub scope: SmallVec<[Text; 1]>,
     /// The step of the agent's plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<Text>,

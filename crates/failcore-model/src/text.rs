@@ -1,13 +1,14 @@
 //! Bytes that are usually text: paths, arguments, names that the kernel hands over without an encoding.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Bytes as the operating system gave them, written as a JSON string where they are UTF-8 and losslessly as
-/// `{"hex":"…"}` where they are not.
+/// `{"hex":"…"}` where they are not. Copies share the bytes: much of a request is the same in every one.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Text(Box<[u8]>);
+pub struct Text(Arc<[u8]>);
 
 impl Text {
     /// The bytes themselves.

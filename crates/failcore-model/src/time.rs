@@ -20,6 +20,9 @@ impl From<SystemTime> for Timestamp {
 }
 
 impl Timestamp {
+    /// The first moment of 2554, from which on a time can be written but not read.
+    pub const END: Self = Self(18_429_292_800_000_000_000);
+
     /// The time `nanoseconds` later, saturating.
     pub fn plus(self, nanoseconds: u64) -> Self {
         Self(self.0.saturating_add(nanoseconds))
@@ -171,6 +174,9 @@ mod tests {
             assert_eq!(text.parse(), Ok(time));
         }
         assert_eq!("1970-01-01T00:00:00.5Z".parse(), Ok(Timestamp(500_000_000)));
+        let last = Timestamp(Timestamp::END.0 - 1);
+        assert_eq!(last.to_string().parse(), Ok(last));
+        assert!(Timestamp::END.to_string().parse::<Timestamp>().is_err());
     }
 
     #[test]

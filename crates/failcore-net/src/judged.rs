@@ -73,7 +73,7 @@ impl Judged {
                 };
             }
         };
-        let operation = self.operation((asker.actor.pid, asker.claims.scope.clone(), name.clone()));
+        let operation = self.operation((asker.actor.pid, asker.claims.scope.to_vec(), name.clone()));
         let granted = operation.granted.get_or_init(|| self.check(asker, Action::Resolve(name.clone()), &[]));
         match granted {
             Err(said) => said.clone(),

@@ -2,7 +2,12 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
 
+#[path = "../../../benches/cpu_time.rs"]
+mod cpu_time;
+
 use std::hint::black_box;
+
+use cpu_time::CpuTime;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use failcore_model::{AbsPath, Request};
@@ -45,7 +50,7 @@ fn request(text: &str) -> Request {
     ask(text, &AbsPath::root(), &Environment::default()).unwrap()
 }
 
-fn decide(c: &mut Criterion) {
+fn decide(c: &mut Criterion<CpuTime>) {
     for (name, text, allowed) in [
         ("open", "fs.open read /data/d0/s3/reports/2026/summary.csv", true),
         ("open denied", "fs.open read /etc/ssh/keys/host/private.pem", false),
@@ -64,5 +69,9 @@ fn decide(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, decide);
+criterion_group! {
+    name = benches;
+    config = Criterion::default().with_measurement(CpuTime);
+    targets = decide
+}
 criterion_main!(benches);

@@ -32,6 +32,8 @@ pub(crate) struct Candidates {
 struct Ends {
     /// The numbers of bytes that occur, a bit each.
     lengths: u8,
+    /// The outermost bytes that occur, a bit each: few names have one of them.
+    outermost: [u64; 4],
     /// By that number and the bytes.
     globs: FxHashMap<(u8, u32), Vec<u32>>,
 }
@@ -55,9 +57,9 @@ impl Candidates {
         for (glob, n) in globs.zip(0..) {
             let (head, tail, needle) = (glob.head(), glob.tail(), glob.needle());
             if !tail.is_empty() {
-                tails.insert(&tail[tail.len().saturating_sub(KEY)..], n);
+                tails.insert(&tail[tail.len().saturating_sub(KEY)..], tail.last(), n);
             } else if !head.is_empty() {
-                heads.insert(&head[..head.len().min(KEY)], n);
+                heads.insert(&head[..head.len().min(KEY)], head.first(), n);
             } else if needle.is_empty() {
                 rest.push(n);
             } else {
@@ -73,8 +75,9 @@ impl Candidates {
 
     /// Calls `attempt` with every glob that could match `name`, perhaps more than once.
     pub(crate) fn of(&self, name: &[u8], mut attempt: impl FnMut(u32)) {
-        self.tails.of(|length| name.len().checked_sub(length).map(|at| &name[at..]), &mut attempt);
-        self.heads.of(|length| name.get(..length), &mut attempt);
+        let tail = |length| name.len().checked_sub(length).map(|at| &name[at..]);
+        self.tails.of(name.last(), tail, &mut attempt);
+        self.heads.of(name.first(), |length| name.get(..length), &mut attempt);
         self.rest.iter().copied().for_each(&mut attempt);
         if let Some(Inner { search, holders }) = self.inner.as_deref() {
             for found in search.find_overlapping_iter(name) {
@@ -85,14 +88,25 @@ impl Candidates {
 }
 
 impl Ends {
-    fn insert(&mut self, end: &[u8], n: u32) {
+    fn insert(&mut self, end: &[u8], outermost: Option<&u8>, n: u32) {
         let key = key(end);
         self.lengths |= 1 << key.0;
+        if let Some(byte) = outermost {
+            self.outermost[usize::from(byte / 64)] |= 1 << (byte % 64);
+        }
         self.globs.entry(key).or_default().push(n);
     }
 
-    /// `end` gives that many bytes of the name's end, where it has them.
-    fn of<'n>(&self, end: impl Fn(usize) -> Option<&'n [u8]>, mut attempt: impl FnMut(u32)) {
+    /// `end` gives that many bytes of the name's end, where it has them; `outermost` is the last of them.
+    fn of<'n>(
+        &self,
+        outermost: Option<&u8>,
+        end: impl Fn(usize) -> Option<&'n [u8]>,
+        mut attempt: impl FnMut(u32),
+    ) {
+        if outermost.is_none_or(|byte| self.outermost[usize::from(byte / 64)] >> (byte % 64) & 1 == 0) {
+            return;
+        }
         let mut lengths = self.lengths;
         while lengths != 0 {
             let length = lengths.trailing_zeros();

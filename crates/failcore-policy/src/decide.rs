@@ -188,11 +188,9 @@ impl<'a> Judge<'a> {
         self.set.index.files.walk(self.steps(file), |term, whole| {
             tally.meet(term.rule, term.rights, whole && term.literal);
         });
-        if !self.set.index.ids.is_empty() {
-            for id in &file.ids {
-                for term in self.set.index.ids.get(id).into_iter().flatten() {
-                    tally.meet(term.rule, term.rights, false);
-                }
+        for id in &file.ids {
+            for term in self.set.index.ids.of(*id) {
+                tally.meet(term.rule, term.rights, false);
             }
         }
         tally

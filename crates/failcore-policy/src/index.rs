@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use failcore_model::{IpClass, Rights, SignalTarget, Transport};
+use failcore_model::{FileId, IpClass, Rights, SignalTarget, Transport};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 use rustc_hash::FxHashMap;
@@ -20,7 +20,7 @@ pub(crate) struct Index {
     pub(crate) metas: Vec<Meta>,
     pub(crate) files: Trie<FileTerm>,
     /// Literal denies by identity.
-    pub(crate) ids: FxHashMap<failcore_model::FileId, Vec<FileTerm>>,
+    pub(crate) ids: Identities,
     pub(crate) images: Trie<ExecTerm>,
     pub(crate) libraries: Trie<u32>,
     pub(crate) ffi: Vec<u32>,
@@ -64,6 +64,34 @@ pub(crate) struct FileTerm {
     pub(crate) rights: Rights,
     /// Whether the pattern is one path.
     pub(crate) literal: bool,
+}
+
+/// Terms by the identity of a file. An object comes with that of each directory above it, few of which are known here.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Identities {
+    /// A bit for the last six of each inode number that is known: most others are told by it.
+    seen: u64,
+    terms: FxHashMap<FileId, Vec<FileTerm>>,
+}
+
+impl Identities {
+    fn insert(&mut self, id: FileId, term: FileTerm) {
+        self.seen |= 1 << (id.ino % 64);
+        self.terms.entry(id).or_default().push(term);
+    }
+
+    /// The terms of one identity.
+    pub(crate) fn of(&self, id: FileId) -> &[FileTerm] {
+        if self.seen >> (id.ino % 64) & 1 == 0 {
+            return &[];
+        }
+        self.terms.get(&id).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether none is known.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.seen == 0
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -127,33 +155,52 @@ impl NetTerm {
 impl Index {
     pub(crate) fn build(resolved: &Resolved) -> Self {
         let mut index = Self::default();
-        for (rule, n) in resolved.rules.iter().zip(0..) {
-            index.metas.push(Meta {
-                effect: rule.effect,
-                key: rule.key,
-                tool: rule.tool,
-                until: rule.until.map_or(u64::MAX, |until| until.0),
-                approve: rule.approve,
-                audit: rule.audit,
-                always: rule.always,
-            });
-            for object in &rule.objects {
-                index.add(n, rule, object);
-            }
-        }
+        resolved.rules.iter().for_each(|rule| index.insert(rule));
         for (tool, n) in resolved.tools.iter().zip(0..) {
             index.tools.insert_name(&tool.name, n);
         }
-        index.files.finish();
-        index.images.finish();
-        index.libraries.finish();
-        index.names.finish();
-        index.unix_paths.finish();
-        index.unix_names.finish();
-        index.env.finish();
-        index.unmapped.finish();
-        index.tools.finish();
+        index.finish();
         index
+    }
+
+    /// Adds the next rule; [`Index::finish`] is due after the last one.
+    pub(crate) fn insert(&mut self, rule: &Rule) {
+        let n = self.metas.len() as u32;
+        self.metas.push(Meta {
+            effect: rule.effect,
+            key: rule.key,
+            tool: rule.tool,
+            until: rule.until.map_or(u64::MAX, |until| until.0),
+            approve: rule.approve,
+            audit: rule.audit,
+            always: rule.always,
+        });
+        for object in &rule.objects {
+            self.add(n, rule, object);
+        }
+    }
+
+    /// Adds an identity that the files of rule `n` were found to have.
+    pub(crate) fn identify(&mut self, n: u32, rule: &Rule, id: FileId) {
+        for object in &rule.objects {
+            if let Object::File { path, rights } = object {
+                let literal = path.literal().is_some();
+                self.ids.insert(id, FileTerm { rule: n, rights: *rights, literal });
+            }
+        }
+    }
+
+    /// Prepares what was inserted for being looked up.
+    pub(crate) fn finish(&mut self) {
+        self.files.finish();
+        self.images.finish();
+        self.libraries.finish();
+        self.names.finish();
+        self.unix_paths.finish();
+        self.unix_names.finish();
+        self.env.finish();
+        self.unmapped.finish();
+        self.tools.finish();
     }
 
     fn add(&mut self, n: u32, rule: &Rule, object: &Object) {
@@ -161,9 +208,7 @@ impl Index {
             Object::File { path, rights } => {
                 let term = FileTerm { rule: n, rights: *rights, literal: path.literal().is_some() };
                 self.files.insert(path.parts(), term);
-                for id in &rule.ids {
-                    self.ids.entry(*id).or_default().push(term);
-                }
+                rule.ids.iter().for_each(|id| self.ids.insert(*id, term));
             }
             Object::Net { host, over, ports, way } => {
                 let term = NetTerm { rule: n, over: *over, ports: *ports, way: *way, below: false };

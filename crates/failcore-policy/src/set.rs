@@ -1,7 +1,7 @@
 //! The policy as everyone else sees it: immutable, checked, ready to decide.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use failcore_model::{AbsPath, FileId, RuleId, Text};
 use rustc_hash::FxHashMap;
@@ -24,6 +24,13 @@ pub struct PolicySet {
     pub(crate) resolved: Resolved,
     pub(crate) index: Index,
     by_id: FxHashMap<RuleId, u32>,
+    /// Written when it is first asked for: a run adds rules more than once before it is.
+    written: OnceLock<Written>,
+}
+
+/// The policy as resolved.
+#[derive(Debug, Clone)]
+struct Written {
     text: Arc<str>,
     digest: Arc<str>,
 }
@@ -89,7 +96,7 @@ impl PolicySet {
     /// # Errors
     /// [`PolicyError`] where it is no resolved policy.
     pub fn from_resolved(text: &str) -> Result<Self, PolicyError> {
-        Self::compile(Resolved::from_text(text)?)
+        Ok(Self::of(Resolved::from_text(text)?, text))
     }
 
     pub(crate) fn compile(resolved: Resolved) -> Result<Self, PolicyError> {
@@ -101,15 +108,20 @@ impl PolicySet {
         Self {
             index: Index::build(&resolved),
             by_id: resolved.rules.iter().zip(0..).map(|(rule, n)| (rule.id.clone(), n)).collect(),
-            digest: resolved::digest(text).into(),
-            text: text.into(),
+            written: Written::of(text).into(),
             resolved,
         }
     }
 
+    fn written(&self) -> &Written {
+        // What was added to a text that could be written can be written as well; should it fail all the same, there is
+        // no policy to be read, and nobody who needs one gets anything.
+        self.written.get_or_init(|| Written::of(&self.resolved.to_text().unwrap_or_default()))
+    }
+
     /// Self-contained TOML with everything expanded and each rule's id and place kept.
     pub fn resolved(&self) -> &str {
-        &self.text
+        &self.written().text
     }
 
     /// The environment to read another policy in, as if for the run that this one was resolved for: this
@@ -122,7 +134,7 @@ impl PolicySet {
 
     /// SHA-256 of [`PolicySet::resolved`], in hexadecimal.
     pub fn digest(&self) -> &str {
-        &self.digest
+        &self.written().digest
     }
 
     /// The rule of that id.
@@ -255,17 +267,26 @@ impl PolicySet {
     #[must_use]
     pub fn with_identities(mut self, ids: &[(RuleId, FileId)]) -> Self {
         for (id, file) in ids {
-            let rule = self.by_id.get(id).and_then(|n| self.resolved.rules.get_mut(*n as usize));
-            if let Some(rule) = rule.filter(|rule| !rule.ids.contains(file)) {
+            let Some(n) = self.position(id) else { continue };
+            let Some(rule) = self.resolved.rules.get_mut(n as usize) else { continue };
+            if !rule.ids.contains(file) {
                 rule.ids.push(*file);
+                self.index.identify(n, rule, *file);
             }
         }
-        self.again()
+        self.written.take();
+        self
     }
 
     /// Whether any deny is held by identity, so that a request needs its file's identities.
     pub fn has_identities(&self) -> bool {
         self.rules().any(|rule| !rule.ids.is_empty())
+    }
+
+    /// Whether a deny is held by the identity of an open file; also where that cannot be told.
+    pub fn concerns(&self, identity: impl FnOnce() -> Option<FileId>) -> bool {
+        let ids = &self.index.ids;
+        !ids.is_empty() && identity().is_none_or(|id| !ids.of(id).is_empty())
     }
 
     fn with_rules(mut self, rules: impl IntoIterator<Item = Rule>) -> Self {
@@ -277,19 +298,19 @@ impl PolicySet {
                 Object::Exec { image, .. } => image.to_string(),
                 _ => String::new(),
             });
+            self.by_id.insert(rule.id.clone(), self.index.metas.len() as u32);
+            self.index.insert(&rule);
             self.resolved.rules.push(rule);
         }
-        self.again()
+        self.index.finish();
+        self.written.take();
+        self
     }
+}
 
-    /// Compiles again after a change of rules that cannot fail to print.
-    fn again(self) -> Self {
-        match Self::compile(self.resolved.clone()) {
-            Ok(set) => set,
-            // The text held these very kinds of values before; should printing fail all the same, nothing is
-            // granted any more.
-            Err(_) => Self { index: Index::build(&Resolved::empty()), ..self },
-        }
+impl Written {
+    fn of(text: &str) -> Self {
+        Self { text: text.into(), digest: resolved::digest(text).into() }
     }
 }
 

@@ -124,52 +124,54 @@ impl<T> Trie<T> {
     /// Follows the steps and returns the positions they end at.
     fn positions<'a>(
         &self,
-        steps: impl Iterator<Item = Step<'a>>,
+        mut steps: impl Iterator<Item = Step<'a>>,
         mut visit: impl FnMut(&[T], bool),
     ) -> Positions {
-        let mut steps = steps.peekable();
-        let (mut now, mut next) = (Positions::new(), Positions::new());
-        self.enter(&mut now, 0);
-        visit(&self.nodes[0].here, steps.peek().is_none());
-        while let Some((name, other)) = steps.next() {
+        let mut ahead = steps.next();
+        let (mut one, mut other) = (Positions::new(), Positions::new());
+        let (mut now, mut next) = (&mut one, &mut other);
+        self.enter(now, 0);
+        visit(&self.nodes[0].here, ahead.is_none());
+        while let Some((name, alias)) = ahead {
+            ahead = steps.next();
             next.clear();
-            for at in &now {
+            for at in now.iter() {
                 let node = &self.nodes[*at as usize];
-                if node.stays {
-                    self.enter(&mut next, *at);
+                if node.stays && !next.contains(at) {
+                    next.push(*at);
                 }
-                self.advance(node, name, &mut next);
-                if let Some(other) = other {
-                    self.advance(node, other, &mut next);
+                self.advance(node, name, next);
+                if let Some(alias) = alias {
+                    self.advance(node, alias, next);
                 }
             }
-            let whole = steps.peek().is_none();
-            for at in &next {
+            for at in next.iter() {
                 let here = &self.nodes[*at as usize].here;
                 if !here.is_empty() {
-                    visit(here, whole);
+                    visit(here, ahead.is_none());
                 }
             }
             std::mem::swap(&mut now, &mut next);
         }
-        now
+        std::mem::take(now)
     }
 
     fn enter(&self, positions: &mut Positions, at: u32) {
-        let node = &self.nodes[at as usize];
-        // Only a position after `**` can be reached in two ways.
-        if node.stays && positions.contains(&at) {
-            return;
-        }
         positions.push(at);
-        if let Some(deep) = node.deep {
-            self.enter(positions, deep);
+        // Only a position after `**` can be reached in two ways, and there is none after another.
+        if let Some(deep) = self.nodes[at as usize].deep
+            && !positions.contains(&deep)
+        {
+            positions.push(deep);
         }
     }
 
     fn advance(&self, node: &Node<T>, name: &[u8], next: &mut Positions) {
         if let Some(child) = node.literals.get(name) {
             self.enter(next, *child);
+        }
+        if node.globs.is_empty() {
+            return;
         }
         let mut attempt = |n: usize| {
             if let Some((glob, child)) = node.globs.get(n)

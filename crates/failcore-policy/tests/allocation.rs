@@ -58,7 +58,7 @@ fn an_allow_allocates_nothing() {
         assert_eq!(counted(&set, &request(text)), 0, "{text}");
     }
     let mut in_scope = request("fs.open read ./data/a");
-    in_scope.subject.claimed.scope = vec!["web_search".into()];
+    in_scope.subject.claimed.scope = ["web_search".into()].into();
     assert_eq!(counted(&set, &in_scope), 0);
     let mut pinned = request("net.connect api.example.com:443");
     pinned.context.names.push(HostName::parse("cdn.example.net").unwrap());

@@ -114,7 +114,7 @@ fn scopes_and_budgets() {
     insta::assert_snapshot!(
         "outside_the_scope",
         refusals(&["fs.create ./work/a"], |request| {
-            request.subject.claimed.scope = vec!["web_search".into()];
+            request.subject.claimed.scope = ["web_search".into()].into();
         })
     );
     insta::assert_snapshot!(

@@ -1,15 +1,27 @@
 //! Loads the gate into every CPython before its interpreter initialises, and into nothing else.
 //!
 //! `LD_PRELOAD` is inherited by every program, so this object runs in foreign processes: where the process has no
-//! `PySys_AddAuditHook` it does nothing at all. Where it has, the extension module named by `FAILCORE_HOOK` is loaded
-//! and told to join the run; a Python that cannot join ends here, with status 126.
+//! `PySys_AddAuditHook` it does nothing but make forks succeed ([`fork`]). Where it has, the extension module named by
+//! `FAILCORE_HOOK` is loaded and told to join the run; a Python that cannot join ends here, with status 126. From then on
+//! the process's calls of open(2) come by here, so that what the hook judged is opened as it was judged.
 #![allow(unsafe_code, reason = "a constructor of the dynamic loader, in C's terms")]
 
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::mem::transmute;
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// `failcore_attach` of the extension module.
 type Attach = unsafe extern "C" fn(*mut c_char, usize) -> c_int;
+/// `failcore_open` of the extension module.
+type Ours = unsafe extern "C" fn(*const c_char, c_int, c_uint) -> c_int;
+/// open(2).
+type Open = unsafe extern "C" fn(*const c_char, c_int, ...) -> c_int;
+
+/// The extension module's function, once it is loaded.
+static OPEN: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
+/// The C library's, once it was looked for.
+static NEXT: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 
 // `.init_array` holds functions that the loader calls before `main` (System V gABI, "Initialization and
 // termination functions").
@@ -19,12 +31,54 @@ type Attach = unsafe extern "C" fn(*mut c_char, usize) -> c_int;
 static CONSTRUCTOR: extern "C" fn() = load;
 
 extern "C" fn load() {
+    real_fork();
     if !in_python() {
         return;
     }
     if let Err(why) = join() {
         leave(&why);
     }
+}
+
+/// `fork` of the C library, made anew where a signal came between.
+///
+/// No program expects `EINTR` of fork(2). Under a supervisor it is what a signal leads to that arrives before the
+/// supervisor has taken the call (seccomp_unotify(2)); nothing happened then.
+///
+/// # Safety
+/// As fork(2).
+// SAFETY: it stands in place of the C library's on purpose, with the same type and meaning.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fork() -> libc::pid_t {
+    let real = real_fork();
+    if real.is_null() {
+        // SAFETY: the calling thread's own errno.
+        unsafe { *libc::__errno_location() = libc::ENOSYS };
+        return -1;
+    }
+    // SAFETY: the C library's function of that name has this type.
+    let real = unsafe { transmute::<*mut libc::c_void, unsafe extern "C" fn() -> libc::pid_t>(real) };
+    loop {
+        // SAFETY: the caller keeps to the contract of fork(2).
+        let pid = unsafe { real() };
+        // SAFETY: the calling thread's own errno.
+        if pid != -1 || unsafe { *libc::__errno_location() } != libc::EINTR {
+            return pid;
+        }
+    }
+}
+
+/// The C library's `fork`; looked up before `main`, since a signal handler may fork and may not look anything up.
+fn real_fork() -> *mut libc::c_void {
+    static REAL: AtomicPtr<libc::c_void> = AtomicPtr::new(null_mut());
+    let known = REAL.load(Ordering::Relaxed);
+    if !known.is_null() {
+        return known;
+    }
+    // SAFETY: a look-up by name in what was loaded after this object.
+    let found = unsafe { libc::dlsym(libc::RTLD_NEXT, c"fork".as_ptr()) };
+    REAL.store(found, Ordering::Relaxed);
+    found
 }
 
 /// Whether this process has a CPython in it, linked or shared.
@@ -48,6 +102,7 @@ fn join() -> Result<(), String> {
         if symbol.is_null() {
             return Err(loader_error());
         }
+        OPEN.store(libc::dlsym(object, c"failcore_open".as_ptr()), Ordering::Release);
         transmute::<*mut libc::c_void, Attach>(symbol)
     };
     let mut message = [0; 1024];
@@ -57,6 +112,38 @@ fn join() -> Result<(), String> {
     }
     // SAFETY: the function leaves a C string in the buffer.
     Err(unsafe { CStr::from_ptr(message.as_ptr()) }.to_string_lossy().into_owned())
+}
+
+/// Stands before the C library's function of that name, which all of CPython's opens go through. The mode is passed as
+/// every supported machine passes an argument that a variadic function may or may not read.
+///
+/// # Safety
+/// As open(2).
+// SAFETY: taking the place of a function of the C library is what a preloaded object is for; this one does the same.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn open64(path: *const c_char, flags: c_int, mode: c_uint) -> c_int {
+    let ours = OPEN.load(Ordering::Acquire);
+    if !ours.is_null() {
+        // SAFETY: `failcore_open` of the extension module has this type by contract of the package, which ships both;
+        // the path is the caller's.
+        let answer = unsafe { transmute::<*mut c_void, Ours>(ours)(path, flags, mode) };
+        if answer != -2 {
+            return answer;
+        }
+    }
+    let mut next = NEXT.load(Ordering::Acquire);
+    if next.is_null() {
+        // SAFETY: a look-up by name, after this object.
+        next = unsafe { libc::dlsym(libc::RTLD_NEXT, c"open64".as_ptr()) };
+        if next.is_null() {
+            // SAFETY: errno is the calling thread's own.
+            unsafe { *libc::__errno_location() = libc::ENOSYS };
+            return -1;
+        }
+        NEXT.store(next, Ordering::Release);
+    }
+    // SAFETY: the C library's function, called as this one was.
+    unsafe { transmute::<*mut c_void, Open>(next)(path, flags, mode) }
 }
 
 fn loader_error() -> String {

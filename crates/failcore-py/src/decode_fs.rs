@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 use std::os::fd::BorrowedFd;
 
-use failcore_gate::resolve::{Follow, ResolveError, is_directory};
+use failcore_gate::resolve::{self, Follow, ResolveError, is_directory};
 use failcore_model::{Action, FileRef, PathError, Rights, Text};
 
 use crate::events::Judged;
 use crate::hook_object::{Args, Object, Path, directory};
 use crate::hook_raise::Refusal;
-use crate::{expected, hook_sqlite, monitor};
+use crate::{expected, hook_sqlite, monitor, opening};
 
 /// What happens where nothing could be resolved.
 pub(crate) fn unresolved(error: ResolveError, about: Option<Object<'_>>) -> Box<Refusal> {
@@ -47,7 +47,7 @@ pub(crate) fn resolve(
     follow: Follow,
     about: Option<Object<'_>>,
 ) -> Result<FileRef, Box<Refusal>> {
-    monitor::file(at, path, follow).map_err(|error| unresolved(error, about))
+    monitor::file(at, path, follow).map(|found| found.file).map_err(|error| unresolved(error, about))
 }
 
 /// The rights that open(2) flags ask for; `exists` decides whether something is made.
@@ -87,8 +87,10 @@ pub(crate) fn open(args: Args<'_>) -> Judged {
     let about = args.get(0);
     let Some(path) = bytes("open", args, 0)? else { return Ok(()) };
     let (Some(mode), Some(flags)) = (args.get(1), args.int(2)) else { return Err(opaque("open")) };
-    let mut flags = flags as i32;
+    let passed = flags as i32;
+    let mut flags = passed;
     let mut at = None;
+    let through_ours = expected::directory_for(about);
     if let Some(mode) = mode.text() {
         // Not added up: FileIO's own flags say more than its mode, and fopen passes no flags.
         let by_mode = mode_flags(mode);
@@ -102,22 +104,24 @@ pub(crate) fn open(args: Args<'_>) -> Judged {
         }
     } else if !mode.is_none() {
         return Err(opaque("open"));
-    } else if let Some(dir) = expected::directory_for(about) {
+    } else if let Some(dir) = through_ours {
         at = directory(dir);
     } else if !path.starts_with(b"/") {
         // The event of `os.open` leaves out the directory, so only our own `os.open` may pass.
         return Err(monitor::undecodable("open", "the directory of a relative path is not known").into());
     }
-    let follow = if flags & libc::O_NOFOLLOW != 0
-        || flags & (libc::O_CREAT | libc::O_EXCL) == libc::O_CREAT | libc::O_EXCL
-    {
-        Follow::NoFinal
-    } else {
-        Follow::Final
-    };
-    let file = resolve(at, &path, follow, about)?;
+    // Only a stand-in can tell the program of a refusal that comes after the event.
+    if through_ours.is_some() && at.is_none() && flags == passed && opening::presume(&path, passed) {
+        return Ok(());
+    }
+    let found = monitor::file(at, &path, opening::follow(flags)).map_err(|error| unresolved(error, about))?;
+    let resolve::Found { file, no_links } = found;
     let rights = rights(flags, file.exists);
-    judge(Action::Open { file, rights }, about)
+    judge(Action::Open { file, rights }, about)?;
+    if no_links && at.is_none() {
+        opening::judged(&path, passed);
+    }
+    Ok(())
 }
 
 /// `os.listdir`, `os.scandir` (path).
@@ -172,7 +176,9 @@ fn judge_two(action: Action, args: Args<'_>) -> Judged {
 pub(crate) fn rename(args: Args<'_>) -> Judged {
     let (mut from, to) = two("os.rename", args, Follow::NoFinal)?;
     from.dir = is_directory(&from.path);
-    judge_two(Action::Rename { from, to }, args)
+    judge_two(Action::Rename { from, to }, args)?;
+    resolve::forget();
+    Ok(())
 }
 
 /// `os.link` (src, dst, src_dir_fd, dst_dir_fd). The event does not say whether a link is followed: the object
@@ -188,7 +194,9 @@ pub(crate) fn symlink(args: Args<'_>) -> Judged {
         return Err(opaque("os.symlink"));
     };
     let at = resolve(at_of(args, 2), &at, Follow::NoFinal, args.get(1))?;
-    judge_two(Action::Symlink { target: Text::from(&*target), at }, args)
+    judge_two(Action::Symlink { target: Text::from(&*target), at }, args)?;
+    resolve::forget();
+    Ok(())
 }
 
 /// `os.truncate` (path or descriptor, length). A descriptor must have been opened for writing.

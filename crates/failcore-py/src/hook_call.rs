@@ -1,7 +1,6 @@
 //! One call of a function of the interpreter, as its stand-in sees it: arguments to read and to replace.
 #![allow(unsafe_code, reason = "arguments arrive in CPython's calling conventions")]
 
-use std::any::Any;
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
@@ -9,10 +8,11 @@ use std::ptr;
 use pyo3::ffi;
 use smallvec::SmallVec;
 
+use crate::expected::Guard;
 use crate::hook_context::is_finalising;
 use crate::hook_object::Object;
 use crate::hook_raise::{self, Refusal};
-use crate::monitor;
+use crate::{monitor, opening};
 
 type Raw = *mut ffi::PyObject;
 
@@ -43,8 +43,9 @@ pub(crate) struct Call {
     settled: SmallVec<[(Raw, Raw); 2]>,
     changed: bool,
     /// What must stay in force while the function runs.
-    guards: SmallVec<[Box<dyn Any>; 1]>,
+    guards: SmallVec<[Guard; 1]>,
     after: Option<After>,
+    opens: bool,
     /// Whether the function came back, or was never called.
     finished: bool,
 }
@@ -69,6 +70,7 @@ impl Call {
             changed: false,
             guards: SmallVec::new(),
             after: None,
+            opens: false,
             finished: true,
         };
         // SAFETY: tuples, dictionaries and vectors are as CPython's calling conventions say; all is borrowed for
@@ -192,8 +194,14 @@ impl Call {
     }
 
     /// Keeps something in force while the function runs.
-    pub(crate) fn keep(&mut self, guard: impl Any) {
-        self.guards.push(Box::new(guard));
+    pub(crate) fn keep(&mut self, guard: Guard) {
+        self.guards.push(guard);
+    }
+
+    /// It opens a file, and a refusal may come to light only then.
+    pub(crate) fn opens(&mut self) {
+        drop(opening::refusal()); // of an open that nobody asked about
+        self.opens = true;
     }
 
     /// Looks at the result.
@@ -205,7 +213,7 @@ impl Call {
     ///
     /// # Safety
     /// `original` is the function that this call was meant for.
-    pub(crate) unsafe fn run(mut self, original: *mut c_void) -> Raw {
+    pub(crate) unsafe fn run(&mut self, original: *mut c_void) -> Raw {
         self.finished = false;
         // SAFETY: the caller vouches for `original`; its convention is that of `shape`.
         let result = unsafe {
@@ -225,6 +233,10 @@ impl Call {
         };
         self.finished = true;
         self.guards.clear();
+        if self.opens && result.is_null() {
+            let about = self.get(0, "file").or_else(|| self.get(0, "path"));
+            hook_raise::instead(opening::refusal(), about);
+        }
         // SAFETY: the result is a new reference or null.
         if let (Some(after), Some(result)) = (self.after.take(), unsafe { Object::new(result) }) {
             let answer = catch_unwind(AssertUnwindSafe(|| after(result)))

@@ -175,6 +175,12 @@ pub(crate) fn fs_text(path: &[u8]) -> Result<Raw, Raised> {
     })
 }
 
+/// Whether an object counts as a number (`PyNumber_Check`).
+pub(crate) fn is_number(object: Object<'_>) -> bool {
+    // SAFETY: the GIL is held; reads the type's slots of a live object.
+    unsafe { ffi::PyNumber_Check(object.as_ptr()) != 0 }
+}
+
 /// Whether an object shows memory that is not its own value, as a `bytearray` and a `memoryview` do.
 pub(crate) fn has_buffer(object: Object<'_>) -> bool {
     // SAFETY: the GIL is held; reads the type's slots of a live object.

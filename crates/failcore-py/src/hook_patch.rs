@@ -14,10 +14,12 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use pyo3::ffi;
 
+use crate::expected::Guard;
 use crate::hook_call::{Call, Shape, convention, direct};
-use crate::hook_raise::Refusal;
+use crate::hook_object::Object;
+use crate::hook_raise::{self, Refusal};
 use crate::patched::TARGETS;
-use crate::{hook_context, hook_make, hook_raise, monitor, supervised};
+use crate::{hook_context, hook_make, monitor, opening, supervised};
 
 type Raw = *mut ffi::PyObject;
 
@@ -33,6 +35,9 @@ pub(crate) struct Target {
     pub(crate) until: u32,
     /// Judges the call, and may replace arguments by what was judged.
     pub(crate) judge: fn(&mut Call) -> Result<(), Box<Refusal>>,
+    /// For calls of which only the first argument matters and nothing is judged: what is in force meanwhile. `None`
+    /// where it must be looked at by `judge` after all.
+    pub(crate) around: Option<fn(Object<'_>) -> Option<Guard>>,
     /// Whether it is replaced under a supervisor only.
     pub(crate) supervised: bool,
 }
@@ -58,6 +63,23 @@ unsafe fn run(index: usize, slf: Raw, shape: Shape) -> Raw {
     if !monitor::active() {
         // SAFETY: the original follows the same convention, and gets what CPython passed.
         return unsafe { direct(original, slf, shape) };
+    }
+    // A supervisor judges opens itself, and is listened to.
+    if let Some(around) = TARGETS[index].around.filter(|_| !supervised::is_on())
+        && let Shape::Fast { args, count, names, class: None } = shape
+        && count > 0
+        && names.is_none_or(<Raw>::is_null)
+        // SAFETY: CPython passed so many arguments, which its caller keeps alive for the whole call.
+        && let Some(first) = unsafe { Object::new(*args) }
+        && let Some(guard) = around(first)
+    {
+        // SAFETY: the original follows the same convention, and gets what CPython passed.
+        let result = unsafe { direct(original, slf, shape) };
+        drop(guard);
+        if result.is_null() {
+            hook_raise::instead(opening::refusal(), Some(first));
+        }
+        return result;
     }
     // SAFETY: CPython passed this shape with the GIL held.
     let mut call = unsafe { Call::new(slf, shape) };

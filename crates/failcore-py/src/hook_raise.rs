@@ -191,6 +191,15 @@ pub(crate) fn raise(refusal: Refusal) {
     }
 }
 
+/// Sets the exception of a refusal that came to light when a call failed, instead of the failure's own.
+pub(crate) fn instead(refused: Option<Denial>, about: Option<Object<'_>>) {
+    if let Some(denial) = refused {
+        // SAFETY: the GIL is held; the failure's exception gives way.
+        unsafe { ffi::PyErr_Clear() };
+        raise(Refusal::of(denial).about(about, None));
+    }
+}
+
 /// Where the supervisor refused a call, puts what it says in place of the exception that the errno made.
 pub(crate) fn explain() {
     let Some(denial) = supervised::heard() else { return };

@@ -12,6 +12,7 @@ use pyo3::ffi;
 
 use crate::hook_context::is_initialised;
 use crate::hook_object::Object;
+use crate::opening;
 
 // Exported by every CPython since 3.9, and the first three in the limited API since 3.10 (Include/pyframe.h,
 // cpython/frameobject.h, pystate.h).
@@ -39,6 +40,10 @@ enum Whose {
 
 /// The call site of the calling thread, `file:line`; nothing where no Python code runs. Runs none itself.
 pub(crate) fn here() -> Option<Text> {
+    // In an open the GIL may be let go of, which the interpreter does not tell once it has others beside it.
+    if opening::is_unlocked() {
+        return None;
+    }
     // SAFETY: reads a flag of the calling thread, and whether an exception is under way, which is then left alone.
     let may_look = unsafe { PyGILState_Check() != 0 && ffi::PyErr_Occurred().is_null() };
     if !is_initialised() || !may_look {

@@ -6,11 +6,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use failcore_gate::{Gate, Grant, resolve};
 use failcore_kernel::Supervised;
-use failcore_model::{Action, Claims, Denial, Event, FileRef, Reason, Text};
+use failcore_model::{Action, Claims, Denial, Event, Reason, Rights, Text};
 use smallvec::SmallVec;
 
 use crate::scope::{self, Held};
@@ -212,15 +213,28 @@ pub(crate) fn check(action: Action, addresses: &[IpAddr]) -> Result<(), Denial> 
 /// # Errors
 /// As [`check`].
 pub(crate) fn grant(action: Action, addresses: &[IpAddr]) -> Result<Option<Grant>, Denial> {
+    let scope = scope::current().held();
+    let claims = scope::claims_of(&scope);
+    grant_claimed(action, &scope, &claims, addresses)
+}
+
+/// As [`grant`], with what was claimed before; for where the GIL is not held.
+///
+/// # Errors
+/// As [`check`].
+pub(crate) fn grant_claimed(
+    action: Action,
+    scope: &Held,
+    claims: &Claims,
+    addresses: &[IpAddr],
+) -> Result<Option<Grant>, Denial> {
     let posts = POSTS.load();
     let Some(posts) = posts.as_ref() else { return Ok(None) };
     let Some((last, before)) = posts.all.split_last() else { return Ok(None) };
-    let scope = scope::current().held();
-    let claims = scope::claims_of(&scope);
     for post in before {
-        drop(post.ask(action.clone(), &scope, &claims, addresses)?);
+        drop(post.ask(action.clone(), scope, claims, addresses)?);
     }
-    last.ask(action, &scope, &claims, addresses)
+    last.ask(action, scope, claims, addresses)
 }
 
 /// Calls `act` with what this process and its supervisor share.
@@ -279,13 +293,25 @@ pub(crate) fn file(
     at: Option<std::os::fd::BorrowedFd<'_>>,
     asked: &[u8],
     follow: resolve::Follow,
-) -> Result<FileRef, resolve::ResolveError> {
+) -> Result<resolve::Found, resolve::ResolveError> {
     let identities = POSTS.load().as_ref().is_some_and(|posts| posts.identities);
     // What the supervisor mediates it records: looking a path up is no operation of the program's.
     if supervised::is_on() {
         return resolve::file_unmediated(at, asked, follow, identities);
     }
     resolve::file(at, asked, follow, identities)
+}
+
+/// Grants a presumed open for reading ([`resolve::presumed`]) where nothing stands against it; else nothing has
+/// happened. Only where one gate is in force, so that it is judged once.
+pub(crate) fn grant_presumed(asked: &[u8], claims: Claims, now: Instant) -> Option<(Arc<Gate>, Grant)> {
+    let posts = POSTS.load();
+    let posts = posts.as_ref()?;
+    let [post] = posts.all.as_slice() else { return None };
+    let file = resolve::presumed(asked, posts.identities, now)?;
+    let gate = post.gate().ok()?;
+    let grant = gate.grant_plain(Action::Open { file, rights: Rights::READ }, claims)?;
+    Some((gate, grant))
 }
 
 /// A denial where no gate can be asked.

@@ -8,7 +8,7 @@ use crate::{patched_fs as fs, patched_net as net, patched_process as process, pa
 macro_rules! targets {
     (
         $($module:literal {
-            $($(#[$class:literal])? $name:literal => $judge:path $(, until $until:expr)?;)*
+            $($(#[$class:literal])? $name:literal => $judge:path $(, until $until:expr)? $(, around $around:path)?;)*
         })*
         under_supervision { $($heard:literal: [$($function:literal),* $(,)?];)* }
     ) => {
@@ -20,6 +20,7 @@ macro_rules! targets {
                 name: $name,
                 until: targets!(@until $($until)?),
                 judge: $judge,
+                around: targets!(@around $($around)?),
                 supervised: false,
             },)*)*
             $($(Target {
@@ -28,11 +29,14 @@ macro_rules! targets {
                 name: $function,
                 until: u32::MAX,
                 judge: heard,
+                around: None,
                 supervised: true,
             },)*)*
         ];
     };
     (@class) => { None };
+    (@around) => { None };
+    (@around $around:path) => { Some($around) };
     (@class $class:literal) => { Some($class) };
     (@until) => { u32::MAX };
     (@until $until:expr) => { $until };
@@ -46,7 +50,7 @@ fn heard(_: &mut Call) -> Judged {
 targets! {
     // `posix` is `os`'s other half: `os.open` is the same function object.
     c"posix" {
-        c"open" => fs::open;                    // the event leaves out dir_fd
+        c"open" => fs::open, around fs::around_open; // the event leaves out dir_fd
         c"mkfifo" => fs::make;                  // these raise no event
         c"mknod" => fs::make;
         c"listdir" => fs::one_path, until fs::LAST_WITH_BUFFERS; // a buffer could change before its event
@@ -77,6 +81,10 @@ targets! {
         c"execve" => process::execve;
         c"posix_spawn" => process::spawn;
         c"posix_spawnp" => process::spawnp;
+    }
+    c"_io" {
+        c"open" => fs::io_open, around fs::around_open; // the open itself proves what was judged
+        c"open_code" => fs::open_code, around fs::around_open;
     }
     c"_posixsubprocess" { c"fork_exec" => process::fork_exec; }  // subprocess and multiprocessing start programs here
     c"_thread" {

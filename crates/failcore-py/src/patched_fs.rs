@@ -5,12 +5,13 @@ use failcore_model::{Action, Rights};
 
 use crate::decode_fs::{judge, resolve, rights};
 use crate::events::Judged;
+use crate::expected::Guard;
 use crate::hook_call::Call;
 use crate::hook_context::minor_version;
 use crate::hook_make as make;
 use crate::hook_object::{Object, directory};
 use crate::hook_raise::Refusal;
-use crate::{expected, monitor};
+use crate::{expected, monitor, opening};
 
 /// Replaces a path argument by what `__fspath__` says now, which is what exceptions name as well. What is no path ends
 /// here: asked again, it could be one.
@@ -91,7 +92,41 @@ pub(crate) fn open(call: &mut Call) -> Judged {
     let dir = dir_fd(call)?;
     let guard = expected::note_open(call.get(0, "path"), dir);
     call.keep(guard);
+    call.opens();
     Ok(())
+}
+
+/// The same of a call whose first argument is a path already, with nothing that says what it is relative to.
+pub(crate) fn around_open(path: Object<'_>) -> Option<Guard> {
+    if !path.is_str() && !path.is_bytes() {
+        return None;
+    }
+    drop(opening::refusal()); // of an open that nobody asked about
+    Some(expected::note_open(Some(path), -1))
+}
+
+/// `io.open(file, mode, …, opener=None)`, which is `open`: so that the event behind it may leave part of the judging to
+/// the open itself.
+pub(crate) fn io_open(call: &mut Call) -> Judged {
+    // What is a number is a descriptor, whatever path it has besides.
+    if call.get(0, "file").is_some_and(make::is_number) {
+        return Ok(());
+    }
+    settle(call, 0, "file")?;
+    opens(call, "file");
+    Ok(())
+}
+
+/// `io.open_code(path)`, which takes a `str` alone.
+pub(crate) fn open_code(call: &mut Call) -> Judged {
+    opens(call, "path");
+    Ok(())
+}
+
+fn opens(call: &mut Call, name: &str) {
+    let guard = expected::note_open(call.get(0, name), -1);
+    call.keep(guard);
+    call.opens();
 }
 
 /// `os.mkfifo(path, mode, *, dir_fd)`, `os.mknod(path, mode, device, *, dir_fd)`.

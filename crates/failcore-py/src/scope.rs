@@ -53,8 +53,14 @@ impl Current {
     }
 }
 
+/// Whether a scope was ever entered: most programs have none, and need not look.
+static ENTERED: AtomicBool = AtomicBool::new(false);
+
 /// The scope of the calling thread and task together.
 pub(crate) fn current() -> Current {
+    if !ENTERED.load(Ordering::Relaxed) {
+        return Current::default();
+    }
     let floor = floor();
     let task = hook_context::task_scope();
     Current(match (floor, task) {
@@ -77,7 +83,10 @@ pub(crate) fn claims() -> Claims {
 pub(crate) fn claims_of(scope: &Held) -> Claims {
     match scope {
         None => Claims::default(),
-        Some(scope) => Claims { scope: scope.path.clone(), step: scope.step.clone(), site: None },
+        Some(scope) => {
+            let path = scope.path.iter().cloned().collect();
+            Claims { scope: path, step: scope.step.clone(), site: None }
+        }
     }
 }
 
@@ -122,6 +131,7 @@ pub(crate) struct Entered {
 /// # Errors
 /// A denial where the fact cannot be recorded.
 pub(crate) fn enter(tool: Text, step: Option<Text>, task: bool) -> Result<Entered, Denial> {
+    ENTERED.store(true, Ordering::SeqCst);
     let scope = Scope::within(&current().held(), tool, step);
     let (pid, tid) = ids();
     monitor::record(&Event::ScopeEntered { pid, tid, scope: scope.path.clone(), step: scope.step.clone() })?;

@@ -1,59 +1,20 @@
-//! What a full, un-thinned record costs: append, verify, parse, in processor time of one core, so that a busy machine
-//! gives the same figures as an idle one.
+//! What a full, un-thinned record costs: append, verify, parse, in processor time of one core.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
 
 #[path = "../tests/common/mod.rs"]
 mod common;
+#[path = "../../../benches/cpu_time.rs"]
+mod cpu_time;
 
 use common::{decided, opened, writer};
-use criterion::measurement::{Measurement, ValueFormatter, WallTime};
+use cpu_time::{CpuTime, cpu};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use failcore_model::{Event, Record};
-use failcore_trace::{Index, Reader, verify};
+use failcore_trace::{Index, Reader, Unpacker, pack, verify};
 use std::hint::black_box;
-use std::time::Duration;
 
 const RECORDS: u64 = 50_000;
-
-/// Processor time of this thread, in user and kernel.
-struct CpuTime;
-
-static WALL: WallTime = WallTime;
-
-fn cpu() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-}
-
-impl Measurement for CpuTime {
-    type Intermediate = Duration;
-    type Value = Duration;
-
-    fn start(&self) -> Duration {
-        cpu()
-    }
-
-    fn end(&self, start: Duration) -> Duration {
-        cpu() - start
-    }
-
-    fn add(&self, a: &Duration, b: &Duration) -> Duration {
-        *a + *b
-    }
-
-    fn zero(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn to_f64(&self, value: &Duration) -> f64 {
-        value.as_nanos() as f64
-    }
-
-    fn formatter(&self) -> &dyn ValueFormatter {
-        WALL.formatter()
-    }
-}
 
 fn trace(c: &mut Criterion<CpuTime>) {
     // In memory where possible: what the processor does is measured, not the disk.
@@ -61,6 +22,8 @@ fn trace(c: &mut Criterion<CpuTime>) {
     let home = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap();
     let events: Vec<Event> = (0..64).map(decided).collect();
     let body = serde_json::to_vec(&events[7]).unwrap();
+    let mut packed = Vec::new();
+    pack(&events[7], &mut packed).unwrap();
 
     let mut group = c.benchmark_group("record");
     group.throughput(Throughput::Elements(1));
@@ -72,6 +35,15 @@ fn trace(c: &mut Criterion<CpuTime>) {
         });
     });
     group.bench_function("decode", |b| b.iter(|| serde_json::from_slice::<Event>(black_box(&body)).unwrap()));
+    group.bench_function("pack", |b| {
+        let mut out = Vec::new();
+        b.iter(|| {
+            out.clear();
+            pack(black_box(&events[7]), &mut out).unwrap();
+        });
+    });
+    let mut unpacker = Unpacker::default();
+    group.bench_function("unpack", |b| b.iter(|| unpacker.unpack(black_box(&packed)).unwrap()));
     let mut at = 0;
     let dir = home.path().join("append");
     let (mut appender, _) = writer(&dir, 4096, 1 << 30);
@@ -91,12 +63,11 @@ fn trace(c: &mut Criterion<CpuTime>) {
             cpu() - start
         });
     });
-    group.bench_function("append an agent's bytes", |b| b.iter(|| appender.append_body(&body).unwrap()));
-    group.bench_function("append an agent's bytes in batches of 64", |b| {
+    group.bench_function("append an agent's records in batches of 64", |b| {
         b.iter_custom(|n| {
             let start = cpu();
             for _ in 0..n.div_ceil(64) {
-                (0..64).for_each(|_| drop(appender.stage_body(&body).unwrap()));
+                (0..64).for_each(|_| appender.stage(&unpacker.unpack(&packed).unwrap()).unwrap());
                 appender.flush().unwrap();
             }
             cpu() - start

@@ -4,17 +4,18 @@
 //! trace's checkpoints sign; its own bytes are checked when it is opened.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use failcore_model::Record;
+use failcore_model::{Event, Record, Subject, Timestamp};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::lines::{Lines, MAX_LINE, Step};
 use crate::merkle::{Frontier, record_hash};
-use crate::rows::Row;
+use crate::packed::{Fact, Unpacker, append};
 use crate::{Report, TraceError, layout, reader};
 
 const MAGIC: &[u8; 16] = b"failcore index 2";
@@ -23,9 +24,28 @@ const MAGIC: &[u8; 16] = b"failcore index 2";
 pub struct Index {
     path: PathBuf,
     file: BufReader<File>,
-    session: String,
+    session: Arc<str>,
+    unpacker: Unpacker,
     row: Vec<u8>,
     left: u64,
+}
+
+/// One record of the index.
+#[derive(Serialize, Deserialize)]
+#[serde(bound(deserialize = "'de: 'a"))]
+struct Row<'a> {
+    seq: u64,
+    ts: u64,
+    fact: Fact<'a>,
+}
+
+impl<'a> Row<'a> {
+    /// The row of a record; `None` for records that no decision depends on.
+    fn of(record: &'a Record) -> Option<Self> {
+        let fact = Fact::of(&record.event)
+            .filter(|fact| matches!(fact, Fact::Decided(_) | Fact::Approval { .. }))?;
+        Some(Self { seq: record.seq, ts: record.ts.0, fact })
+    }
 }
 
 /// What an index is made from.
@@ -71,7 +91,14 @@ impl Index {
             return Ok(None);
         }
         file.seek(SeekFrom::Start(start)).map_err(TraceError::io("read", &path))?;
-        Ok(Some(Self { path, file, session: header.session, row: Vec::new(), left: header.rows }))
+        Ok(Some(Self {
+            path,
+            file,
+            session: header.session.into(),
+            unpacker: Unpacker::default(),
+            row: Vec::new(),
+            left: header.rows,
+        }))
     }
 
     /// Makes the index of the signed records anew and opens it.
@@ -102,17 +129,28 @@ impl Index {
     }
 
     fn read(&mut self) -> Result<Record, TraceError> {
-        let mut length = [0u8; 4];
-        self.file.read_exact(&mut length).map_err(TraceError::io("read", &self.path))?;
-        let length = u32::from_le_bytes(length) as usize;
+        let io = |e| TraceError::io("read", &self.path)(e);
         let bad = || TraceError::Unverified(format!("`{}` holds no rows", self.path.display()));
+        let mut length = [0u8; 4];
+        self.file.read_exact(&mut length).map_err(io)?;
+        let length = u32::from_le_bytes(length) as usize;
         if length as u64 > MAX_LINE {
             return Err(bad());
         }
+        let mut record = |row: &[u8]| {
+            let row: Row<'_> = postcard::from_bytes(row).map_err(|_| bad())?;
+            let event = self.unpacker.row(row.fact).ok_or_else(bad)?;
+            Ok(Record { seq: row.seq, ts: Timestamp(row.ts), session: Arc::clone(&self.session), event })
+        };
+        // Most rows lie whole in what was read ahead.
+        if self.file.buffer().len() >= length {
+            let read = record(&self.file.buffer()[..length]);
+            self.file.consume(length);
+            return read;
+        }
         self.row.resize(length, 0);
-        self.file.read_exact(&mut self.row).map_err(TraceError::io("read", &self.path))?;
-        let row: Row<'_> = postcard::from_bytes(&self.row).map_err(|_| bad())?;
-        row.record(&self.session).ok_or_else(bad)
+        self.file.read_exact(&mut self.row).map_err(io)?;
+        record(&self.row)
     }
 }
 
@@ -164,15 +202,22 @@ fn write(dir: &Path, draft: &Path, report: &Report) -> Result<(), TraceError> {
 
     let mut lines = Lines::open(dir)?;
     let (mut log, mut digest) = (Frontier::default(), Sha256::new());
-    let mut row = Vec::new();
+    let (mut row, mut subject) = (Vec::new(), Subject::default());
     while log.size() < report.signed {
         let Step::Line { .. } = lines.step()? else { break };
         log.push(record_hash(lines.text()));
         let record = reader::record(lines.text()).map_err(|why| lines.bad(why))?;
-        let Some(facts) = Row::of(&record) else { continue };
+        let Some(mut facts) = Row::of(&record) else { continue };
+        if let Event::Decided { request, .. } = &record.event {
+            if request.subject == subject {
+                facts.fact = facts.fact.of_the_same();
+            } else {
+                subject = request.subject.clone();
+            }
+        }
         row.clear();
         row.extend_from_slice(&[0; 4]);
-        row = postcard::to_extend(&facts, row).map_err(|_| unwritable())?;
+        append(&facts, &mut row).map_err(|_| unwritable())?;
         let length = u32::try_from(row.len() - 4).map_err(|_| unwritable())?;
         row[..4].copy_from_slice(&length.to_le_bytes());
         digest.update(&row);

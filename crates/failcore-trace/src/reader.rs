@@ -1,6 +1,7 @@
 //! Reading a trace record by record.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use failcore_model::{Event, Record, TRACE_VERSION};
 
@@ -13,7 +14,7 @@ use crate::{TraceError, layout};
 pub struct Reader {
     lines: Lines,
     next: u64,
-    session: Option<Box<str>>,
+    session: Option<Arc<str>>,
     follow: bool,
     closed: bool,
     failed: bool,
@@ -71,7 +72,8 @@ impl Reader {
         if record.seq != self.next {
             return Err(self.lines.bad(format!("it is record {}, not {}", record.seq, self.next)));
         }
-        if *self.session.get_or_insert_with(|| record.session.clone()) != record.session {
+        let session = self.session.get_or_insert_with(|| record.session.clone());
+        if *session != record.session {
             return Err(self.lines.bad(format!("it is of another session, `{}`", record.session)));
         }
         self.next += 1;

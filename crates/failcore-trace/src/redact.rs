@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::ffi::OsString;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::LazyLock;
 
 use failcore_model::Request;
 use hmac::{Hmac, Mac};
@@ -187,8 +188,14 @@ impl std::fmt::Debug for Redactor {
 const MARK: &str = "[redacted:";
 const HOST_MARK: &str = "redacted-";
 
+/// What both have in common.
+static SIGN: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("redacted"));
+
 /// Whether something was taken out of this text before it was written.
 pub fn is_redacted(text: &[u8]) -> bool {
+    if SIGN.find(text).is_none() {
+        return false;
+    }
     let digest = |rest: &[u8]| rest.len() == 12 && rest.iter().all(u8::is_ascii_hexdigit);
     let marker = memmem::find_iter(text, MARK).any(|at| {
         let rest = &text[at + MARK.len()..];

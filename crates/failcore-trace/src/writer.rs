@@ -165,20 +165,6 @@ impl Writer {
         self.flush()
     }
 
-    /// Appends an event that came as JSON from an agent's process.
-    ///
-    /// # Security
-    /// The bytes are read as exactly one event and written anew: no second line, no field of the record's own
-    /// (`v`, `seq`, `ts`, `session`) and no doubled key can be slipped in. Events that only the writer's side
-    /// may state, such as the end of the session, are refused.
-    ///
-    /// # Errors
-    /// [`TraceError::NotAnEvent`] where they are none, otherwise as [`Writer::append`].
-    pub fn append_body(&mut self, json: &[u8]) -> Result<u64, TraceError> {
-        self.stage_body(json)?;
-        self.flush()
-    }
-
     /// Puts one event into the batch that [`Writer::flush`] writes.
     ///
     /// # Errors
@@ -194,16 +180,6 @@ impl Writer {
             Err(_) => self.batch.truncate(start),
         }
         staged
-    }
-
-    /// As [`Writer::stage`], for an agent's JSON as in [`Writer::append_body`]; the event that it was.
-    ///
-    /// # Errors
-    /// [`TraceError::NotAnEvent`]; the batch is as before.
-    pub fn stage_body(&mut self, json: &[u8]) -> Result<Event, TraceError> {
-        let event = agent_event(json)?;
-        self.stage(&event)?;
-        Ok(event)
     }
 
     fn encode(&mut self, event: &Event) -> Result<(), TraceError> {
@@ -389,22 +365,6 @@ impl Writer {
     fn now(&mut self) -> Timestamp {
         self.last = self.last.max(SystemTime::now().into());
         self.last
-    }
-}
-
-fn agent_event(json: &[u8]) -> Result<Event, TraceError> {
-    let text = std::str::from_utf8(json).map_err(|e| TraceError::NotAnEvent(e.to_string()))?;
-    let event: Event = serde_json::from_str(text).map_err(|e| TraceError::NotAnEvent(e.to_string()))?;
-    match event {
-        Event::SessionOpened { .. }
-        | Event::SessionClosed { .. }
-        | Event::SegmentOpened { .. }
-        | Event::RunPaused { .. }
-        | Event::RunResumed { .. }
-        | Event::RunStopped { .. } => {
-            Err(TraceError::NotAnEvent(format!("`{}` is not for an agent to say", event.kind())))
-        }
-        event => Ok(event),
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use common::{closed, decided, opened, writer};
 use failcore_model::*;
-use failcore_trace::{Index, Reader, TraceError, verify};
+use failcore_trace::{Index, Reader, TraceError, Unpacker, pack, verify};
 
 fn actions() -> Vec<Action> {
     let file = |path: &str| {
@@ -104,6 +104,55 @@ fn the_index_holds_what_decisions_depend_on_unchanged() {
     assert_eq!(index.map(Result::unwrap).collect::<Vec<_>>(), built);
     assert_eq!(Index::build(&dir, &report).unwrap().len(), built.len() as u64, "and again");
     assert!(verify(&dir, None).unwrap().is_valid(), "the index is no part of the trace");
+
+    // One process all along, which rows say once.
+    let dir = home.path().join("alike");
+    closed(&dir, 20, 8, u64::MAX);
+    let report = verify(&dir, None).unwrap();
+    let built: Vec<Record> = Index::build(&dir, &report).unwrap().map(Result::unwrap).collect();
+    assert_eq!(built, deciding(&dir));
+}
+
+#[test]
+fn what_an_agent_may_say_survives_its_compact_form() {
+    let home = tempfile::tempdir().unwrap();
+    broad(home.path());
+    let scope = vec![Text::from("web"), Text::from(b"\xff")];
+    let more = [
+        Event::Concluded { op: 1, pid: 2, outcome: Outcome::Failed(-2) },
+        Event::Concluded { op: u64::MAX, pid: 2, outcome: Outcome::Done(Some(i64::MIN)) },
+        Event::ScopeEntered { pid: 1, tid: 2, scope: scope.clone(), step: Some("plan".into()) },
+        Event::ScopeLeft { pid: 1, tid: 2, scope },
+    ];
+    let mut unpacker = Unpacker::default();
+    for event in deciding(home.path()).into_iter().map(|record| record.event).chain(more) {
+        let mut bytes = Vec::new();
+        pack(&event, &mut bytes).unwrap();
+        assert_eq!(unpacker.unpack(&bytes).unwrap(), event);
+    }
+}
+
+#[test]
+fn whatever_an_agent_hands_over_is_read_back_as_it_was_written() {
+    let home = tempfile::tempdir().unwrap();
+    broad(home.path());
+    let mut unpacker = Unpacker::default();
+    let mut understood = 0;
+    for record in deciding(home.path()) {
+        let mut bytes = Vec::new();
+        pack(&record.event, &mut bytes).unwrap();
+        for at in 0..bytes.len() {
+            for byte in [0, 1, 2, b'.', b'/', 0x7f, 0x80, 0xff, bytes[at].wrapping_add(1)] {
+                let mut changed = bytes.clone();
+                changed[at] = byte;
+                let Ok(event) = unpacker.unpack(&changed) else { continue };
+                understood += 1;
+                let json = serde_json::to_string(&event).unwrap();
+                assert_eq!(serde_json::from_str::<Event>(&json).ok(), Some(event), "{json}");
+            }
+        }
+    }
+    assert!(understood > 1000, "{understood}");
 }
 
 #[test]

@@ -67,25 +67,32 @@ fn an_agent_speaks_only_for_itself() {
     let dir = home.path().join("run");
     let (mut writer, key) = writer(&dir, 4, u64::MAX);
     writer.append(&opened()).unwrap();
-    let body = serde_json::to_string(&decided(7)).unwrap();
-    assert_eq!(writer.append_body(body.as_bytes()).unwrap(), 1);
-    for hostile in [
-        "".to_owned(),
-        "{}".into(),
-        format!("{body}{body}"),
-        format!("{body}\n{{}}"),
-        body.replacen('{', r#"{"v":9,"seq":0,"#, 1),
-        body.replacen('{', r#"{"op":1,"#, 1),
-        r#"{"type":"session.closed","exit":0}"#.into(),
-        r#"{"type":"run.resumed","who":"the owner"}"#.into(),
-        serde_json::to_string(&opened()).unwrap(),
-        "{\"type\":\"notice\",\"text\":\"\u{0}\"}".into(),
-    ] {
-        assert!(
-            matches!(writer.append_body(hostile.as_bytes()), Err(TraceError::NotAnEvent(_))),
-            "{hostile}"
-        );
+    let mut body = Vec::new();
+    pack(&decided(7), &mut body).unwrap();
+    let mut unpacker = Unpacker::default();
+    assert_eq!(writer.append(&unpacker.unpack(&body).unwrap()).unwrap(), 1);
+    let hostile = [
+        Vec::new(),
+        body[..body.len() - 1].to_vec(),
+        [&body[..], b"\0"].concat(),
+        [&body[..], &body].concat(),
+        [&[99], &body[1..]].concat(),
+        serde_json::to_vec(&decided(7)).unwrap(),
+    ];
+    for bytes in hostile {
+        assert!(matches!(unpacker.unpack(&bytes), Err(TraceError::NotAnEvent(_))), "{bytes:?}");
     }
+    for event in [
+        opened(),
+        Event::ProcessLeft { pid: 1 },
+        Event::Notice { text: "x".into() },
+        Event::SessionClosed { exit: None },
+    ] {
+        let mut none = Vec::new();
+        assert!(matches!(pack(&event, &mut none), Err(TraceError::NotAnEvent(_))), "{}", event.kind());
+        assert!(none.is_empty());
+    }
+    writer.flush().unwrap();
     assert_eq!(writer.records(), 2);
     writer.close(None).unwrap();
     assert!(verify(&dir, Some(&key.verifying_key())).unwrap().is_valid());

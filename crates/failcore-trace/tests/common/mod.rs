@@ -34,7 +34,7 @@ pub fn decided(op: u64) -> Event {
             agent: Some("research-agent".into()),
             run: None,
             claimed: Claims {
-                scope: vec!["read_file".into()],
+                scope: [Text::from("read_file")].into(),
                 step: None,
                 site: Some("/home/agent/project/agent.py:118".into()),
             },
