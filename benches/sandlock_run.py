@@ -13,8 +13,10 @@ directory, port, *argv = sys.argv[1:]
 timed = argv[0] == "--time"
 argv = argv[timed:]
 sandbox = Sandbox(
-    fs_readable=["/usr", "/lib", "/lib64", "/bin", "/etc", "/proc", "/dev", directory]
-    + [sys.prefix, sys.base_prefix, os.path.dirname(os.path.abspath(__file__))],
+    fs_readable=[
+        *("/usr", "/lib", "/lib64", "/bin", "/etc", "/proc", "/dev"),
+        *(directory, sys.prefix, sys.base_prefix, os.path.dirname(os.path.abspath(__file__))),
+    ],
     fs_writable=[os.path.join(directory, "work"), "/dev/null"],
     fs_denied=[os.path.join(directory, "secret")],
     net_allow=[f"127.0.0.1:{port}"],

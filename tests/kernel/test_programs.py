@@ -497,7 +497,7 @@ def test_a_program_without_a_c_library(world: World) -> None:
     if os.uname().machine != "x86_64":
         pytest.skip("its calls are written for x86-64")
     program = compiled(world, RAW, "-static", "-nostdlib", "-fno-stack-protector", "-fcf-protection=none")
-    policy = NATIVE.replace("preset:native", "preset:native") + '[process]\nsignal = "self"\n'
+    policy = NATIVE + '[process]\nsignal = "self"\n'
     assert same(world, [program], policy).code == 7
 
 
