@@ -19,6 +19,13 @@ fn help_reads_well() {
 
     Commands:
       run          Run a program under a policy
+      ps           List the runs that are under way
+      pause        Hold a run still: nothing of it runs and nothing is done for it
+      resume       Let a paused run go on
+      stop         End a run and everything it started, at once
+      tail         Show the records of a run as they are written, until it ends
+      approve      Allow what a run asks leave for; without a number, list what it asks
+      deny         Refuse what a run asks leave for; without a number, list what it asks
       check        Check a policy: errors, rules without effect, and what each lane holds
       explain      Say what a policy answers to one request, and why
       policy       Show, compare or describe policies
