@@ -65,16 +65,18 @@ fn help_reads_well() {
       <CMD>...  The program and its arguments
 
     Options:
-      -p, --policy <FILE>  The policy
-          --trace <DIR>    Where the trace goes: a directory that does not exist yet
-          --lane <LANE>    What enforces the policy [default: auto] [possible values: auto, kernel,
-                           runtime]
-          --cwd <DIR>      Where the program starts; here where not given
-          --stdin <WHAT>   What the program reads as its standard input [default: inherit] [possible
-                           values: inherit, null]
-          --agent <NAME>   The agent's name, for the trace
-          --run <LABEL>    Your own label for this run, for the trace
-      -h, --help           Print help (see more with '--help')
+      -p, --policy <FILE>    The policy
+          --trace <DIR>      Where the trace goes: a directory that does not exist yet
+          --lane <LANE>      What enforces the policy [default: auto] [possible values: auto, kernel,
+                             runtime]
+          --cwd <DIR>        Where the program starts; here where not given
+          --stdin <WHAT>     What the program reads as its standard input [default: inherit] [possible
+                             values: inherit, null]
+          --agent <NAME>     The agent's name, for the trace
+          --run <LABEL>      Your own label for this run, for the trace
+          --patience <TIME>  How long a question for leave (`approve = true`) waits for an answer, here
+                             or by `failcore approve` [default: 2m]
+      -h, --help             Print help (see more with '--help')
 
     Output:
           --json          Answer in JSON: one object, or one a line where there are many
