@@ -97,7 +97,8 @@ class Bench:
         """The command under the gate, with a fresh trace."""
         self.traces += 1
         trace = self.directory / f"trace-{self.traces}"
-        return [str(FAILCORE), "--quiet", "run", "-p", str(self.policy), "--trace", str(trace), "--", *argv]
+        head = [str(FAILCORE), "--quiet", "run", "--lane", "runtime", "-p", str(self.policy)]
+        return [*head, "--trace", str(trace), "--", *argv]
 
     def measure(self, name: str) -> dict[str, float]:
         """One turn of one contender."""
@@ -240,9 +241,10 @@ def main() -> None:
         "",
         "## One operation",
         "",
-        "*FailCore, traced* is the full gate: `failcore run` with a policy on `preset:python`, every decision appended",
-        "to the trace by the parent. `open` and `os.open` include the close, `connect` the socket too;",
-        "`subprocess` is `subprocess.run` of `/bin/true`. failcore 0.1.3 wraps tools and judges their parameters:",
+        "*FailCore, traced* is the gate in the interpreter: `failcore run --lane runtime` with a policy on",
+        "`preset:python`, every decision appended to the trace by the parent; [the kernel lane](benchmarks-kernel.md)",
+        "has a page of its own. `open` and `os.open` include the close, `connect` the socket too; `subprocess` is",
+        "`subprocess.run` of `/bin/true`. failcore 0.1.3 wraps tools and judges their parameters:",
         "its figure is the cost of a guarded tool that does the operation; it has nothing for the others.",
         "",
         *table(rounds, names),
