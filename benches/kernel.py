@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from run import FAILCORE, ROOT, WORKER, listener, spelled
+from run import FAILCORE, ROOT, WORKER, cell, listener
 
 SANDLOCK = ROOT / "benches/sandlock_run.py"
 POLICY = """
@@ -208,12 +208,8 @@ def table(rounds: list[dict[str, dict[str, float]]]) -> list[str]:
     for row in rounds[0]:
         cells = []
         for name in names:
-            if name not in rounds[0][row]:
-                cells.append("–")
-                continue
-            time_ = spelled(statistics.median(r[row][name] for r in rounds))
-            ratio = statistics.median(r[row][name] / r[row]["bare"] for r in rounds)
-            cells.append(time_ if name == "bare" else f"{time_} ({ratio:.2f}×)")
+            times = [r[row][name] for r in rounds if name in r[row]]
+            cells.append(cell(times, None if name == "bare" else [r[row]["bare"] for r in rounds]))
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
     return lines
 

@@ -185,6 +185,17 @@ def criterion(run: bool) -> list[tuple[str, float, int | None]]:
     return found
 
 
+def cell(times: list[float], bare: list[float] | None) -> str:
+    """The median of the rounds, and that of each round's ratio to doing without; `bare` is absent for that itself."""
+    if not times:
+        return "–"
+    median = spelled(statistics.median(times))
+    if bare is None:
+        return median
+    ratio = statistics.median(time / without for time, without in zip(times, bare, strict=True))
+    return f"{median} ({ratio:.2f}×)"
+
+
 def table(rounds: list[dict[str, dict[str, float]]], contenders: list[str]) -> list[str]:
     """The operations, one row each."""
     lines = ["| operation | " + " | ".join(contenders) + " |", "|---|" + "---:|" * len(contenders)]
@@ -192,11 +203,7 @@ def table(rounds: list[dict[str, dict[str, float]]], contenders: list[str]) -> l
         cells = []
         for name in contenders:
             times = [r[name][operation] for r in rounds if operation in r[name]]
-            if not times:
-                cells.append("–")
-                continue
-            ratio = statistics.median(r[name][operation] / r["bare"][operation] for r in rounds)
-            cells.append(spelled(statistics.median(times)) + ("" if name == "bare" else f" ({ratio:.2f}×)"))
+            cells.append(cell(times, None if name == "bare" else [r["bare"][operation] for r in rounds]))
         lines.append(f"| `{operation}` | " + " | ".join(cells) + " |")
     return lines
 

@@ -28,16 +28,8 @@ pub(crate) fn may_say(event: &Event, pid: u32, supervised: bool) -> bool {
         | Event::Concluded { pid: of, .. }
         | Event::ScopeEntered { pid: of, .. }
         | Event::ScopeLeft { pid: of, .. } => *of == pid,
-        // The parent's to state.
-        Event::SessionOpened { .. }
-        | Event::ProcessJoined { .. }
-        | Event::ProcessLeft { .. }
-        | Event::SegmentOpened { .. }
-        | Event::RunPaused { .. }
-        | Event::RunResumed { .. }
-        | Event::RunStopped { .. }
-        | Event::Notice { .. }
-        | Event::SessionClosed { .. } => false,
+        // The parent's to state, as is whatever else there will be.
+        _ => false,
     }
 }
 

@@ -20,8 +20,9 @@ type Open = unsafe extern "C" fn(*const c_char, c_int, ...) -> c_int;
 
 /// The extension module's function, once it is loaded.
 static OPEN: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
-/// The C library's, once it was looked for.
-static NEXT: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
+/// The C library's `open64` and `fork`, once they were looked for.
+static OPEN64: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
+static FORK: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 
 // `.init_array` holds functions that the loader calls before `main` (System V gABI, "Initialization and
 // termination functions").
@@ -31,7 +32,8 @@ static NEXT: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 static CONSTRUCTOR: extern "C" fn() = load;
 
 extern "C" fn load() {
-    real_fork();
+    // A signal handler may fork, and may not look anything up.
+    next(&FORK, c"fork");
     if !in_python() {
         return;
     }
@@ -50,14 +52,12 @@ extern "C" fn load() {
 // SAFETY: it stands in place of the C library's on purpose, with the same type and meaning.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fork() -> libc::pid_t {
-    let real = real_fork();
+    let real = next(&FORK, c"fork");
     if real.is_null() {
-        // SAFETY: the calling thread's own errno.
-        unsafe { *libc::__errno_location() = libc::ENOSYS };
-        return -1;
+        return missing();
     }
     // SAFETY: the C library's function of that name has this type.
-    let real = unsafe { transmute::<*mut libc::c_void, unsafe extern "C" fn() -> libc::pid_t>(real) };
+    let real = unsafe { transmute::<*mut c_void, unsafe extern "C" fn() -> libc::pid_t>(real) };
     loop {
         // SAFETY: the caller keeps to the contract of fork(2).
         let pid = unsafe { real() };
@@ -68,17 +68,23 @@ pub unsafe extern "C" fn fork() -> libc::pid_t {
     }
 }
 
-/// The C library's `fork`; looked up before `main`, since a signal handler may fork and may not look anything up.
-fn real_fork() -> *mut libc::c_void {
-    static REAL: AtomicPtr<libc::c_void> = AtomicPtr::new(null_mut());
-    let known = REAL.load(Ordering::Relaxed);
-    if !known.is_null() {
-        return known;
+/// The function of that name which this object stands before, the C library's; `known` remembers it.
+fn next(known: &AtomicPtr<c_void>, name: &CStr) -> *mut c_void {
+    let found = known.load(Ordering::Relaxed);
+    if !found.is_null() {
+        return found;
     }
     // SAFETY: a look-up by name in what was loaded after this object.
-    let found = unsafe { libc::dlsym(libc::RTLD_NEXT, c"fork".as_ptr()) };
-    REAL.store(found, Ordering::Relaxed);
+    let found = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) };
+    known.store(found, Ordering::Relaxed);
     found
+}
+
+/// What a call of a function that is not there comes to.
+fn missing() -> c_int {
+    // SAFETY: the calling thread's own errno.
+    unsafe { *libc::__errno_location() = libc::ENOSYS };
+    -1
 }
 
 /// Whether this process has a CPython in it, linked or shared.
@@ -131,19 +137,12 @@ pub unsafe extern "C" fn open64(path: *const c_char, flags: c_int, mode: c_uint)
             return answer;
         }
     }
-    let mut next = NEXT.load(Ordering::Acquire);
-    if next.is_null() {
-        // SAFETY: a look-up by name, after this object.
-        next = unsafe { libc::dlsym(libc::RTLD_NEXT, c"open64".as_ptr()) };
-        if next.is_null() {
-            // SAFETY: errno is the calling thread's own.
-            unsafe { *libc::__errno_location() = libc::ENOSYS };
-            return -1;
-        }
-        NEXT.store(next, Ordering::Release);
+    let real = next(&OPEN64, c"open64");
+    if real.is_null() {
+        return missing();
     }
     // SAFETY: the C library's function, called as this one was.
-    unsafe { transmute::<*mut c_void, Open>(next)(path, flags, mode) }
+    unsafe { transmute::<*mut c_void, Open>(real)(path, flags, mode) }
 }
 
 fn loader_error() -> String {
