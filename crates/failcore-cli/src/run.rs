@@ -59,14 +59,7 @@ pub(crate) fn run(args: &Run, ui: &mut Ui) -> Result<Exit, Failure> {
         .map_err(|problem| Failure::from(problem).before_start())?;
     let prepared = Prepared::new(args, ui).map_err(Failure::before_start)?;
     let started = Started::start(prepared, args, ui).map_err(Failure::before_start)?;
-    let (exit, summary) = started.attend(ui)?;
-    if ui.is_json() {
-        // The standard output is the program's.
-        ui::json_note(&summary);
-    } else {
-        ui.note(&summary);
-    }
-    Ok(exit)
+    started.attend(ui)
 }
 
 /// A program under way.
@@ -130,8 +123,8 @@ impl Started {
         }
     }
 
-    /// Stays with the program until it and all it started have ended.
-    fn attend(mut self, ui: &Ui) -> Result<(Exit, Summary), Failure> {
+    /// Stays with the program until it and all it started have ended, and says what came of it.
+    fn attend(mut self, ui: &Ui) -> Result<Exit, Failure> {
         let limits = *self.prepared.policy.limits();
         let measured = [limits.memory, limits.processes, limits.write_bytes].iter().any(Option::is_some);
         let (mut stopped, mut broken, mut stoppers) = (None, false, Vec::new());
@@ -198,6 +191,16 @@ impl Started {
         let entered = writer.records() > 1;
         let dir = writer.dir().to_owned();
         writer.close(Some(code.into())).map_err(Problem::trace)?;
+        if entered {
+            let summary = Summary::of(&self.prepared.session, dir, code, stopped, tally.tally());
+            if ui.is_json() {
+                // The standard output is the program's.
+                ui::json_note(&summary);
+            } else {
+                ui.note(&summary);
+            }
+        }
+        // Once all is said: whoever was told that the run is stopped finds its last line.
         for (given, reply) in stoppers {
             given.answer(reply);
         }
@@ -205,7 +208,7 @@ impl Started {
         if !entered {
             return Err(Problem::NeverEntered { program: self.prepared.program.file }.into());
         }
-        Ok((Exit::Child(code), Summary::of(&self.prepared.session, dir, code, stopped, tally.tally())))
+        Ok(Exit::Child(code))
     }
 
     /// A process that belongs to the supervisor and not to the program.
