@@ -171,6 +171,9 @@ impl Answer for Explanation {
         if self.obligations.contains(&Obligation::Audit) {
             row("and", WARN, "the record is flagged".into());
         }
+        if self.obligations.contains(&Obligation::Carry) {
+            row("but", WARN, "the connection is carried: what is asked for on it is judged as well".into());
+        }
         if !self.enforced {
             row("but", WARN, "the policy only audits: it goes ahead, and is recorded".into());
         }

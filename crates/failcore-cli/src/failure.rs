@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use failcore_kernel::{ServerError, StartError, WireError};
 use failcore_policy::PolicyError;
+use failcore_relay::CredentialError;
 use failcore_trace::TraceError;
 use miette::Diagnostic;
 use thiserror::Error;
@@ -78,6 +79,14 @@ pub(crate) enum Problem {
     #[error("{what}")]
     #[diagnostic(help("{help}"))]
     Capabilities { what: String, help: &'static str },
+    /// The lane carries no connections, and the policy wants some carried.
+    #[error("carried connections need the kernel lane, and {place} says `{rule}`")]
+    #[diagnostic(help("run with `--lane kernel`, or grant the host as `connect` alone"))]
+    Uncarried { rule: String, place: String },
+    /// A secret that requests are to carry is not there.
+    #[error("{0}")]
+    #[diagnostic(help("nothing of the program ran; what the policy names is read by `failcore run` itself"))]
+    Credential(CredentialError),
     /// The supervisor did not start the program; nothing of it ran.
     #[error("{error}")]
     Supervisor {
@@ -260,6 +269,8 @@ impl Problem {
             | Self::NotHeld { .. }
             | Self::LaneMissing { .. }
             | Self::Capabilities { .. }
+            | Self::Uncarried { .. }
+            | Self::Credential(_)
             | Self::Supervisor { .. }
             | Self::NotInstalled { .. }
             | Self::Spawn { .. }

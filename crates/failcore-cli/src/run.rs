@@ -6,6 +6,7 @@ mod control;
 mod freeze;
 mod lane;
 mod prepare;
+mod relayed;
 mod signals;
 mod summary;
 mod terminal;
@@ -22,6 +23,7 @@ use failcore_kernel::{Cgroup, Launch, Parent, Plan, Sampled, Served, Server, Sup
 use failcore_model::{Event, Lane, Text};
 use failcore_net::{Broker, Hosts, Pins, Resolver};
 use failcore_policy::Limits;
+use failcore_relay::RelayServer;
 use failcore_trace::Writer;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -86,6 +88,23 @@ struct Supervised {
     supervisor: Supervisor,
     /// Answers for as long as anybody may ask.
     _broker: Broker,
+    /// Where connections are carried.
+    relay: Option<RelayServer>,
+}
+
+impl Supervised {
+    /// Does nothing for the program any more, and lets nothing through to it; whether all of that came to rest in time.
+    fn hold(&self, patience: Duration) -> bool {
+        let settled = self.supervisor.hold(patience);
+        self.relay.as_ref().is_none_or(|relay| relay.pause(patience)) && settled
+    }
+
+    fn release(&self) {
+        if let Some(relay) = &self.relay {
+            relay.resume();
+        }
+        self.supervisor.release();
+    }
 }
 
 /// Why a run was stopped before its program ended.
@@ -281,7 +300,7 @@ impl Started {
             return given.answer(Reply::Done { changed: false });
         }
         // First nothing is done for it any more, so that it cannot start processes while they are held.
-        let settled = self.supervised.as_ref().is_none_or(|supervised| supervised.supervisor.hold(SETTLE));
+        let settled = self.supervised.as_ref().is_none_or(|supervised| supervised.hold(SETTLE));
         self.tree.spare(self.helper());
         match self.tree.freeze(self.cgroup.as_ref()) {
             Ok(frozen) => {
@@ -298,7 +317,7 @@ impl Started {
             }
             Err(why) => {
                 if let Some(supervised) = &self.supervised {
-                    supervised.supervisor.release();
+                    supervised.release();
                 }
                 let help = "it goes on as it was; `failcore stop` ends it".into();
                 given.answer(Reply::No { why: format!("the run cannot be paused: {why}"), help });
@@ -319,7 +338,7 @@ impl Started {
         self.control.is_now(State::Running);
         ui.note(format_args!("resumed by {}", given.who));
         if let Some(supervised) = &self.supervised {
-            supervised.supervisor.release();
+            supervised.release();
         }
         drop(frozen);
         true
@@ -489,9 +508,21 @@ fn supervise(
         },
         cgroup,
     };
-    let parent = Parent { gate, door: Some(server.door()), carrier: Some(broker.carrier()) };
+    let relay = match &prepared.means {
+        Some(means) => Some(
+            RelayServer::start(Arc::clone(&gate), Arc::clone(&means.setup))
+                .map_err(|source| Problem::System { what: "carry connections", source })?,
+        ),
+        None => None,
+    };
+    let parent = Parent {
+        gate,
+        door: Some(server.door()),
+        carrier: Some(broker.carrier()),
+        relay: relay.as_ref().map(RelayServer::relay),
+    };
     let supervisor = Supervisor::start(&launch, plan, parent).map_err(Problem::supervisor)?;
-    Ok(Supervised { supervisor, _broker: broker })
+    Ok(Supervised { supervisor, _broker: broker, relay })
 }
 
 fn gone() -> io::Error {

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use failcore_model::{
-    Action, Answer, Claims, Context, Counters, Decision, Denial, Endpoint, Event, Fault, Lane, Obligation,
-    Outcome, Reason, Request, Subject, Text, Timestamp,
+    Action, Answer, Claims, Context, Counters, Decision, Denial, Endpoint, Event, Fault, HostName, Lane,
+    Obligation, Outcome, Reason, Request, Subject, Text, Timestamp,
 };
 use failcore_policy::{Limits, Mode, PolicySet};
 use smallvec::SmallVec;
@@ -43,6 +43,7 @@ pub struct Grant {
     action: Action,
     op: u64,
     pid: u32,
+    decision: Decision,
 }
 
 /// Who attempts an operation, where the gate is not in the attempting process.
@@ -65,6 +66,11 @@ impl Grant {
     /// Its number within the process, which the trace's records share.
     pub fn op(&self) -> u64 {
         self.op
+    }
+
+    /// Whether it is a connection that is to be made to the carrier, and nowhere else.
+    pub fn is_carried(&self) -> bool {
+        self.decision.obligations.contains(&Obligation::Carry)
     }
 }
 
@@ -170,7 +176,7 @@ impl Gate {
     /// happened: the caller finds out more about the operation, and asks by [`Gate::check`].
     pub fn grant_plain(&self, action: Action, claims: Claims) -> Option<Grant> {
         let mut request = self.request(self.own(claims), action);
-        let ruling = unless_panicked(|| self.decide(&mut request, &[]))?;
+        let ruling = unless_panicked(|| self.decide(&mut request, &[], None))?;
         if !ruling.decision.is_allow() || !ruling.decision.obligations.is_empty() {
             self.release(&request.action);
             return None;
@@ -194,9 +200,24 @@ impl Gate {
         claims: Claims,
         addresses: &[IpAddr],
     ) -> Result<Grant, Denial> {
+        self.check_subject(self.subject_of(actor, claims), action, addresses)
+    }
+
+    /// Another process, as a subject.
+    fn subject_of(&self, actor: Actor, claims: Claims) -> Subject {
         let Actor { pid, tid, exe } = actor;
         let (agent, run) = (self.subject.agent.clone(), self.subject.run.clone());
-        self.check_subject(Subject { pid, tid, exe, agent, run, claimed: claims }, action, addresses)
+        Subject { pid, tid, exe, agent, run, claimed: claims }
+    }
+
+    /// The names that lead to an address now.
+    pub fn names(&self, addr: IpAddr) -> SmallVec<[HostName; 1]> {
+        self.names.names(addr, now())
+    }
+
+    /// When what granted an operation ends, if it does.
+    pub fn ends(&self, grant: &Grant) -> Option<Timestamp> {
+        grant.decision.rules.iter().filter_map(|rule| self.policy.rule(rule)?.until).min()
     }
 
     /// Decides an operation that a supervisor will see, decide and record when it happens.
@@ -208,12 +229,40 @@ impl Gate {
     /// A [`Denial`], as [`Gate::check`].
     pub fn check_ahead(&self, action: Action, claims: Claims, addresses: &[IpAddr]) -> Result<(), Denial> {
         let mut request = self.request(self.own(claims), action);
-        let Some(ruling) = self.weigh(&mut request, addresses) else { return Err(self.broken(request)) };
+        let Some(ruling) = self.weigh(&mut request, addresses, None) else {
+            return Err(self.broken(request));
+        };
         let decision = &ruling.decision;
         if decision.is_allow() || !self.enforces(decision) || !is_certain(&request.action, decision.reason) {
             return Ok(());
         }
-        // Refused whether or not it can be written.
+        self.refuse(request, ruling)
+    }
+
+    /// Whether an operation that was granted to another process stands, now that it is known which of the names that
+    /// lead to its address is meant. What stands is recorded already.
+    ///
+    /// # Errors
+    /// A recorded [`Denial`], as [`Gate::check`].
+    pub fn check_name(
+        &self,
+        actor: Actor,
+        action: Action,
+        claims: Claims,
+        name: &HostName,
+    ) -> Result<(), Denial> {
+        let mut request = self.request(self.subject_of(actor, claims), action);
+        let Some(ruling) = self.weigh(&mut request, &[], Some(name)) else {
+            return Err(self.broken(request));
+        };
+        if ruling.decision.is_allow() || !self.enforces(&ruling.decision) {
+            return Ok(());
+        }
+        self.refuse(request, ruling)
+    }
+
+    /// Records a refusal, and makes it whether or not it can be written.
+    fn refuse(&self, request: Box<Request>, ruling: Ruling) -> Result<(), Denial> {
         let kept = self.keep(request, ruling, true);
         match unless_panicked(|| self.policy.denial(&kept.request, &kept.decision)) {
             Some(denial) => Err(denial),
@@ -230,7 +279,7 @@ impl Gate {
 
     fn check_subject(&self, subject: Subject, action: Action, addresses: &[IpAddr]) -> Result<Grant, Denial> {
         let mut request = self.request(subject, action);
-        match unless_panicked(|| self.decide(&mut request, addresses)) {
+        match unless_panicked(|| self.decide(&mut request, addresses, None)) {
             Some(ruling) => self.grant(request, ruling),
             None => Err(self.broken(request)),
         }
@@ -242,15 +291,19 @@ impl Gate {
         Box::new(Request { action, subject, context })
     }
 
-    /// Fills in every fact that the decision may look at, and decides; it counts from here on.
-    fn decide(&self, request: &mut Request, addresses: &[IpAddr]) -> Ruling {
+    /// Fills in every fact that the decision may look at, and decides; it counts from here on. Of the names of an address
+    /// only `name` is looked at, where that is known.
+    fn decide(&self, request: &mut Request, addresses: &[IpAddr], name: Option<&HostName>) -> Ruling {
         let context = &mut request.context;
         context.time = now();
         context.addresses = addresses.into();
         if let Action::Connect(Endpoint::Inet { addr, .. }) | Action::Send(Endpoint::Inet { addr, .. }) =
             &request.action
         {
-            context.names = self.names.names(addr.ip(), context.time);
+            context.names = match name {
+                Some(name) => SmallVec::from_iter([name.clone()]),
+                None => self.names.names(addr.ip(), context.time),
+            };
         }
         let limits = self.policy.limits();
         if !limits.is_empty() {
@@ -279,7 +332,7 @@ impl Gate {
         match unless_panicked(|| self.refusal(&kept, refused)) {
             Some(None) => {
                 let Request { action, subject, .. } = *kept.request;
-                Ok(Grant { action, op: kept.op, pid: subject.pid })
+                Ok(Grant { action, op: kept.op, pid: subject.pid, decision: kept.decision })
             }
             Some(Some(denial)) => {
                 self.release(&kept.request.action);
@@ -323,15 +376,15 @@ impl Gate {
     pub fn foresee(&self, action: Action, claims: Claims, addresses: &[IpAddr]) -> Option<Reason> {
         let mut request = self.request(self.own(claims), action);
         let decision = self
-            .weigh(&mut request, addresses)
+            .weigh(&mut request, addresses, None)
             .map_or_else(|| Decision::fault(Fault::Panic), |ruling| ruling.decision);
         (!decision.is_allow() && self.enforces(&decision)).then_some(decision.reason)
     }
 
     /// Decides what is not granted here, so that it does not count; nothing where that panicked.
-    fn weigh(&self, request: &mut Request, addresses: &[IpAddr]) -> Option<Ruling> {
+    fn weigh(&self, request: &mut Request, addresses: &[IpAddr], name: Option<&HostName>) -> Option<Ruling> {
         unless_panicked(|| {
-            let ruling = self.decide(request, addresses);
+            let ruling = self.decide(request, addresses, name);
             self.release(&request.action);
             ruling
         })
@@ -414,6 +467,8 @@ fn unless_panicked<T>(step: impl FnOnce() -> T) -> Option<T> {
 fn is_certain(action: &Action, reason: Reason) -> bool {
     match reason {
         Reason::OverBudget => false,
+        // A supervisor can carry it.
+        Reason::Uncarried => false,
         // A name that somebody else resolved may lead there.
         Reason::NotGranted | Reason::Unpinned => {
             !matches!(action, Action::Connect(Endpoint::Inet { .. }) | Action::Send(Endpoint::Inet { .. }))

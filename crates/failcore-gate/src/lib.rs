@@ -18,6 +18,6 @@ mod sockaddr;
 
 pub use gate::{Actor, Builder, Gate, Grant, now};
 pub use ports::{
-    Approver, Carrier, DNS_PORT, Meter, Names, NoNames, Nobody, Sender, Sink, SinkError, Uncounted,
+    Approver, Carrier, DNS_PORT, Meter, Names, NoNames, Nobody, Relay, Sender, Sink, SinkError, Uncounted,
 };
 pub use sockaddr::SockAddr;

@@ -72,6 +72,21 @@ pub trait Carrier: Send + Sync {
     fn carry(&self, sender: Sender);
 }
 
+/// Somebody who takes over single connections that are granted on the condition that what is said on them is judged
+/// ([`Grant::is_carried`](crate::Grant::is_carried)).
+pub trait Relay: Send + Sync {
+    /// The socket to reach instead of `to`, of the same family; nothing where there is none, and the connection cannot
+    /// be made.
+    fn instead_of(&self, to: SocketAddr) -> Option<SocketAddr>;
+
+    /// TCP ports that [`Relay::instead_of`] leads to, for layers that confine ports.
+    fn tcp_ports(&self) -> Vec<u16>;
+
+    /// Makes a connection known that was addressed to `to`, before anything can be sent on it, and that is cut when what
+    /// grants it ends. What comes from other sockets is closed.
+    fn carry(&self, sender: Sender, to: SocketAddr, ends: Option<Timestamp>);
+}
+
 /// The port of DNS servers, unencrypted (RFC 1035 section 4.2): what is sent there in a run with a name broker is carried
 /// to it. Ports 853 and 443 are ports like any other.
 pub const DNS_PORT: u16 = 53;

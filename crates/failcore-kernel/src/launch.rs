@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use failcore_gate::{Carrier, Gate};
+use failcore_gate::{Carrier, Gate, Relay};
 use failcore_model::Denial;
 use landlock::RulesetCreated;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -62,6 +62,8 @@ pub struct Parent {
     pub door: Option<Door>,
     /// Takes what is sent to DNS servers; without one, a DNS server is an address like any other.
     pub carrier: Option<Arc<dyn Carrier>>,
+    /// Takes over connections that are to be carried; without it, they cannot be made.
+    pub relay: Option<Arc<dyn Relay>>,
 }
 
 /// A program that runs under supervision.
@@ -151,6 +153,9 @@ impl Supervisor {
         let mut plan = plan.clone();
         if let (Some(ports), Some(carrier)) = (&mut plan.connect, &parent.carrier) {
             ports.extend(carrier.tcp_ports());
+        }
+        if let (Some(ports), Some(relay)) = (&mut plan.connect, &parent.relay) {
+            ports.extend(relay.tcp_ports());
         }
         let clears = launch.cgroup.as_ref().map(|cgroup| cgroup.base());
         let domains = domains(&plan, clears).map_err(|why| StartError::Kernel {

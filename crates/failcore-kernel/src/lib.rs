@@ -40,6 +40,7 @@ pub mod probe;
 mod processes;
 mod receiver;
 mod reception;
+mod relayed;
 mod ring;
 mod said;
 mod server;

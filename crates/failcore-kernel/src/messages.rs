@@ -14,6 +14,7 @@ use crate::call::{Call, Reply};
 use crate::carried::Carried;
 use crate::memory;
 use crate::notify::last;
+use crate::relayed;
 use crate::sockets::{Socket, connect_to, copied, peer};
 use crate::walk::View;
 
@@ -140,7 +141,11 @@ fn send(call: &Call<'_>, socket: &mut Socket, message: &Message, flags: i32) -> 
         return Err(Errno::SRCH);
     }
     if opens {
-        if let Err(errno) = connect_to(call, socket, &name) {
+        let connected = match &grant {
+            Some(grant) if grant.is_carried() => relayed::connect(call, socket, grant),
+            _ => connect_to(call, socket, &name),
+        };
+        if let Err(errno) = connected {
             return finish(call, grant, Err(errno));
         }
         name.clear();

@@ -5,14 +5,7 @@ use failcore_model::{Action, Event, Lane};
 
 /// Whether a supervisor sees an operation itself, and hence decides and records it.
 pub fn is_seen(action: &Action) -> bool {
-    !matches!(
-        action,
-        Action::Load(_)
-            | Action::EnvRead(_)
-            | Action::Http { .. }
-            | Action::KernelCall(_)
-            | Action::Unmapped(_)
-    )
+    !matches!(action, Action::Load(_) | Action::EnvRead(_) | Action::KernelCall(_) | Action::Unmapped(_))
 }
 
 /// Whether process `pid` may state an event: of itself, of what is decided inside it, and under a supervisor nothing

@@ -19,6 +19,7 @@ use crate::call::{Answer, Call, DONE, Reply, through};
 use crate::carried::Carried;
 use crate::memory;
 use crate::notify::last;
+use crate::relayed;
 use crate::server::Door;
 use crate::walk::{self, Found, Start, View};
 
@@ -224,6 +225,7 @@ pub(crate) fn connect(call: &Call<'_>) -> Reply {
     let grant = call.judge(peer.action)?;
     let connected = match peer.missing {
         Some(why) => Err(why),
+        None if grant.is_carried() => relayed::connect(call, &socket, &grant),
         None => connect_to(call, &socket, &peer.bytes),
     };
     call.concluded(grant, connected)?;

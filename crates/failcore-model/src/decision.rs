@@ -158,6 +158,8 @@ reasons! {
     TraceUnwritable = "trace_unwritable",
     /// Something inside failed.
     Fault = "fault",
+    /// It is granted only as a connection that is carried, which this lane cannot do.
+    Uncarried = "uncarried",
 }
 
 impl fmt::Display for Reason {
@@ -174,6 +176,8 @@ pub enum Obligation {
     Approve,
     /// The record is flagged and the owner notified.
     Audit,
+    /// The connection is made to the carrier, which judges what is said on it.
+    Carry,
 }
 
 /// Something inside that failed while deciding.

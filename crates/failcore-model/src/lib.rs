@@ -20,6 +20,7 @@ mod rights;
 mod subject;
 mod text;
 mod time;
+mod url_path;
 mod verb;
 
 pub use action::{
@@ -38,4 +39,5 @@ pub use rights::Rights;
 pub use subject::{Claims, Subject};
 pub use text::Text;
 pub use time::Timestamp;
+pub use url_path::{UrlPathError, url_path};
 pub use verb::Verb;

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use failcore_model::{
-    AbsPath, Action, Context, Endpoint, Family, FileRef, Host, NativeObject, Request, Rights, SignalTarget,
-    SocketKind, Subject, Text, Transport, UnixAddr, Verb,
+    AbsPath, Action, Context, Endpoint, Family, FileRef, Host, Lane, NativeObject, Request, Rights,
+    SignalTarget, SocketKind, Subject, Text, Transport, UnixAddr, Verb, url_path,
 };
 use smallvec::SmallVec;
 
@@ -12,6 +12,7 @@ use crate::command;
 use crate::environment::{Environment, Reals, absolute, is_directory, real};
 use crate::error::Wrong;
 use crate::host;
+use crate::http::is_method;
 use crate::rule::Object;
 
 /// Stands for the address of any name: what a row asks is whether the name is granted.
@@ -47,7 +48,8 @@ pub(crate) fn request(text: &str, dir: &AbsPath, env: &Environment) -> Result<Re
         Wrong::new(format!("`{verb}` is no verb")).meant(verb, &known)
     })?;
     let words = Words { text: resource.trim(), dir, env };
-    let mut context = Context::default();
+    // What `failcore run` uses unless told otherwise.
+    let mut context = Context { lane: Lane::Kernel, ..Context::default() };
     let action = words.action(verb, &mut context)?;
     Ok(Request { action, subject: Subject::default(), context })
 }
@@ -236,13 +238,14 @@ impl Words<'_> {
         let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let (host, port) = host.split_once(':').unwrap_or((host, "443"));
         let Ok(Host::Name(host)) = Host::parse(host) else { return Err(wrong()) };
-        let path = if path.is_empty() { "/" } else { path };
-        Ok(Action::Http {
-            method: method.to_ascii_uppercase(),
-            host,
-            port: port.parse().map_err(|_| wrong())?,
-            path: path.into(),
-        })
+        // Whatever query follows is not looked at.
+        let path = path.split('?').next().filter(|path| !path.is_empty()).unwrap_or("/");
+        let path = url_path(path).map_err(|error| Wrong::new(format!("`{path}`: {error}")))?;
+        let method = method.to_ascii_uppercase();
+        if !is_method(&method) {
+            return Err(wrong());
+        }
+        Ok(Action::Http { method, host, port: port.parse().map_err(|_| wrong())?, path })
     }
 
     fn exec(&self) -> Result<Action, Wrong> {

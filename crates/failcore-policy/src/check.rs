@@ -3,6 +3,7 @@
 use failcore_model::{Lane, RuleId};
 use serde::Serialize;
 
+use crate::limits::MESSAGE_BUDGETS;
 use crate::pattern::{Part, Pattern};
 use crate::rule::{Effect, HostPattern, Key, Object, Over, Rule, Way};
 use crate::set::PolicySet;
@@ -82,6 +83,7 @@ pub fn findings(set: &PolicySet) -> Vec<Finding> {
                 && !rule.objects.iter().any(exact)
                 && !rule.approve
                 && !rule.audit
+                && !rule.carry
         };
         let earlier = |other: &Rule| set.position(&other.id) < set.position(&rule.id);
         let both =
@@ -114,6 +116,9 @@ pub fn holds(rule: &Rule, lane: Lane) -> Holds {
         Lane::Runtime => match rule.key {
             // A program has whatever the caller has.
             Key::Capabilities => NotHeld,
+            // Nothing there could look into a connection.
+            Key::NetHttp | Key::Credential => NotHeld,
+            _ if rule.carry || rule.objects.iter().any(of_messages) => NotHeld,
             Key::Limit | Key::NetSocket | Key::NetListen => Approximate,
             // Chosen by `failcore run`; a session that a program opens itself comes too late.
             Key::Env => Approximate,
@@ -139,12 +144,18 @@ pub fn holds(rule: &Rule, lane: Lane) -> Holds {
         },
         Lane::Bpf => match rule.key {
             Key::Native | Key::Env | Key::Unmapped | Key::Capabilities => NotHeld,
+            Key::NetHttp | Key::Credential => NotHeld,
+            _ if rule.carry || rule.objects.iter().any(of_messages) => NotHeld,
             _ if rule.approve => NotHeld,
             Key::Tool | Key::Exec | Key::Limits => Approximate,
             _ if globbed => Approximate,
             _ => Exact,
         },
     }
+}
+
+fn of_messages(object: &Object) -> bool {
+    matches!(object, Object::Budget { name, .. } if MESSAGE_BUDGETS.contains(&name.as_str()))
 }
 
 fn sampled(object: &Object) -> bool {

@@ -8,9 +8,9 @@ use failcore_model::{
 };
 use smallvec::SmallVec;
 
-use crate::index::{ExecTerm, Port};
+use crate::index::{CarryTerm, ExecTerm, Port};
 use crate::limits::Limits;
-use crate::rule::{Args, Effect, Way};
+use crate::rule::{Args, Effect, Key, Way};
 use crate::set::PolicySet;
 use crate::tally::{Ruling, Tally, View};
 use crate::trie::Step;
@@ -37,6 +37,9 @@ impl PolicySet {
                     }
                 });
             }
+        }
+        if ruling.is_granted() && ruling.carry && request.context.lane == Lane::Runtime {
+            ruling = Ruling::deny(Reason::Uncarried, None);
         }
         if ruling.is_granted() {
             if let Some(budget) = self.used_up(request) {
@@ -75,6 +78,9 @@ impl PolicySet {
         if ruling.audit {
             decision.obligations.push(Obligation::Audit);
         }
+        if ruling.carry {
+            decision.obligations.push(Obligation::Carry);
+        }
         decision
     }
 
@@ -92,9 +98,13 @@ impl PolicySet {
             Action::Rename { from, to } => j.rename(from, to),
             Action::Link { from, to } => j.link(from, to),
             Action::Resolve(name) => j.host(name, Port::Unsaid),
-            Action::Http { host, port, .. } => j.host(host, Port::At(Transport::Tcp, *port)),
-            Action::Connect(Endpoint::Inet { transport, addr })
-            | Action::Send(Endpoint::Inet { transport, addr }) => {
+            Action::Http { method, host, port, path } => j.http(method, host, *port, path),
+            Action::Connect(Endpoint::Inet { transport, addr }) => {
+                let ruling = j.address(addr.ip(), Port::At(*transport, addr.port()), Way::Out);
+                let carry = *transport == Transport::Tcp && j.carries(addr.ip(), addr.port());
+                Ruling { carry, ..ruling }
+            }
+            Action::Send(Endpoint::Inet { transport, addr }) => {
                 j.address(addr.ip(), Port::At(*transport, addr.port()), Way::Out)
             }
             Action::Bind(Endpoint::Inet { transport, addr }) => {
@@ -307,7 +317,56 @@ impl<'a> Judge<'a> {
         });
     }
 
-    /// A name to look up or to speak HTTP with, and the addresses it came to.
+    /// Whether connections to an address are carried, by the names pinned to it.
+    fn carries(&self, addr: IpAddr, port: u16) -> bool {
+        let index = &self.set.index;
+        if index.carried.is_empty() {
+            return false;
+        }
+        let (names, mut found) = (&self.request.context.names, false);
+        let mut note = |term: &CarryTerm| found |= self.view.heeds(&index.metas[term.rule as usize]);
+        names.iter().for_each(|name| index.carried.of_name(name, port, |term, _| note(term)));
+        if names.is_empty() && IpClass::of(addr).is_public() {
+            index.carried.of_nobody(port, &mut note);
+        }
+        if addr.to_canonical().is_loopback() {
+            index.carried.of_localhost(port, &mut note);
+        }
+        found
+    }
+
+    /// One request, and the address that it would go to. Where rules speak of the host's requests, no other permit
+    /// counts.
+    fn http(&self, method: &str, name: &HostName, port: u16, path: &str) -> Ruling {
+        let (index, at) = (&self.set.index, Port::At(Transport::Tcp, port));
+        let mut tally = self.tally(ONE);
+        let mut ruled = false;
+        index.carried.of_name(name, port, |term, exact| {
+            if let Some(requests) = &term.requests {
+                ruled |= self.view.heeds(&index.metas[term.rule as usize]);
+                if requests.cover(method, path) {
+                    tally.meet(term.rule, ONE, exact);
+                }
+            }
+        });
+        let counts = |rule: u32| {
+            let meta = &index.metas[rule as usize];
+            meta.effect != Effect::Permit || (!ruled && meta.key != Key::NetHttp)
+        };
+        self.meet_name(name, at, Way::Out, |rule, _, exact| {
+            if counts(rule) {
+                tally.meet(rule, ONE, exact);
+            }
+        });
+        for term in &index.anyone {
+            if counts(term.rule) && term.covers(at, Way::Out, tally.effect(term.rule)) {
+                tally.meet(term.rule, ONE, false);
+            }
+        }
+        self.reaching(tally.ruling(ONE), at)
+    }
+
+    /// A name to look up, and the addresses it came to.
     fn host(&self, name: &HostName, port: Port) -> Ruling {
         let mut tally = self.tally(ONE);
         self.meet_name(name, port, Way::Out, |rule, _, exact| tally.meet(rule, ONE, exact));
@@ -316,7 +375,11 @@ impl<'a> Judge<'a> {
                 tally.meet(term.rule, ONE, false);
             }
         }
-        let by_name = tally.ruling(ONE);
+        self.reaching(tally.ruling(ONE), port)
+    }
+
+    /// What becomes of a ruling by name, given the addresses behind the name.
+    fn reaching(&self, by_name: Ruling, port: Port) -> Ruling {
         self.request.context.addresses.iter().fold(by_name, |ruling, addr| {
             let mut tally = self.tally(ONE);
             self.meet_address(&mut tally, *addr, port, Way::Out);

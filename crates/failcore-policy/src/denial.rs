@@ -6,6 +6,7 @@ use failcore_model::{
 };
 
 use crate::host::class_name;
+use crate::http::HTTPS;
 use crate::pattern::escape;
 use crate::rule::{Effect, HostPattern, Object, Rule, Way};
 use crate::set::PolicySet;
@@ -73,7 +74,7 @@ impl PolicySet {
                 vec![Some("connect by name, not by address".into()), self.permitted_hosts(action), permit()]
             }
             Reason::NotGranted | Reason::Unmapped | Reason::Absent => {
-                vec![self.permitted_hosts(action), permit()]
+                vec![self.permitted_requests(action).or_else(|| self.permitted_hosts(action)), permit()]
             }
             Reason::Expired => {
                 let until = rule.and_then(|rule| rule.until);
@@ -81,7 +82,7 @@ impl PolicySet {
             }
             Reason::OutsideScope => {
                 let tool = rule.map(|rule| format!("tool `{}` may not", rule.text));
-                vec![tool, self.permitted_hosts(action)]
+                vec![tool, self.permitted_requests(action).or_else(|| self.permitted_hosts(action))]
             }
             Reason::OverBudget => vec![rule.map(used_up)],
             Reason::DeniedBelow => {
@@ -92,9 +93,31 @@ impl PolicySet {
             Reason::Malformed => vec![Some("the name is not one that the system takes".into())],
             Reason::TraceUnwritable => vec![Some("the record cannot be written".into())],
             Reason::Fault => vec![Some("the gate itself failed".into())],
+            Reason::Uncarried => vec![Some(
+                "carried connections need the kernel lane: start the program by `failcore run --lane kernel`"
+                    .into(),
+            )],
         };
         let parts: Vec<String> = parts.into_iter().flatten().collect();
         (!parts.is_empty()).then(|| parts.join("; "))
+    }
+
+    /// The requests that are permitted to the host of one that is not.
+    fn permitted_requests(&self, action: &Action) -> Option<String> {
+        let Action::Http { host, port, .. } = action else { return None };
+        let mut rules = Vec::new();
+        self.index.carried.of_name(host, *port, |term, _| {
+            let rule = self.resolved.rules.get(term.rule as usize);
+            rules.extend(rule.filter(|rule| term.requests.is_some() && rule.tool.is_none()));
+        });
+        rules.dedup_by_key(|rule| &rule.id);
+        let shown: Vec<&str> = rules.iter().take(SHOWN).map(|rule| rule.text.as_str()).collect();
+        let more = rules.len().saturating_sub(SHOWN);
+        match (shown.is_empty(), more) {
+            (true, _) => None,
+            (false, 0) => Some(format!("permitted there: {}", shown.join(", "))),
+            (false, more) => Some(format!("permitted there: {} and {more} more", shown.join(", "))),
+        }
     }
 
     /// The hosts that connections may go to, for actions on the network.
@@ -111,7 +134,9 @@ impl PolicySet {
         let mut hosts: Vec<String> = Vec::new();
         for rule in self.rules().filter(|rule| rule.effect == Effect::Permit && rule.tool.is_none()) {
             for object in &rule.objects {
-                if let Object::Net { host, way: Way::Out | Way::Both, .. } = object {
+                if let Object::Net { host, way: Way::Out | Way::Both, .. } | Object::Http { host, .. } =
+                    object
+                {
                     let host = spelt(host);
                     if !hosts.contains(&host) {
                         hosts.push(host);
@@ -172,7 +197,11 @@ fn line(request: &Request) -> Option<String> {
         | Action::Symlink { at: file, .. } => ("fs", "write", path(file)?),
         Action::Rename { .. } | Action::Link { .. } => return None,
         Action::Resolve(name) => ("net", "connect", format!("{name}:443")),
-        Action::Http { host, port, .. } => ("net", "connect", format!("{host}:{port}")),
+        Action::Http { method, host, port, path } => {
+            let port = if *port == HTTPS { String::new() } else { format!(":{port}") };
+            let path = String::from_utf8(escape(path.as_bytes())).ok()?;
+            ("net", "http", format!("{method} {host}{port}{path}"))
+        }
         Action::Connect(at) | Action::Send(at) => ("net", "connect", endpoint(at, request)?),
         Action::Bind(at) | Action::Listen(at) => ("net", "listen", endpoint(at, request)?),
         Action::Socket { family, kind, protocol } => ("net", "socket", format!("{family} {kind} {protocol}")),

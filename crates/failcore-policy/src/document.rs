@@ -53,8 +53,8 @@ pub(crate) struct Document {
     pub(crate) test: Vec<At<Row>>,
     /// Recording of payloads. Not held yet.
     pub(crate) record: Option<At<Later>>,
-    /// Credentials that the broker adds. Not held yet.
-    pub(crate) credential: Option<At<Later>>,
+    /// Headers that are added to requests on carried connections, so that the program never holds the secrets in them.
+    pub(crate) credential: Vec<At<CredentialEntry>>,
     /// The upstream resolver. Not held yet.
     pub(crate) dns: Option<At<Later>>,
     /// Linux capabilities.
@@ -82,21 +82,44 @@ pub(crate) struct Fs {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Net {
     /// Where connections may go: `host:port`, `*.host:port`, `10.0.0.0/8:22-23`, `[::1]:80`, `udp:…`, `unix:/path`.
-    pub(crate) connect: Option<Vec<At<HostEntry>>>,
+    pub(crate) connect: Option<Vec<At<ConnectEntry>>>,
     /// Where connections may be accepted; port 0 is a port that the system picks.
     pub(crate) listen: Option<Vec<At<HostEntry>>>,
     /// What is refused whatever else is granted; without a port, all of them.
     pub(crate) deny: Option<Vec<At<HostEntry>>>,
     /// Socket kinds beside TCP, UDP and unix: `family [type [protocol]]`, as `netlink raw 0`.
     pub(crate) socket: Option<Vec<At<NameEntry>>>,
-    /// HTTP requests that the broker carries. Not held yet.
-    pub(crate) http: Option<At<Later>>,
-    /// Bytes that may be sent. Not held yet.
-    pub(crate) request_bytes: Option<At<Later>>,
-    /// Bytes that may be received. Not held yet.
-    pub(crate) response_bytes: Option<At<Later>>,
+    /// Requests that may be made: methods, host and path, as `GET,HEAD api.example.com/repos/**`. Such a host is reached on
+    /// carried connections only, and by no other requests.
+    pub(crate) http: Option<Vec<At<RequestEntry>>>,
+    /// How long the body of one request on a carried connection may be: `1MiB`.
+    pub(crate) request_bytes: Option<At<Amount>>,
+    /// How long the body of one response on a carried connection may be: `100MiB`.
+    pub(crate) response_bytes: Option<At<Amount>>,
     #[schemars(skip)]
     pub(crate) caution: Option<Vec<At<HostEntry>>>,
+}
+
+/// A header for requests to one host, with a secret in it that is never part of the policy.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CredentialEntry {
+    /// The host, with its port where that is not 443.
+    pub(crate) host: String,
+    /// The header, as `Authorization`.
+    pub(crate) header: String,
+    /// What stands before the secret, as `Bearer ` with its space.
+    #[serde(default)]
+    pub(crate) prefix: String,
+    /// The environment variable of whoever starts the run that holds the secret; the program does not get it.
+    #[serde(default)]
+    pub(crate) env: Option<String>,
+    /// The file that holds the secret; the program cannot read it.
+    #[serde(default)]
+    pub(crate) file: Option<String>,
+    /// A name for the rule that survives edits.
+    #[serde(default)]
+    pub(crate) id: Option<String>,
 }
 
 /// Programs and signals.
@@ -275,10 +298,11 @@ pub(crate) struct Entry {
     pub(crate) audit: bool,
     pub(crate) reason: Option<String>,
     pub(crate) only: Option<Rights>,
+    pub(crate) carry: bool,
 }
 
 macro_rules! entries {
-    ($($(#[$doc:meta])* $name:ident { $key:ident $(, $only:ident)? } $shape:literal;)*) => { $(
+    ($($(#[$doc:meta])* $name:ident { $key:ident $(, only $only:ident)? $(, carry $carry:ident)? } $shape:literal;)*) => { $(
         $(#[$doc])*
         #[derive(Debug, Clone)]
         pub(crate) struct $name(pub(crate) Entry);
@@ -309,6 +333,11 @@ macro_rules! entries {
                     #[serde(default)]
                     $only: Option<Rights>,
                 )?
+                $(
+                    /// Whether connections are carried: the name that the program asks for there is checked.
+                    #[serde(default)]
+                    $carry: bool,
+                )?
             }
 
             impl Listed for $name {
@@ -327,8 +356,10 @@ macro_rules! entries {
                         audit: table.audit,
                         reason: table.reason,
                         only: None,
+                        carry: false,
                     };
                     $( let entry = Entry { only: table.$only, ..entry }; )?
+                    $( let entry = Entry { carry: table.$carry, ..entry }; )?
                     Ok(Self(entry))
                 }
             }
@@ -355,7 +386,11 @@ macro_rules! entries {
 
 entries! {
     /// A path, or a table about one.
-    FileEntry { path, only } "A path or pattern; `*`, `?`, `[..]`, `{a,b}` and `**` as in a shell.";
+    FileEntry { path, only only } "A path or pattern; `*`, `?`, `[..]`, `{a,b}` and `**` as in a shell.";
+    /// A host to connect to, or a table about one.
+    ConnectEntry { host, carry carry } "A host, address or range with its port, or `unix:` and a path.";
+    /// A request, or a table about one.
+    RequestEntry { request } "Methods, a host, and a path or pattern of paths, as `GET api.example.com/repos/**`.";
     /// A host, or a table about one.
     HostEntry { host } "A host, address or range with its port, or `unix:` and a path.";
     /// A command, or a table about one.

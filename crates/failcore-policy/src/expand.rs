@@ -7,15 +7,18 @@ use failcore_model::{AbsPath, Rights, RuleId, SignalTarget};
 
 use crate::capability::Capability;
 use crate::command;
-use crate::document::{Amount, At, Budgets, Document, Entry, Env, Fs, Native, Net, Process, Signal, Tool};
+use crate::document::{
+    Amount, At, Budgets, CredentialEntry, Document, Entry, Env, Fs, Native, Net, Process, Signal, Tool,
+};
 use crate::environment::{Environment, Reals, absolute};
 use crate::error::{Wrong, position};
 use crate::host;
-use crate::limits::{duration, size};
+use crate::http;
+use crate::limits::{MESSAGE_BUDGETS, duration, size};
 use crate::pattern::{Glob, Part, Pattern, PatternError, alternatives, escape};
 use crate::presets;
 use crate::resolved::{self, Resolved};
-use crate::rule::{Effect, Key, Object, Rule, Way};
+use crate::rule::{Credential, Effect, HostPattern, Key, Object, Over, Rule, Secret, Way};
 use crate::set::Stdin;
 
 /// Version of the policy language.
@@ -150,11 +153,7 @@ impl<'a> Expansion<'a> {
         }
         let later = [
             ("[record]", &document.record, "recording of payloads"),
-            ("[[credential]]", &document.credential, "credentials that the broker adds"),
             ("[dns]", &document.dns, "a choice of upstream resolver"),
-            ("http", &document.net.http, "rules about single HTTP requests"),
-            ("request_bytes", &document.net.request_bytes, "a budget of bytes sent"),
-            ("response_bytes", &document.net.response_bytes, "a budget of bytes received"),
         ];
         for (name, value, what) in later {
             if let Some(value) = value {
@@ -169,11 +168,20 @@ impl<'a> Expansion<'a> {
         self.budget("wall_time", wall_time, |text| {
             duration(text).ok_or("write it as `30m`, `90s` or `1h30m`")
         });
-        for (name, amount) in [("memory", memory), ("write_bytes", write_bytes)] {
+        let Net { request_bytes, response_bytes, .. } = &document.net;
+        for (name, amount) in [
+            ("memory", memory),
+            ("write_bytes", write_bytes),
+            ("request_bytes", request_bytes),
+            ("response_bytes", response_bytes),
+        ] {
             self.budget(name, amount, |amount| match amount {
                 Amount::Bytes(bytes) => Ok(*bytes),
                 Amount::Text(text) => size(text).ok_or("write it as `2GiB`, `500MB` or a number of bytes"),
             });
+        }
+        for (n, credential) in document.credential.iter().enumerate() {
+            self.credential(n, credential);
         }
         for (name, count) in
             [("processes", processes), ("connections", connections), ("operations", operations)]
@@ -216,6 +224,7 @@ impl<'a> Expansion<'a> {
             (Key::FsRead, tool.fs.read.is_some()),
             (Key::FsWrite, tool.fs.write.is_some()),
             (Key::NetConnect, tool.net.connect.is_some()),
+            (Key::NetHttp, tool.net.http.is_some()),
             (Key::NetListen, tool.net.listen.is_some()),
             (Key::NetSocket, tool.net.socket.is_some()),
             (Key::Exec, tool.process.exec.is_some()),
@@ -224,13 +233,12 @@ impl<'a> Expansion<'a> {
             (Key::Native, tool.native.load.is_some()),
         ];
         let keys = keys.into_iter().filter(|(_, own)| *own).map(|(key, _)| key).collect();
-        for (name, value) in [
-            ("http", &tool.net.http),
-            ("request_bytes", &tool.net.request_bytes),
-            ("response_bytes", &tool.net.response_bytes),
-        ] {
+        let budgets =
+            [("request_bytes", &tool.net.request_bytes), ("response_bytes", &tool.net.response_bytes)];
+        for (name, value) in budgets {
             if let Some(value) = value {
-                self.wrongs.push((value.span(), Wrong::new(format!("`{name}` is not held yet"))));
+                let wrong = Wrong::new(format!("`{name}` of a single tool is not held"));
+                self.wrongs.push((value.span(), wrong.help("it is the whole session's, under `[net]`")));
             }
         }
         if let Some(env) = &tool.env {
@@ -285,22 +293,31 @@ impl<'a> Expansion<'a> {
                 },
             );
         }
+        self.list(
+            Key::NetConnect,
+            net.connect.as_deref(),
+            |e| &e.0,
+            |this, entry| {
+                let objects = this.endpoints(&entry.object, Way::Out)?;
+                match objects.as_slice() {
+                    _ if !entry.carry => Ok(objects),
+                    [Object::Net { over: Over::Tcp, host, .. }] if !matches!(host, HostPattern::Range(_)) => {
+                        Ok(objects)
+                    }
+                    _ => Err(Wrong::new(format!("`{}` cannot be carried", entry.object)).help(
+                        "on a carried connection the name of the host is checked, over TCP: an address has none",
+                    )),
+                }
+            },
+        );
+        self.list(Key::NetHttp, net.http.as_deref(), |e| &e.0, |_, entry| http::requests(&entry.object));
         let lists = [
-            (Key::NetConnect, &net.connect, Way::Out),
             (Key::NetListen, &net.listen, Way::In),
             (Key::NetDeny, &net.deny, Way::Both),
             (Key::NetCaution, &net.caution, Way::Both),
         ];
         for (key, list, way) in lists {
-            self.list(
-                key,
-                list.as_deref(),
-                |e| &e.0,
-                |this, entry| match entry.object.strip_prefix("unix:") {
-                    Some(path) => this.unix(path, way),
-                    None => host::internet(&entry.object, way, this.shipped).map(|object| vec![object]),
-                },
-            );
+            self.list(key, list.as_deref(), |e| &e.0, |this, entry| this.endpoints(&entry.object, way));
         }
         self.list(
             Key::NetSocket,
@@ -393,6 +410,7 @@ impl<'a> Expansion<'a> {
                         until: entry.until,
                         approve: entry.approve,
                         audit: entry.audit,
+                        carry: entry.carry,
                         ..rule
                     });
                 }
@@ -426,7 +444,8 @@ impl<'a> Expansion<'a> {
         let text = self.text.get(value.span()).unwrap_or_default().to_owned();
         match read(value.get()) {
             Ok(most) => {
-                let id = RuleId::from(&format!("{}#limits.{name}", self.source));
+                let section = if MESSAGE_BUDGETS.contains(&name) { "net" } else { "limits" };
+                let id = RuleId::from(&format!("{}#{section}.{name}", self.source));
                 let object = Object::Budget { name: name.into(), most };
                 let rule = self.rule(Key::Limits, id, value.span(), text, vec![object]);
                 self.draft.rules.push(Rule { effect: Effect::Forbid, ..rule });
@@ -470,6 +489,63 @@ impl<'a> Expansion<'a> {
         // A program that is not installed grants nothing; `check` says so.
         let found = self.env.look_up(program.as_ref());
         Ok(found.map(|path| command::program(&path, &args)).unwrap_or_default())
+    }
+
+    fn credential(&mut self, n: usize, at: &At<CredentialEntry>) {
+        match self.secret(at.get()) {
+            Ok(credential) => {
+                let id = match &at.get().id {
+                    Some(id) => RuleId::from(id),
+                    None => RuleId::from(&format!("{}#{}[{n}]", self.source, Key::Credential)),
+                };
+                let text = format!("{} for {}", at.get().header, at.get().host);
+                let rule =
+                    self.rule(Key::Credential, id, at.span(), text, vec![Object::Credential(credential)]);
+                self.draft.rules.push(rule);
+            }
+            Err(wrong) => self.wrongs.push((at.span(), wrong)),
+        }
+    }
+
+    fn secret(&self, entry: &CredentialEntry) -> Result<Credential, Wrong> {
+        let (host, port) = match host::named(&entry.host, http::HTTPS)? {
+            (HostPattern::Name(host), (first, last)) if first == last => (host, first),
+            _ => {
+                return Err(Wrong::new(format!("`{}` is not one host with one port", entry.host))
+                    .help("a secret is for one host: name it, as `api.example.com`"));
+            }
+        };
+        let header = entry.header.to_ascii_lowercase();
+        http::check_header(&header)?;
+        if !entry.prefix.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
+            return Err(Wrong::new("the prefix has characters that no header has"));
+        }
+        let from = match (&entry.env, &entry.file) {
+            (Some(name), None) if !name.is_empty() && !name.contains(['=', '\0']) => {
+                Secret::Env(name.clone())
+            }
+            (None, Some(file)) => match self.written(file)?.as_slice() {
+                [pattern] => match pattern.literal() {
+                    Some(path) => Secret::File(path),
+                    None => return Err(Wrong::new(format!("`{file}` is not one file"))),
+                },
+                _ => return Err(Wrong::new(format!("`{file}` is not one file"))),
+            },
+            _ => {
+                return Err(Wrong::new("a credential's secret is in one place").help(
+                    "name the variable that holds it with `env`, or its file with `file`; it is never written here",
+                ));
+            }
+        };
+        Ok(Credential { host, port, header, prefix: entry.prefix.clone(), from })
+    }
+
+    /// An entry about endpoints of either kind.
+    fn endpoints(&self, text: &str, way: Way) -> Result<Vec<Object>, Wrong> {
+        match text.strip_prefix("unix:") {
+            Some(path) => self.unix(path, way),
+            None => host::internet(text, way, self.shipped).map(|object| vec![object]),
+        }
     }
 
     fn unix(&self, text: &str, way: Way) -> Result<Vec<Object>, Wrong> {

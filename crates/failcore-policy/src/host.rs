@@ -43,6 +43,13 @@ pub(crate) fn internet(text: &str, way: Way, shipped: bool) -> Result<Object, Wr
     Ok(Object::Net { host, over, ports, way })
 }
 
+/// Reads `host[:ports]` of an entry that grants, whose port is `otherwise` where it says none.
+pub(crate) fn named(text: &str, otherwise: u16) -> Result<(HostPattern, (u16, u16)), Wrong> {
+    let (host, ports) = split(text)?;
+    let ports = ports.map_or(Ok((otherwise, otherwise)), self::ports)?;
+    Ok((pattern(host, Way::Out)?, ports))
+}
+
 /// Host and ports; an IPv6 address stands in brackets.
 fn split(text: &str) -> Result<(&str, Option<&str>), Wrong> {
     if let Some(rest) = text.strip_prefix('[') {

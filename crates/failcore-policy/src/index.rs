@@ -2,16 +2,17 @@
 
 use std::net::IpAddr;
 
-use failcore_model::{FileId, IpClass, Rights, SignalTarget, Transport};
+use failcore_model::{FileId, HostName, IpClass, Rights, SignalTarget, Transport};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 use rustc_hash::FxHashMap;
 
+use crate::http::UrlPattern;
 use crate::limits::Limits;
 use crate::pattern::{Glob, Part};
 use crate::resolved::Resolved;
-use crate::rule::{Args, Effect, HostPattern, Key, Object, Over, Rule, Way};
-use crate::trie::Trie;
+use crate::rule::{Args, Credential, Effect, HostPattern, Key, Object, Over, Rule, Way};
+use crate::trie::{Step, Trie};
 
 /// What `decide` looks things up in. A rule goes by its position in the resolved policy.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +31,7 @@ pub(crate) struct Index {
     v4: PrefixMap<Ipv4Net, Vec<NetTerm>>,
     v6: PrefixMap<Ipv6Net, Vec<NetTerm>>,
     classes: FxHashMap<IpClass, Vec<NetTerm>>,
+    pub(crate) carried: Carried,
     /// Whether some permit of the session names a host, so that addresses must be pinned.
     pub(crate) names_hosts: bool,
     pub(crate) unix_paths: Trie<(u32, Way)>,
@@ -64,6 +66,99 @@ pub(crate) struct FileTerm {
     pub(crate) rights: Rights,
     /// Whether the pattern is one path.
     pub(crate) literal: bool,
+}
+
+/// What is carried, whoever permits it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Carried {
+    names: Trie<CarryTerm>,
+    /// Of any host.
+    anyone: Vec<CarryTerm>,
+    is_any: bool,
+}
+
+/// A rule because of which connections to a host are carried.
+#[derive(Debug, Clone)]
+pub(crate) struct CarryTerm {
+    pub(crate) rule: u32,
+    ports: (u16, u16),
+    below: bool,
+    /// Whether TLS is opened, as whoever looks at requests or adds to them must.
+    pub(crate) opens: bool,
+    /// The requests it permits, where it speaks of any.
+    pub(crate) requests: Option<Requests>,
+}
+
+impl CarryTerm {
+    fn fits(&self, port: u16) -> bool {
+        (self.ports.0..=self.ports.1).contains(&port)
+    }
+}
+
+/// Requests by method and path.
+#[derive(Debug, Clone)]
+pub(crate) struct Requests {
+    methods: Vec<String>,
+    path: UrlPattern,
+}
+
+impl Requests {
+    pub(crate) fn cover(&self, method: &str, path: &str) -> bool {
+        (self.methods.is_empty() || self.methods.iter().any(|known| known == method))
+            && self.path.matches(path)
+    }
+}
+
+impl Carried {
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.is_any
+    }
+
+    fn insert(&mut self, host: &HostPattern, term: CarryTerm) {
+        self.is_any = true;
+        match host {
+            HostPattern::Any => self.anyone.push(term),
+            HostPattern::Name(name) => self.names.insert(&labels(name), term),
+            HostPattern::Below(name) => self.names.insert(&labels(name), CarryTerm { below: true, ..term }),
+            HostPattern::Localhost => self.names.insert(&[Part::Literal((*b"localhost").into())], term),
+            // They have no name to be checked, and no entry that says so is read.
+            HostPattern::Range(_) | HostPattern::Class(_) => {}
+        }
+    }
+
+    /// Calls `visit` with each rule because of which this port of the host is carried, and whether it names this very
+    /// host.
+    pub(crate) fn of_name(&self, name: &HostName, port: u16, mut visit: impl FnMut(&CarryTerm, bool)) {
+        self.of_labels(name.labels_from_root().map(|label| (label.as_bytes(), None)), port, &mut visit);
+        self.of_nobody(port, |term| visit(term, false));
+    }
+
+    /// As [`Carried::of_name`], of the host behind an address whose name nobody knows.
+    pub(crate) fn of_nobody(&self, port: u16, visit: impl FnMut(&CarryTerm)) {
+        self.anyone.iter().filter(|term| term.fits(port)).for_each(visit);
+    }
+
+    /// As [`Carried::of_name`], of this machine.
+    pub(crate) fn of_localhost(&self, port: u16, mut visit: impl FnMut(&CarryTerm)) {
+        self.of_labels(std::iter::once((&b"localhost"[..], None)), port, |term, _| visit(term));
+    }
+
+    fn of_labels<'a>(
+        &self,
+        labels: impl Iterator<Item = Step<'a>>,
+        port: u16,
+        mut visit: impl FnMut(&CarryTerm, bool),
+    ) {
+        self.names.walk(labels, |term, whole| {
+            if whole != term.below && term.fits(port) {
+                visit(term, whole);
+            }
+        });
+    }
+}
+
+fn labels(name: &HostName) -> Vec<Part> {
+    name.labels_from_root().map(|label| Part::Literal(label.as_bytes().into())).collect()
 }
 
 /// Terms by the identity of a file. An object comes with that of each directory above it, few of which are known here.
@@ -196,6 +291,7 @@ impl Index {
         self.images.finish();
         self.libraries.finish();
         self.names.finish();
+        self.carried.names.finish();
         self.unix_paths.finish();
         self.unix_names.finish();
         self.env.finish();
@@ -213,6 +309,24 @@ impl Index {
             Object::Net { host, over, ports, way } => {
                 let term = NetTerm { rule: n, over: *over, ports: *ports, way: *way, below: false };
                 self.add_host(host, term, rule.effect == Effect::Permit && rule.tool.is_none());
+                if rule.carry {
+                    let ports = *ports;
+                    let term = CarryTerm { rule: n, ports, below: false, opens: false, requests: None };
+                    self.carried.insert(host, term);
+                }
+            }
+            Object::Http { methods, host, ports, path } => {
+                let requests = Requests { methods: methods.clone(), path: path.clone() };
+                let term =
+                    CarryTerm { rule: n, ports: *ports, below: false, opens: true, requests: Some(requests) };
+                self.carried.insert(host, term);
+                let term = NetTerm { rule: n, over: Over::Tcp, ports: *ports, way: Way::Out, below: false };
+                self.add_host(host, term, rule.tool.is_none());
+            }
+            Object::Credential(Credential { host, port, .. }) => {
+                let ports = (*port, *port);
+                let term = CarryTerm { rule: n, ports, below: false, opens: true, requests: None };
+                self.carried.insert(&HostPattern::Name(host.clone()), term);
             }
             Object::UnixPath { path, way } => self.unix_paths.insert(path.parts(), (n, *way)),
             Object::UnixName { name, way } => self.unix_names.insert_name(name, (n, *way)),
@@ -241,9 +355,7 @@ impl Index {
             HostPattern::Name(name) | HostPattern::Below(name) => {
                 let below = matches!(host, HostPattern::Below(_));
                 self.names_hosts |= permit && term.way != Way::In;
-                let labels: Vec<_> =
-                    name.labels_from_root().map(|l| Part::Literal(l.as_bytes().into())).collect();
-                self.names.insert(&labels, NetTerm { below, ..term });
+                self.names.insert(&labels(name), NetTerm { below, ..term });
             }
             HostPattern::Localhost => {
                 self.names.insert(&[Part::Literal((*b"localhost").into())], term);

@@ -77,6 +77,9 @@ impl Limits {
     }
 }
 
+/// Budgets of single messages on carried connections, which stand under `[net]`.
+pub(crate) const MESSAGE_BUDGETS: [&str; 2] = ["request_bytes", "response_bytes"];
+
 /// Nanoseconds of a text such as `30m`, `1h30m`, `500ms`.
 pub fn duration(text: &str) -> Option<u64> {
     const UNITS: [(&str, u64); 5] = [

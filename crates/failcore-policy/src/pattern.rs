@@ -139,7 +139,7 @@ impl Pattern {
     }
 }
 
-fn matches(parts: &[Part], components: &[&[u8]]) -> bool {
+pub(crate) fn matches(parts: &[Part], components: &[&[u8]]) -> bool {
     match (parts, components) {
         ([], []) => true,
         ([Part::Deep, rest @ ..], _) => {
@@ -151,7 +151,7 @@ fn matches(parts: &[Part], components: &[&[u8]]) -> bool {
     }
 }
 
-fn part(component: &[u8]) -> Result<Part, PatternError> {
+pub(crate) fn part(component: &[u8]) -> Result<Part, PatternError> {
     let glob = Glob::parse(component)?;
     Ok(match glob.literal() {
         Some(name) => {
@@ -166,7 +166,7 @@ fn part(component: &[u8]) -> Result<Part, PatternError> {
 }
 
 /// Splits at slashes that no backslash precedes.
-fn split(text: &[u8]) -> Vec<&[u8]> {
+pub(crate) fn split(text: &[u8]) -> Vec<&[u8]> {
     let (mut out, mut start, mut at) = (Vec::new(), 0, 0);
     while at < text.len() {
         match text[at] {

@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-use failcore_model::{FileId, HostName, IpClass, Rights, RuleId, SignalTarget, Text, Timestamp};
+use failcore_model::{AbsPath, FileId, HostName, IpClass, Rights, RuleId, SignalTarget, Text, Timestamp};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::capability::Capability;
+use crate::http::UrlPattern;
 use crate::pattern::{Glob, Pattern};
 
 /// One rule, with where it came from.
@@ -42,6 +43,9 @@ pub struct Rule {
     /// Whether a permitted operation is flagged.
     #[serde(default, skip_serializing_if = "is_false")]
     pub audit: bool,
+    /// Whether the connections it permits are carried.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub carry: bool,
     /// Whether it belongs to what is always refused, audit mode included.
     #[serde(default, skip_serializing_if = "is_false")]
     pub always: bool,
@@ -89,6 +93,7 @@ keys! {
     FsDeny = "fs.deny",
     FsCaution = "fs.caution",
     NetConnect = "net.connect",
+    NetHttp = "net.http",
     NetListen = "net.listen",
     NetSocket = "net.socket",
     NetDeny = "net.deny",
@@ -100,6 +105,7 @@ keys! {
     Native = "native.load",
     Unmapped = "unmapped.permit",
     Capabilities = "capabilities.keep",
+    Credential = "credential",
     Limits = "limits",
     Tool = "tool",
     Always = "always",
@@ -127,6 +133,19 @@ pub enum Object {
         /// Connecting to it, listening on it, or both.
         way: Way,
     },
+    /// HTTP requests, and the connections they need.
+    Http {
+        /// The methods; any where there is none.
+        methods: Vec<String>,
+        /// Whom.
+        host: HostPattern,
+        /// The ports, both ends included.
+        ports: (u16, u16),
+        /// The path.
+        path: UrlPattern,
+    },
+    /// A header that the carrier adds. It grants nothing.
+    Credential(Credential),
     /// Unix sockets in the file system.
     UnixPath {
         /// Which.
@@ -185,6 +204,33 @@ pub enum Object {
         /// How much.
         most: u64,
     },
+}
+
+/// A header with a secret in it, for one host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Credential {
+    /// The host.
+    pub host: HostName,
+    /// Its port.
+    pub port: u16,
+    /// The header's name, in small letters.
+    pub header: String,
+    /// What stands before the secret, as `Bearer `.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub prefix: String,
+    /// Where the secret is.
+    pub from: Secret,
+}
+
+/// Where a secret is that no policy holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Secret {
+    /// In this environment variable of whoever starts the run; the program does not get it.
+    Env(String),
+    /// In this file, which the program cannot read.
+    File(AbsPath),
 }
 
 /// Whom a net rule speaks of.
@@ -259,6 +305,7 @@ impl Rule {
             until: None,
             approve: false,
             audit: false,
+            carry: false,
             always: false,
             ids: Vec::new(),
             objects,

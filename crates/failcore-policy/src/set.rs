@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use failcore_model::{AbsPath, FileId, RuleId, Text};
+use failcore_model::{AbsPath, FileId, HostName, RuleId, Text};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,7 @@ use crate::index::Index;
 use crate::limits::Limits;
 use crate::pattern::Pattern;
 use crate::resolved::{self, Resolved};
-use crate::rule::{Args, Effect, Key, Object, Rule};
+use crate::rule::{Args, Credential, Effect, Key, Object, Rule};
 use crate::source;
 
 /// A policy, checked and compiled. Immutable; share it in an `Arc`.
@@ -193,6 +193,53 @@ impl PolicySet {
     /// Whether the value of this environment variable is kept out of the record.
     pub fn redacts(&self, variable: &[u8]) -> bool {
         self.resolved.redact.iter().any(|name| name.matches(variable))
+    }
+
+    /// Whether some connections are carried, so that somebody must be there to carry them.
+    pub fn carries(&self) -> bool {
+        !self.index.carried.is_empty()
+    }
+
+    /// The rules because of which connections are carried.
+    pub fn carried(&self) -> impl Iterator<Item = &Rule> {
+        self.rules().filter(|rule| rule.carry || matches!(rule.key, Key::NetHttp | Key::Credential))
+    }
+
+    /// Whether connections to this host and port are opened, for a program in these tool scopes: rules speak of their
+    /// requests, or add to them. Where not, a carried one passes as it is once its name is checked.
+    pub fn opens(&self, host: &HostName, port: u16, scope: &[Text]) -> bool {
+        let mut tools = Vec::new();
+        scope.iter().for_each(|name| self.index.tools_of(name.as_bytes(), |tool| tools.push(tool)));
+        let mut opens = false;
+        self.index.carried.of_name(host, port, |term, _| {
+            let tool = self.index.metas[term.rule as usize].tool;
+            opens |= term.opens && tool.is_none_or(|tool| tools.contains(&tool));
+        });
+        opens
+    }
+
+    /// Whether any connection is opened.
+    pub fn opens_any(&self) -> bool {
+        let opening = |object: &Object| matches!(object, Object::Http { .. } | Object::Credential(_));
+        self.rules().any(|rule| rule.objects.iter().any(opening))
+    }
+
+    /// The credentials that requests get.
+    pub fn credentials(&self) -> impl Iterator<Item = &Credential> {
+        self.rules().flat_map(|rule| &rule.objects).filter_map(|object| match object {
+            Object::Credential(credential) => Some(credential),
+            _ => None,
+        })
+    }
+
+    /// The budget of that name for a single message of a carried connection, and its rule: `request_bytes`,
+    /// `response_bytes`.
+    pub fn message_budget(&self, budget: &str) -> Option<(u64, &Rule)> {
+        let of = |rule: &'_ Rule| match rule.objects.as_slice() {
+            [Object::Budget { name, most }] if name == budget => Some(*most),
+            _ => None,
+        };
+        self.rules().filter_map(|rule| Some((of(rule)?, rule))).min_by_key(|(most, _)| *most)
     }
 
     /// The budgets.

@@ -24,6 +24,15 @@ impl View<'_> {
             (Self::Tool(_, scope), None) => meta.effect != Effect::Permit || !scope.keys.contains(&meta.key),
         }
     }
+
+    /// Whether a rule says how something is done here, whether or not it permits it: the session's, and a tool's own.
+    pub(crate) fn heeds(self, meta: &Meta) -> bool {
+        match (self, meta.tool) {
+            (_, None) => true,
+            (Self::Session, Some(_)) => false,
+            (Self::Tool(this, _), Some(tool)) => this == tool,
+        }
+    }
 }
 
 /// What was found so far about one object. The one right of objects that have no rights is `READ`.
@@ -54,6 +63,7 @@ pub(crate) struct Ruling {
     pub(crate) rules: SmallVec<[u32; 2]>,
     pub(crate) approve: bool,
     pub(crate) audit: bool,
+    pub(crate) carry: bool,
 }
 
 const NONE: u32 = u32::MAX;
@@ -170,11 +180,11 @@ fn each(rights: Rights) -> impl Iterator<Item = usize> + Clone {
 
 impl Ruling {
     pub(crate) fn granted() -> Self {
-        Self { reason: Reason::Granted, rules: SmallVec::new(), approve: false, audit: false }
+        Self { reason: Reason::Granted, rules: SmallVec::new(), approve: false, audit: false, carry: false }
     }
 
     pub(crate) fn deny(reason: Reason, rule: Option<u32>) -> Self {
-        Self { reason, rules: rule.into_iter().collect(), approve: false, audit: false }
+        Self { reason, rules: rule.into_iter().collect(), ..Self::granted() }
     }
 
     pub(crate) fn is_granted(&self) -> bool {
@@ -206,6 +216,7 @@ impl Ruling {
         }
         self.approve |= other.approve;
         self.audit |= other.audit;
+        self.carry |= other.carry;
         self
     }
 }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use failcore_model::{AbsPath, Action, Decision, Reason, Timestamp};
+use failcore_model::{AbsPath, Action, Decision, Lane, Reason, Timestamp};
 use failcore_policy::{Environment, PolicySet, ask};
 
 const POLICY: &str = r#"
@@ -122,6 +122,8 @@ fn scopes_and_budgets() {
         refusals(&["net.connect api.example.com:443", "process.exec /bin/ls"], |request| {
             request.context.counters.connections = 10;
             request.context.counters.processes = 4;
+            // There the hook counts them; elsewhere each fork is.
+            request.context.lane = Lane::Runtime;
         })
     );
 }

@@ -64,8 +64,37 @@ fn syntax() {
 
 #[test]
 fn what_no_lane_holds_is_not_promised() {
+    insta::assert_snapshot!(errors("[record]\npayloads = true\n[dns]\nupstream = \"9.9.9.9\"\n"));
+}
+
+#[test]
+fn requests_and_credentials() {
     insta::assert_snapshot!(errors(
-        "[net]\nhttp = [\"GET api.github.com/repos/**\"]\n[record]\npayloads = true\n[[credential]]\nhost = \"x\"\n[dns]\nupstream = \"9.9.9.9\"\n"
+        r#"
+[net]
+connect = [{ host = "10.0.0.1:443", carry = true }, { host = "udp:a.example:443", carry = true }]
+http = ["GET https://api.example.com/x", "api.example.com/x", "GET api.example.com", "get api.example.com/"]
+[[credential]]
+host = "*.example.com"
+header = "Authorization"
+env = "KEY"
+[[credential]]
+host = "api.example.com"
+header = "Host"
+env = "KEY"
+[[credential]]
+host = "api.example.com"
+header = "Authorization"
+value = "secret"
+[[credential]]
+host = "api.example.com"
+header = "Authorization"
+env = "KEY"
+file = "./key"
+[[tool]]
+name = "t"
+net.request_bytes = 5
+"#
     ));
 }
 

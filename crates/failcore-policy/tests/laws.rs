@@ -18,6 +18,7 @@ struct Lists {
     write: Vec<String>,
     deny: Vec<String>,
     connect: Vec<String>,
+    http: Vec<String>,
     listen: Vec<String>,
     net_deny: Vec<String>,
     exec: Vec<String>,
@@ -25,6 +26,7 @@ struct Lists {
     preset: bool,
     tool_write: Option<Vec<String>>,
     tool_connect: Option<Vec<String>>,
+    tool_http: Option<Vec<String>>,
 }
 
 const TOOL: &str = "web_*";
@@ -38,15 +40,19 @@ impl Lists {
         let list = |entries: &[String]| format!("[{}]", entries.join(", "));
         write!(text, "[fs]\nread = {}\nwrite = {}\n", list(&self.read), list(&self.write)).unwrap();
         write!(text, "deny = {}\n[net]\nconnect = {}\n", list(&self.deny), list(&self.connect)).unwrap();
+        writeln!(text, "http = {}", list(&self.http)).unwrap();
         write!(text, "listen = {}\ndeny = {}\n", list(&self.listen), list(&self.net_deny)).unwrap();
         write!(text, "[process]\nexec = {}\n[env]\npass = {}\n", list(&self.exec), list(&self.env)).unwrap();
-        if self.tool_write.is_some() || self.tool_connect.is_some() {
+        if !self.tool().is_empty() {
             writeln!(text, "[[tool]]\nname = \"{TOOL}\"").unwrap();
             if let Some(write) = &self.tool_write {
                 writeln!(text, "fs.write = {}", list(write)).unwrap();
             }
             if let Some(connect) = &self.tool_connect {
                 writeln!(text, "net.connect = {}", list(connect)).unwrap();
+            }
+            if let Some(http) = &self.tool_http {
+                writeln!(text, "net.http = {}", list(http)).unwrap();
             }
         }
         text
@@ -61,7 +67,11 @@ impl Lists {
 
     /// What the specification needs to know of the tools: name and own lists.
     fn tool(&self) -> Vec<&'static str> {
-        let own = [("fs.write", self.tool_write.is_some()), ("net.connect", self.tool_connect.is_some())];
+        let own = [
+            ("fs.write", self.tool_write.is_some()),
+            ("net.connect", self.tool_connect.is_some()),
+            ("net.http", self.tool_http.is_some()),
+        ];
         own.into_iter().filter(|(_, own)| *own).map(|(key, _)| key).collect()
     }
 
@@ -69,6 +79,12 @@ impl Lists {
         let keys = self.tool();
         let tools: Vec<(&str, &[&str])> = if keys.is_empty() { vec![] } else { vec![(TOOL, &keys)] };
         naive::decide(set, &tools, request)
+    }
+
+    fn carries(&self, set: &PolicySet, request: &Request) -> bool {
+        let keys = self.tool();
+        let tools: Vec<(&str, &[&str])> = if keys.is_empty() { vec![] } else { vec![(TOOL, &keys)] };
+        naive::is_carried(set, &tools, request)
     }
 }
 
@@ -143,6 +159,26 @@ fn host_entry() -> impl Strategy<Value = String> {
     (over, select(hosts()), ports).prop_map(|(over, host, ports)| format!("\"{over}{host}:{ports}\""))
 }
 
+fn connect_entry() -> impl Strategy<Value = String> {
+    let carried =
+        (select(vec!["a.example", "*.a.example", "*", "localhost"]), select(vec!["443", "80-90", "*"]))
+            .prop_map(|(host, ports)| format!("{{ host = \"{host}:{ports}\", carry = true }}"));
+    prop_oneof![4 => host_entry(), 1 => carried]
+}
+
+fn http_entry() -> impl Strategy<Value = String> {
+    let methods = select(vec!["GET", "GET,POST", "*"]);
+    let hosts =
+        vec!["a.example", "*.a.example", "x.a.example:8080", "*", "localhost:80", "metadata.google.internal"];
+    let paths = select(vec!["/**", "/", "/r", "/r/**", "/r/*", "/{r,s}/x", "/**/x"]);
+    let plain = (methods, select(hosts), paths)
+        .prop_map(|(methods, host, path)| format!("\"{methods} {host}{path}\""));
+    (plain, prop::bool::weighted(0.2)).prop_map(|(plain, until)| match until {
+        true => format!("{{ request = {plain}, until = \"2026-01-01T00:00:00Z\" }}"),
+        false => plain,
+    })
+}
+
 fn listen_entry() -> impl Strategy<Value = String> {
     select(vec!["\"127.0.0.1:443\"", "\"0.0.0.0:*\"", "\"localhost:80-90\"", "\"*:443\""])
         .prop_map(str::to_owned)
@@ -160,20 +196,27 @@ fn lists() -> impl Strategy<Value = Lists> {
     (
         (some(file_entry(true).prop_map(no_only).boxed(), 3), some(file_entry(true).boxed(), 5)),
         some(file_entry(false).boxed(), 4),
-        (some(host_entry().boxed(), 5), some(listen_entry().boxed(), 2), some(net_deny().boxed(), 3)),
+        (
+            some(connect_entry().boxed(), 5),
+            some(http_entry().boxed(), 3),
+            some(listen_entry().boxed(), 2),
+            some(net_deny().boxed(), 3),
+        ),
         (subsequence(commands, 0..=3), subsequence(names, 0..=2)),
         prop::bool::weighted(0.15),
         (
             prop::option::weighted(0.3, some(file_entry(true).boxed(), 3)),
-            prop::option::weighted(0.3, some(host_entry().boxed(), 3)),
+            prop::option::weighted(0.3, some(connect_entry().boxed(), 3)),
+            prop::option::weighted(0.3, some(http_entry().boxed(), 2)),
         ),
     )
-        .prop_map(|((read, write), deny, (connect, listen, net_deny), (exec, env), preset, tool)| {
-            Lists {
+        .prop_map(
+            |((read, write), deny, (connect, http, listen, net_deny), (exec, env), preset, tool)| Lists {
                 read,
                 write,
                 deny,
                 connect,
+                http,
                 listen,
                 net_deny,
                 exec: exec.into_iter().map(str::to_owned).collect(),
@@ -181,8 +224,9 @@ fn lists() -> impl Strategy<Value = Lists> {
                 preset,
                 tool_write: tool.0,
                 tool_connect: tool.1,
-            }
-        })
+                tool_http: tool.2,
+            },
+        )
 }
 
 /// An entry of `read` has no rights to choose from.
@@ -229,6 +273,18 @@ fn action() -> impl Strategy<Value = Action> {
         "b.example",
         "metadata.google.internal",
     ]);
+    let requested = (
+        name.clone(),
+        select(vec![443u16, 80, 8080]),
+        select(vec!["GET", "POST"]),
+        select(vec!["/", "/r", "/r/", "/r/x", "/s/x/y"]),
+    )
+        .prop_map(|(host, port, method, path)| Action::Http {
+            method: method.into(),
+            host: HostName::parse(host).unwrap(),
+            port,
+            path: path.into(),
+        });
     let open = (file(), rights()).prop_map(|(file, names)| Action::Open {
         file,
         rights: names.into_iter().filter_map(Rights::from_right_name).collect(),
@@ -255,6 +311,7 @@ fn action() -> impl Strategy<Value = Action> {
         5 => endpoint.clone().prop_map(Action::Connect),
         1 => endpoint.prop_map(Action::Bind),
         2 => name.prop_map(|name| Action::Resolve(HostName::parse(name).unwrap())),
+        4 => requested,
         1 => exec,
         1 => select(vec!["A", "AB", "B", "LC_X", "LC_XY"]).prop_map(|name| Action::EnvRead(name.into())),
     ]
@@ -265,7 +322,8 @@ fn request() -> impl Strategy<Value = Request> {
         subsequence(vec!["a.example", "x.a.example", "b.example", "metadata.google.internal"], 0..=2);
     let scope = subsequence(vec!["web_search", "other"], 0..=2);
     let times = select(vec!["2025-06-01T00:00:00Z", "2026-06-01T00:00:00Z"]);
-    (action(), pinned, scope, times).prop_map(|(action, names, scope, time)| Request {
+    let lanes = select(vec![Lane::Runtime, Lane::Kernel]);
+    (action(), pinned, scope, times, lanes).prop_map(|(action, names, scope, time, lane)| Request {
         action,
         subject: Subject {
             claimed: Claims { scope: scope.into_iter().map(Text::from).collect(), ..Claims::default() },
@@ -274,6 +332,7 @@ fn request() -> impl Strategy<Value = Request> {
         context: Context {
             names: names.into_iter().map(|name| HostName::parse(name).unwrap()).collect(),
             time: time.parse().unwrap(),
+            lane,
             ..Context::default()
         },
     })
@@ -294,6 +353,8 @@ proptest! {
             let decision = set.decide(&request);
             let (verdict, reason) = lists.naively(&set, &request);
             prop_assert_eq!(decision.verdict, verdict, "{:?}\n{:?}\n{}", request, decision, lists.text());
+            let carried = decision.obligations.contains(&Obligation::Carry);
+            prop_assert_eq!(carried, decision.is_allow() && lists.carries(&set, &request), "{:?}\n{}", request, lists.text());
             // A tool's own deny is named as such, which the specification leaves open.
             if decision.reason != Reason::Forbidden {
                 prop_assert_eq!(decision.reason, reason, "{:?}\n{:?}\n{}", request, decision, lists.text());
@@ -323,7 +384,7 @@ proptest! {
         let mut turned = lists.clone();
         for list in [
             &mut turned.read, &mut turned.write, &mut turned.deny, &mut turned.connect, &mut turned.net_deny,
-            &mut turned.exec, &mut turned.env,
+            &mut turned.http, &mut turned.exec, &mut turned.env,
         ] {
             list.reverse();
         }

@@ -5,6 +5,7 @@ use failcore_kernel::{Cgroup, CgroupError, Features, Plan, lacking_capabilities}
 use failcore_model::{Coverage, Hold, Lane};
 use failcore_net::Broker;
 use failcore_policy::{Limits, PolicySet};
+use failcore_relay::RelayServer;
 
 use crate::args::LaneChoice;
 use crate::failure::Problem;
@@ -44,6 +45,16 @@ pub(super) fn check_capabilities(lane: Lane, policy: &PolicySet) -> Result<(), P
     Err(Problem::Capabilities { what, help })
 }
 
+/// Whether the lane can carry the connections that the policy wants carried.
+pub(super) fn check_carried(lane: Lane, policy: &PolicySet) -> Result<(), Problem> {
+    match policy.carried().next() {
+        Some(rule) if lane == Lane::Runtime => {
+            Err(Problem::Uncarried { rule: rule.text.clone(), place: rule.place() })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// What the kernel is to hold of a policy in a lane, and what is held in all: the cgroup of the run `session`, if there can
 /// be one, is made on the way.
 pub(super) fn lower(lane: Lane, session: &str, policy: &PolicySet) -> (Option<Cgroup>, Plan, Coverage) {
@@ -53,6 +64,7 @@ pub(super) fn lower(lane: Lane, session: &str, policy: &PolicySet) -> (Option<Cg
     }
     let (plan, mut coverage) = failcore_kernel::lower(policy, &Features::probe());
     Broker::covers(&mut coverage);
+    RelayServer::covers(&mut coverage, policy);
     let cgroup = Cgroup::create(session, policy.limits());
     coverage.notes.extend(limits_held(policy.limits(), cgroup.as_ref()));
     (cgroup.ok(), plan, coverage.beside(&hook))

@@ -13,6 +13,7 @@ use failcore_trace::{Options, Redactor, SigningKey, Writer};
 use tempfile::TempDir;
 
 use super::control::About;
+use super::relayed::{self, Means};
 use super::{io_problem, lane, text};
 use crate::args::{Run, Stdin};
 use crate::control;
@@ -45,6 +46,8 @@ pub(super) struct Prepared {
     door: TempDir,
     /// The program's private directory for temporary files.
     tmp: TempDir,
+    /// Where connections are carried.
+    pub(super) means: Option<Means>,
 }
 
 impl Prepared {
@@ -87,6 +90,8 @@ impl Prepared {
         }
 
         lane::check_capabilities(lane, &policy)?;
+        lane::check_carried(lane, &policy)?;
+        let means = Means::gather(&policy)?;
         let own = std::env::current_exe().unwrap_or_default();
         let state = failcore_trace::state_dir().map_err(Problem::trace)?;
         // A write there moves a process out of what holds the run.
@@ -96,6 +101,7 @@ impl Prepared {
             .chain(&cgroups)
             .map(PathBuf::as_path)
             .chain(file.as_deref())
+            .chain(means.as_ref().and_then(Means::certificates))
             .filter(|file| !file.as_os_str().is_empty());
         // A link may be changed where it stands, and what it leads to there.
         let names = Resolver::FILES.map(Path::new);
@@ -105,13 +111,17 @@ impl Prepared {
         if lane == Lane::Kernel {
             let args: Vec<Text> = program.args.iter().map(|arg| text(arg)).collect();
             policy = policy.permit_exec(&spelt(&program.file)?, &args);
-            for part in [&hook, &preload] {
+            let certificates = means.as_ref().and_then(Means::certificates);
+            for part in [hook.as_path(), &preload].into_iter().chain(certificates) {
                 policy = policy.permit_read(&real(part)?);
             }
         }
         // Out of the program's reach, whatever the policy says; the control sockets of this run and of all others too.
         let secrets = [key.clone(), door.path().to_owned()].into_iter().chain(control::paths());
-        let secrets = secrets.map(|path| real(&path)).collect::<Result<Vec<_>, _>>()?;
+        let mut secrets = secrets.map(|path| real(&path)).collect::<Result<Vec<_>, _>>()?;
+        for file in relayed::secret_files(&policy) {
+            secrets.extend([real(file.as_path())?, file]);
+        }
         let policy = policy.protect(&gates_own.collect::<Result<Vec<_>, _>>()?).hide(&secrets);
 
         Ok(Self {
@@ -130,6 +140,7 @@ impl Prepared {
             begun: false,
             door,
             tmp,
+            means,
         })
     }
 
@@ -166,6 +177,10 @@ impl Prepared {
             .collect();
         self.policy = self.policy.clone().with_identities(&identities);
         let redactor = Redactor::of_environment(std::env::vars_os(), |name| self.policy.redacts(name));
+        let redactor = match &self.means {
+            Some(means) => means.redact(redactor),
+            None => redactor,
+        };
         let options = Options { redactor: Some(redactor), ..Options::default() };
         let mut writer =
             Writer::create_with(&self.trace, &self.session, &key, self.policy.resolved(), options)
@@ -216,7 +231,8 @@ impl Prepared {
 
     /// What of this environment reaches the program, and what the lane adds.
     pub(super) fn environment(&self) -> Vec<(OsString, OsString)> {
-        let passed = |name: &OsString| self.passes(name);
+        let hidden = |name: &OsString| self.means.as_ref().is_some_and(|means| means.hides(name));
+        let passed = |name: &OsString| self.passes(name) && !hidden(name);
         let mut env: Vec<(OsString, OsString)> = std::env::vars_os()
             .filter(|(name, _)| {
                 passed(name) && name != "LD_PRELOAD" && !name.as_encoded_bytes().starts_with(b"FAILCORE_")
@@ -232,6 +248,7 @@ impl Prepared {
         env.push(("TMPDIR".into(), self.tmp.path().into()));
         env.push((SOCKET_VAR.into(), self.socket().into()));
         env.push((HOOK_VAR.into(), self.hook.clone().into()));
+        env.extend(self.means.iter().flat_map(Means::environment));
         env
     }
 }

@@ -10,6 +10,8 @@ use failcore_policy::{Args, Effect, HostPattern, Object, Over, PolicySet, Rule, 
 /// The rules that count for a session or for one `[[tool]]` entry, with the time of the request.
 struct Rules<'a> {
     all: Vec<&'a Rule>,
+    /// Rules that speak of requests, whether or not they permit anything here.
+    ruling: Vec<&'a Rule>,
     now: Timestamp,
 }
 
@@ -29,6 +31,7 @@ pub(crate) fn decide(set: &PolicySet, tools: &[(&str, &[&str])], request: &Reque
                 }
             })
             .collect(),
+        ruling: set.rules().filter(|rule| rule.tool.is_none() || rule.tool == tool).collect(),
         now: request.context.time,
     };
     let mut answer = rules(None).judge(request);
@@ -43,6 +46,9 @@ pub(crate) fn decide(set: &PolicySet, tools: &[(&str, &[&str])], request: &Reque
             }
         }
     }
+    if answer == YES && request.context.lane == Lane::Runtime && is_carried(set, tools, request) {
+        answer = (Verdict::Deny, Reason::Uncarried);
+    }
     let absent = match &request.action {
         Action::Open { file, rights } => !file.exists && *rights == Rights::READ,
         Action::Read(file) => !file.exists,
@@ -54,6 +60,33 @@ pub(crate) fn decide(set: &PolicySet, tools: &[(&str, &[&str])], request: &Reque
         }
         _ => answer,
     }
+}
+
+/// Whether a connection is one that is carried: by a rule of the session, or of a tool that is in scope.
+pub(crate) fn is_carried(set: &PolicySet, tools: &[(&str, &[&str])], request: &Request) -> bool {
+    let Action::Connect(Endpoint::Inet { transport: Transport::Tcp, addr }) = &request.action else {
+        return false;
+    };
+    let in_scope = |tool: u16| {
+        let start = tools[usize::from(tool)].0.trim_end_matches('*');
+        request.subject.claimed.scope.iter().any(|name| name.as_bytes().starts_with(start.as_bytes()))
+    };
+    let names = &request.context.names;
+    let meant = |host: &HostPattern| {
+        names.iter().any(|name| is_name(host, name) || *host == HostPattern::Any)
+            || (names.is_empty() && *host == HostPattern::Any && IpClass::of(addr.ip()).is_public())
+            || (*host == HostPattern::Localhost && addr.ip().to_canonical().is_loopback())
+    };
+    let counts = |rule: &&Rule| rule.tool.is_none_or(in_scope);
+    set.rules().filter(counts).any(|rule| {
+        rule.objects.iter().any(|object| match object {
+            Object::Http { host, ports, .. } => meant(host) && (ports.0..=ports.1).contains(&addr.port()),
+            Object::Net { host, ports, .. } => {
+                rule.carry && meant(host) && (ports.0..=ports.1).contains(&addr.port())
+            }
+            _ => false,
+        })
+    })
 }
 
 impl Rules<'_> {
@@ -89,6 +122,7 @@ impl Rules<'_> {
             Action::Connect(Endpoint::Inet { transport, addr }) => {
                 self.address(addr.ip(), *transport, addr.port(), Way::Out, &request.context.names)
             }
+            Action::Http { method, host, port, path } => self.http(method, host, *port, path),
             Action::Bind(Endpoint::Inet { transport, addr }) => {
                 self.address(addr.ip(), *transport, addr.port(), Way::In, &request.context.names)
             }
@@ -205,6 +239,12 @@ impl Rules<'_> {
                         Over::Other => over == Transport::Other,
                     }
             }
+            Object::Http { host, ports, .. } => {
+                wanted(host)
+                    && way == Way::Out
+                    && over == Transport::Tcp
+                    && (ports.0..=ports.1).contains(&port)
+            }
             _ => false,
         };
         let by_address = |host: &HostPattern| within(host, addr.to_canonical());
@@ -226,11 +266,15 @@ impl Rules<'_> {
                 .iter()
                 .any(|object| if rule.effect == Effect::Permit { permits(object) } else { refuses(object) })
         };
-        let only =
-            Rules { all: self.all.iter().copied().filter(|rule| meets(rule)).collect(), now: self.now };
+        let only = Rules {
+            all: self.all.iter().copied().filter(|rule| meets(rule)).collect(),
+            ruling: vec![],
+            now: self.now,
+        };
         let answer = only.put_together(|_| true, |object| covers(object, &by_address));
         let by_some_name = |object: &Object| match object {
             Object::Net { host: HostPattern::Name(_) | HostPattern::Below(_), way, .. } => *way == Way::Out,
+            Object::Http { host: HostPattern::Name(_) | HostPattern::Below(_), .. } => true,
             _ => false,
         };
         let names_hosts = self.met(Effect::Permit, by_some_name).next().is_some();
@@ -253,17 +297,59 @@ impl Rules<'_> {
                     && *way != Way::In
                     && (!every_port || (*over == Over::Any && *ports == (0, u16::MAX)))
             }
+            Object::Http { host, .. } => is_name(host, name) || *host == HostPattern::Any,
             _ => false,
         };
         let counts = |rule: &Rule| rule.objects.iter().any(|o| meets(o, rule.effect != Effect::Permit));
-        let only =
-            Rules { all: self.all.iter().copied().filter(|rule| counts(rule)).collect(), now: self.now };
-        let itself = |object: &Object| match object {
-            Object::Net { host: HostPattern::Name(host), .. } => host == name,
-            Object::Net { host: HostPattern::Localhost, .. } => name.as_str() == "localhost",
-            _ => false,
+        let only = Rules {
+            all: self.all.iter().copied().filter(|rule| counts(rule)).collect(),
+            ruling: vec![],
+            now: self.now,
         };
-        only.put_together(|_| true, itself)
+        only.put_together(|_| true, |object| names_itself(object, name))
+    }
+
+    fn http(&self, method: &str, name: &HostName, port: u16, path: &str) -> Answer {
+        let here = |host: &HostPattern, ports: &(u16, u16)| {
+            (is_name(host, name) || *host == HostPattern::Any) && (ports.0..=ports.1).contains(&port)
+        };
+        let speaks =
+            |object: &Object| matches!(object, Object::Http { host, ports, .. } if here(host, ports));
+        let ruled = self.ruling.iter().any(|rule| rule.objects.iter().any(speaks));
+        let meets = |rule: &Rule| {
+            rule.objects.iter().any(|object| match object {
+                Object::Http { methods, path: pattern, .. } => {
+                    speaks(object)
+                        && (methods.is_empty() || methods.iter().any(|one| one == method))
+                        && pattern.matches(path)
+                }
+                Object::Net { host, over, ports, way } => {
+                    here(host, ports)
+                        && *way != Way::In
+                        && matches!(over, Over::Tcp | Over::Any)
+                        && (!ruled || rule.effect != Effect::Permit)
+                }
+                _ => false,
+            })
+        };
+        let only = Rules {
+            all: self.all.iter().copied().filter(|rule| meets(rule)).collect(),
+            ruling: vec![],
+            now: self.now,
+        };
+        only.put_together(|_| true, |object| names_itself(object, name))
+    }
+}
+
+/// Whether an object is this very name.
+fn names_itself(object: &Object, name: &HostName) -> bool {
+    match object {
+        Object::Net { host, .. } | Object::Http { host, .. } => match host {
+            HostPattern::Name(host) => host == name,
+            HostPattern::Localhost => name.as_str() == "localhost",
+            _ => false,
+        },
+        _ => false,
     }
 }
 

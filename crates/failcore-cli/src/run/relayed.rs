@@ -1,0 +1,111 @@
+//! What a run needs so that connections can be carried: whom the relay believes, its authority, the secrets it adds; and
+//! for the program, a file with the certificates that it is to believe.
+
+use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
+
+use failcore_model::AbsPath;
+use failcore_policy::{PolicySet, Secret};
+use failcore_relay::{Authority, Credentials, Setup, Trust};
+use failcore_trace::Redactor;
+use tempfile::TempDir;
+
+use super::io_problem;
+use crate::failure::{Failure, Problem};
+
+/// By which programs are told in which file the certificates are that they believe: OpenSSL and all that goes by it
+/// (Python, Ruby, curl), Python's requests and pip, curl itself, Node.js, git, the AWS tools, cargo, Deno, gRPC.
+const CERTIFICATES: [&str; 10] = [
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "PIP_CERT",
+    "CURL_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
+    "GIT_SSL_CAINFO",
+    "AWS_CA_BUNDLE",
+    "CARGO_HTTP_CAINFO",
+    "DENO_CERT",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+];
+/// By which programs are told to go through a proxy: here the relay does.
+const PROXIES: [&str; 3] = ["https_proxy", "http_proxy", "all_proxy"];
+
+/// The means of a run's relay.
+pub(super) struct Means {
+    pub(super) setup: Arc<Setup>,
+    /// Where the certificates lie, where connections are opened.
+    certificates: Option<TempDir>,
+    hidden: Vec<OsString>,
+}
+
+impl Means {
+    /// Gathers them; nothing where no connection is carried.
+    pub(super) fn gather(policy: &PolicySet) -> Result<Option<Self>, Failure> {
+        if !policy.carries() {
+            return Ok(None);
+        }
+        let credentials =
+            Credentials::gather(policy, |name| std::env::var_os(name)).map_err(Problem::Credential)?;
+        let hidden = policy.credentials().filter_map(|credential| match &credential.from {
+            Secret::Env(name) => Some(name.into()),
+            Secret::File(_) => None,
+        });
+        let hidden = hidden.collect();
+        let trust = Trust::system();
+        if !policy.opens_any() {
+            let setup = Arc::new(Setup { trust, authority: None, credentials });
+            return Ok(Some(Self { setup, certificates: None, hidden }));
+        }
+        let authority = Authority::create().map_err(|error| Problem::System {
+            what: "make a certificate authority",
+            source: std::io::Error::other(error),
+        })?;
+        let temporary = std::env::temp_dir();
+        let dir = tempfile::Builder::new()
+            .prefix("failcore-trust-")
+            .tempdir()
+            .map_err(io_problem("write in", &temporary))?;
+        let file = dir.path().join(FILE);
+        std::fs::write(&file, trust.bundle(&authority)).map_err(io_problem("write", &file))?;
+        let setup = Arc::new(Setup { trust, authority: Some(authority), credentials });
+        Ok(Some(Self { setup, certificates: Some(dir), hidden }))
+    }
+
+    /// The directory that the program reads its certificates from, and changes nothing in.
+    pub(super) fn certificates(&self) -> Option<&std::path::Path> {
+        self.certificates.as_ref().map(TempDir::path)
+    }
+
+    /// Whether a variable is kept from the program, whatever the policy passes.
+    pub(super) fn hides(&self, name: &OsStr) -> bool {
+        let proxy = name.to_str().is_some_and(|name| PROXIES.contains(&name.to_ascii_lowercase().as_str()));
+        proxy
+            || self.hidden.iter().any(|hidden| hidden == name)
+            || self.environment().any(|(own, _)| own == name)
+    }
+
+    /// What the program finds in its environment.
+    pub(super) fn environment(&self) -> impl Iterator<Item = (OsString, OsString)> {
+        let file = self.certificates().map(|dir| OsString::from(dir.join(FILE)));
+        file.into_iter().flat_map(|file| CERTIFICATES.map(|name| (name.into(), file.clone())))
+    }
+
+    /// Keeps the secrets out of the record.
+    pub(super) fn redact(&self, redactor: Redactor) -> Redactor {
+        self.setup
+            .credentials
+            .secrets()
+            .fold(redactor, |redactor, secret| redactor.with_env("credential", secret))
+    }
+}
+
+const FILE: &str = "certificates.pem";
+
+/// Files that hold secrets of the policy.
+pub(super) fn secret_files(policy: &PolicySet) -> Vec<AbsPath> {
+    let file = |from: &Secret| match from {
+        Secret::File(path) => Some(path.clone()),
+        Secret::Env(_) => None,
+    };
+    policy.credentials().filter_map(|credential| file(&credential.from)).collect()
+}

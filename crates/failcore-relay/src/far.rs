@@ -1,0 +1,198 @@
+//! The far side of a connection: the address that the program asked for, and nobody else.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use failcore_model::HostName;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::body::Passed;
+
+/// How long it may take to reach a server, and to agree on TLS with it.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Protocols that are spoken, as TLS names them (RFC 7301).
+pub(crate) const HTTP1: &[u8] = b"http/1.1";
+pub(crate) const HTTP2: &[u8] = b"h2";
+
+/// Why a server does not answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FarError {
+    /// It cannot be reached, or not be trusted.
+    #[error("{at} cannot be reached: {source}")]
+    Reach {
+        /// Where it is.
+        at: SocketAddr,
+        /// What happened.
+        source: io::Error,
+    },
+    /// It broke off.
+    #[error("{at} broke off: {source}")]
+    Broke {
+        /// Where it is.
+        at: SocketAddr,
+        /// What happened.
+        source: hyper::Error,
+    },
+}
+
+impl FarError {
+    /// The errno that says most.
+    pub(crate) fn errno(&self) -> i32 {
+        const EPROTO: i32 = 71;
+        const ECONNRESET: i32 = 104;
+        match self {
+            Self::Reach { source, .. } => source.raw_os_error().unwrap_or(match source.kind() {
+                io::ErrorKind::TimedOut => crate::body::ETIMEDOUT,
+                _ => EPROTO,
+            }),
+            Self::Broke { .. } => ECONNRESET,
+        }
+    }
+}
+
+/// Connects, without a word.
+pub(crate) async fn dial(at: SocketAddr) -> Result<TcpStream, FarError> {
+    let reach = |source| FarError::Reach { at, source };
+    let stream = timeout(PATIENCE, TcpStream::connect(at)).await;
+    let stream = stream.map_err(|_| reach(io::ErrorKind::TimedOut.into()))?.map_err(reach)?;
+    stream.set_nodelay(true).map_err(reach)?;
+    Ok(stream)
+}
+
+/// A server that requests are sent to, one connection at a time.
+pub(crate) struct Far {
+    at: SocketAddr,
+    tls: Option<(HostName, Arc<ClientConfig>)>,
+    link: Mutex<Option<Link>>,
+}
+
+/// A connection over which requests go.
+enum Link {
+    One(http1::SendRequest<Passed>),
+    Two(http2::SendRequest<Passed>),
+}
+
+impl Far {
+    /// A server without TLS, to be reached by the first request.
+    pub(crate) fn plain(at: SocketAddr) -> Self {
+        Self { at, tls: None, link: Mutex::default() }
+    }
+
+    /// A server with TLS: reached at once, so that its protocol is known. Later connections speak that one alone.
+    ///
+    /// # Errors
+    /// Beside the error comes the server all the same, which is tried anew by each request.
+    pub(crate) async fn secure(
+        at: SocketAddr,
+        name: &HostName,
+        config: &ClientConfig,
+        protocols: Vec<Vec<u8>>,
+    ) -> (Self, Result<Option<Vec<u8>>, FarError>) {
+        let mut config = config.clone();
+        config.alpn_protocols = protocols;
+        let mut far =
+            Self { at, tls: Some((name.clone(), Arc::new(config.clone()))), link: Mutex::default() };
+        let (link, agreed) = match far.open().await {
+            Ok((link, agreed)) => (Some(link), Ok(agreed)),
+            Err(error) => (None, Err(error)),
+        };
+        if let Ok(agreed) = &agreed {
+            config.alpn_protocols = agreed.iter().cloned().collect();
+            far.tls = Some((name.clone(), Arc::new(config)));
+        }
+        far.link = Mutex::new(link);
+        (far, agreed)
+    }
+
+    /// Whether what is said to it can be read on the way.
+    pub(crate) fn is_secret(&self) -> bool {
+        self.tls.is_some() || self.at.ip().to_canonical().is_loopback()
+    }
+
+    async fn open(&self) -> Result<(Link, Option<Vec<u8>>), FarError> {
+        let reach = |source| FarError::Reach { at: self.at, source };
+        let stream = dial(self.at).await?;
+        let Some((name, config)) = &self.tls else { return Ok((self.speak(stream, false).await?, None)) };
+        let name = ServerName::try_from(name.to_string())
+            .map_err(|error| reach(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
+        let connected = timeout(PATIENCE, TlsConnector::from(Arc::clone(config)).connect(name, stream)).await;
+        let stream = connected.map_err(|_| reach(io::ErrorKind::TimedOut.into()))?.map_err(reach)?;
+        let agreed = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+        let link = self.speak(stream, agreed.as_deref() == Some(HTTP2)).await?;
+        Ok((link, agreed))
+    }
+
+    async fn speak<S>(&self, stream: S, two: bool) -> Result<Link, FarError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let broke = |source| FarError::Broke { at: self.at, source };
+        let io = TokioIo::new(stream);
+        // The connection lives as long as somebody may send on it, or reads what came.
+        if two {
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            let (link, connection) =
+                builder.timer(TokioTimer::new()).adaptive_window(true).handshake(io).await.map_err(broke)?;
+            tokio::spawn(connection);
+            return Ok(Link::Two(link));
+        }
+        let mut builder = http1::Builder::new();
+        let (link, connection) = builder.preserve_header_case(true).handshake(io).await.map_err(broke)?;
+        tokio::spawn(connection.with_upgrades());
+        Ok(Link::One(link))
+    }
+
+    /// Sends a request, and waits for the head of the answer.
+    pub(crate) async fn send(&self, request: Request<Passed>) -> Result<Response<Incoming>, FarError> {
+        let mut request = request;
+        // Once more where the server had closed a connection that it kept before it read the request.
+        for again in [true, false] {
+            let mut held = self.link.lock().await;
+            let link = match held.take() {
+                Some(link) if link.is_open() => link,
+                _ => self.open().await?.0,
+            };
+            let sent = match held.insert(link) {
+                Link::One(link) => {
+                    link.ready().await.map_err(|source| FarError::Broke { at: self.at, source })?;
+                    link.try_send_request(request).await
+                }
+                Link::Two(link) => {
+                    let mut link = link.clone();
+                    drop(held);
+                    link.try_send_request(request).await
+                }
+            };
+            let mut failed = match sent {
+                Ok(response) => return Ok(response),
+                Err(failed) => failed,
+            };
+            match failed.take_message() {
+                Some(unsent) if again => request = unsent,
+                _ => return Err(FarError::Broke { at: self.at, source: failed.into_error() }),
+            }
+        }
+        unreachable!("the second time it returns")
+    }
+}
+
+impl Link {
+    fn is_open(&self) -> bool {
+        match self {
+            Self::One(link) => !link.is_closed(),
+            Self::Two(link) => !link.is_closed(),
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! Carried connections: what a program says to a host is judged, request by request, before the host hears it.
+//!
+//! The supervisor makes a connection that is granted on that condition to the [`RelayServer`] on loopback, which makes the
+//! other half to the very address that was asked for. Where rules speak of requests, or a credential is added, TLS is
+//! opened with an authority that lives as long as the run; elsewhere the name in the first message is checked and
+//! the bytes pass as they are.
+//!
+//! Nothing here decides: each request is an action for the gate.
+
+mod authority;
+mod body;
+mod credentials;
+mod far;
+mod heads;
+mod requests;
+mod ride;
+mod server;
+mod trust;
+mod waiting;
+
+pub use authority::Authority;
+pub use credentials::{CredentialError, Credentials};
+pub use server::{RelayServer, Setup};
+pub use trust::Trust;
+
+/// Errors of streams and bodies, which nobody tells apart.
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+fn lock<T>(of: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
