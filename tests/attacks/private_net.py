@@ -4,8 +4,8 @@
 
 CONFIG is JSON: `names` maps a host name to its successive answers (the last one stays), each a list of addresses, in
 which `=NAME` stands for an alias; `addresses` are put on loopback, and a web server listens on `port` of each, a name
-server on port 53. Where they are given, `hosts` are lines of /etc/hosts and `unix` paths in /run at which somebody
-listens. REPORT gets what was asked and who got through to what. Nothing leaves the namespace: it has no other
+server on port 53. Where they are given, `hosts` are lines of /etc/hosts, `unix` paths in /run at which somebody
+listens, and `servers` commands that run beside COMMAND from when each has said its first line. REPORT gets what was asked and who got through to what. Nothing leaves the namespace: it has no other
 interface.
 """
 
@@ -164,7 +164,12 @@ def main() -> int:
         ctypes.CDLL(None).mount(b"none", b"/run", b"tmpfs", 0, None)
     for path in wanted.get("unix", []):
         serve_unix(path, reached)
+    servers = [subprocess.Popen(one, stdout=subprocess.PIPE) for one in wanted.get("servers", [])]
+    for server in servers:
+        assert server.stdout and server.stdout.readline(), f"{server.args} did not start"
     code = subprocess.run(command, check=False).returncode
+    for server in servers:
+        server.kill()
     with open(report, "w") as file:
         json.dump({"asked": asked, "reached": reached}, file)
     return code

@@ -24,7 +24,7 @@ use crate::server::Shared;
 use crate::waiting::Passenger;
 
 /// How long a program may take to say something on a connection that it made, and between two requests.
-const SILENCE: Duration = Duration::from_secs(60);
+pub(crate) const SILENCE: Duration = Duration::from_secs(60);
 /// How long it may take to say who it wants to speak with, and to agree on TLS.
 const HANDSHAKE: Duration = Duration::from_secs(15);
 /// Longest first message of TLS.
@@ -36,25 +36,21 @@ const UNRECOGNIZED: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 /// Requests at once on one connection.
 const MOST_STREAMS: u32 = 256;
 
-/// Carries a connection to its end.
+/// Carries a connection to its end; `first` is the byte that it begins with.
 pub(crate) async fn ride(
     shared: &Arc<Shared>,
     mut stream: TcpStream,
     passenger: Passenger,
+    first: u8,
 ) -> Result<(), Error> {
     let Passenger { sender, to, .. } = passenger;
-    let mut first = [0];
-    // It says nothing before it is known, and then speaks first.
-    if timeout(SILENCE, stream.peek(&mut first)).await?? == 0 {
-        return Ok(());
-    }
     stream.set_nodelay(true)?;
     let mut names = shared.gate.names(to.ip()).to_vec();
     if to.ip().to_canonical().is_loopback() {
         names.extend(HostName::parse("localhost").ok());
     }
     let journey = Journey { shared, sender, to, names };
-    match first[0] {
+    match first {
         TLS => journey.tls(stream).await,
         byte if byte.is_ascii_uppercase() => journey.plain(stream).await,
         _ => {

@@ -12,12 +12,12 @@ use failcore_policy::PolicySet;
 use rustls::ClientConfig;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::{sleep, timeout_at};
+use tokio::time::{sleep, timeout, timeout_at};
 
 use crate::authority::Authority;
 use crate::body::moment;
 use crate::credentials::Credentials;
-use crate::ride::ride;
+use crate::ride::{SILENCE, ride};
 use crate::trust::Trust;
 use crate::waiting::{Passenger, Waiting};
 use crate::{Error, lock};
@@ -223,11 +223,16 @@ async fn take_in(shared: Arc<Shared>, listener: tokio::net::TcpListener) {
 
 /// Carries a connection that the supervisor made known.
 async fn known(shared: &Arc<Shared>, stream: tokio::net::TcpStream, from: SocketAddr) -> Result<(), Error> {
-    // It is made known before the program can say anything, and after it was made.
-    stream.readable().await?;
+    // It is made known after it was made, and before the program can say anything.
+    let mut first = [0];
+    if timeout(SILENCE, stream.peek(&mut first)).await?? == 0 {
+        return Ok(());
+    }
     let Some(passenger) = shared.waiting.take(from) else { return Ok(()) };
-    match passenger.ends {
-        Some(ends) => timeout_at(moment(ends), ride(shared, stream, passenger)).await?,
-        None => ride(shared, stream, passenger).await,
+    let ends = passenger.ends;
+    let journey = ride(shared, stream, passenger, first[0]);
+    match ends {
+        Some(ends) => timeout_at(moment(ends), journey).await?,
+        None => journey.await,
     }
 }
