@@ -24,7 +24,7 @@ def test_a_session_of_its_own_refuses_them(world: World, listen) -> None:
     server = listen()
     run = world.plain(f"""
 import failcore, socket
-with failcore.Session({POLICY.format(port=server.port)!r}, trace=TRACE):
+with failcore.Session(failcore.Policy.from_str({POLICY.format(port=server.port)!r}), trace=TRACE):
     attempt("connect", socket.create_connection, ("127.0.0.1", {server.port}), 5)
 """)
     run.refused("connect")

@@ -8,7 +8,7 @@ use failcore_model::{
 use crate::host::class_name;
 use crate::http::HTTPS;
 use crate::pattern::escape;
-use crate::rule::{Effect, HostPattern, Object, Rule, Way};
+use crate::rule::{Effect, HostPattern, Key, Object, Rule, Way};
 use crate::set::PolicySet;
 
 /// Hosts that a hint lists; more make a model try them all.
@@ -74,7 +74,7 @@ impl PolicySet {
                 vec![Some("connect by name, not by address".into()), self.permitted_hosts(action), permit()]
             }
             Reason::NotGranted | Reason::Unmapped | Reason::Absent => {
-                vec![self.permitted_requests(action).or_else(|| self.permitted_hosts(action)), permit()]
+                vec![self.permitted_requests(action, None).or_else(|| self.permitted_hosts(action)), permit()]
             }
             Reason::Expired => {
                 let until = rule.and_then(|rule| rule.until);
@@ -82,7 +82,7 @@ impl PolicySet {
             }
             Reason::OutsideScope => {
                 let tool = rule.map(|rule| format!("tool `{}` may not", rule.text));
-                vec![tool, self.permitted_requests(action).or_else(|| self.permitted_hosts(action))]
+                vec![tool, self.permitted_requests(action, rule).or_else(|| self.permitted_hosts(action))]
             }
             Reason::OverBudget => vec![rule.map(used_up)],
             Reason::DeniedBelow => {
@@ -102,13 +102,18 @@ impl PolicySet {
         (!parts.is_empty()).then(|| parts.join("; "))
     }
 
-    /// The requests that are permitted to the host of one that is not.
-    fn permitted_requests(&self, action: &Action) -> Option<String> {
+    /// The requests that are permitted to the host of one that is not; to the tool that may not make it, where it has a
+    /// list of its own.
+    fn permitted_requests(&self, action: &Action, tool: Option<&Rule>) -> Option<String> {
         let Action::Http { host, port, .. } = action else { return None };
+        let own = tool.and_then(|rule| {
+            let at = self.resolved.tools.iter().position(|tool| tool.rule == rule.id)?;
+            self.resolved.tools[at].keys.contains(&Key::NetHttp).then_some(at as u16)
+        });
         let mut rules = Vec::new();
         self.index.carried.of_name(host, *port, |term, _| {
             let rule = self.resolved.rules.get(term.rule as usize);
-            rules.extend(rule.filter(|rule| term.requests.is_some() && rule.tool.is_none()));
+            rules.extend(rule.filter(|rule| term.requests.is_some() && rule.tool == own));
         });
         rules.dedup_by_key(|rule| &rule.id);
         let shown: Vec<&str> = rules.iter().take(SHOWN).map(|rule| rule.text.as_str()).collect();

@@ -1,9 +1,8 @@
-//! The far side of a connection: the address that the program asked for, and nobody else.
+//! The far side of a connection, to which requests are sent.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use failcore_model::HostName;
 use http::{Request, Response};
@@ -13,15 +12,13 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::body::Passed;
+use crate::route::{PATIENCE, Route};
 
-/// How long it may take to reach a server, and to agree on TLS with it.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Protocols that are spoken, as TLS names them (RFC 7301).
 pub(crate) const HTTP1: &[u8] = b"http/1.1";
 pub(crate) const HTTP2: &[u8] = b"h2";
@@ -62,18 +59,9 @@ impl FarError {
     }
 }
 
-/// Connects, without a word.
-pub(crate) async fn dial(at: SocketAddr) -> Result<TcpStream, FarError> {
-    let reach = |source| FarError::Reach { at, source };
-    let stream = timeout(PATIENCE, TcpStream::connect(at)).await;
-    let stream = stream.map_err(|_| reach(io::ErrorKind::TimedOut.into()))?.map_err(reach)?;
-    stream.set_nodelay(true).map_err(reach)?;
-    Ok(stream)
-}
-
 /// A server that requests are sent to, one connection at a time.
 pub(crate) struct Far {
-    at: SocketAddr,
+    route: Route,
     tls: Option<(HostName, Arc<ClientConfig>)>,
     link: Mutex<Option<Link>>,
 }
@@ -86,8 +74,8 @@ enum Link {
 
 impl Far {
     /// A server without TLS, to be reached by the first request.
-    pub(crate) fn plain(at: SocketAddr) -> Self {
-        Self { at, tls: None, link: Mutex::default() }
+    pub(crate) fn plain(route: Route) -> Self {
+        Self { route, tls: None, link: Mutex::default() }
     }
 
     /// A server with TLS: reached at once, so that its protocol is known. Later connections speak that one alone.
@@ -95,7 +83,7 @@ impl Far {
     /// # Errors
     /// Beside the error comes the server all the same, which is tried anew by each request.
     pub(crate) async fn secure(
-        at: SocketAddr,
+        route: Route,
         name: &HostName,
         config: &ClientConfig,
         protocols: Vec<Vec<u8>>,
@@ -103,7 +91,7 @@ impl Far {
         let mut config = config.clone();
         config.alpn_protocols = protocols;
         let mut far =
-            Self { at, tls: Some((name.clone(), Arc::new(config.clone()))), link: Mutex::default() };
+            Self { route, tls: Some((name.clone(), Arc::new(config.clone()))), link: Mutex::default() };
         let (link, agreed) = match far.open().await {
             Ok((link, agreed)) => (Some(link), Ok(agreed)),
             Err(error) => (None, Err(error)),
@@ -118,13 +106,16 @@ impl Far {
 
     /// Whether what is said to it can be read on the way.
     pub(crate) fn is_secret(&self) -> bool {
-        self.tls.is_some() || self.at.ip().to_canonical().is_loopback()
+        self.tls.is_some() || self.route.at.ip().to_canonical().is_loopback()
     }
 
     async fn open(&self) -> Result<(Link, Option<Vec<u8>>), FarError> {
-        let reach = |source| FarError::Reach { at: self.at, source };
-        let stream = dial(self.at).await?;
-        let Some((name, config)) = &self.tls else { return Ok((self.speak(stream, false).await?, None)) };
+        let reach = |source| FarError::Reach { at: self.route.at, source };
+        let Some((name, config)) = &self.tls else {
+            let stream = self.route.next().await.map_err(reach)?;
+            return Ok((self.speak(stream, false).await?, None));
+        };
+        let stream = self.route.through().await.map_err(reach)?;
         let name = ServerName::try_from(name.to_string())
             .map_err(|error| reach(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
         let connected = timeout(PATIENCE, TlsConnector::from(Arc::clone(config)).connect(name, stream)).await;
@@ -138,7 +129,7 @@ impl Far {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let broke = |source| FarError::Broke { at: self.at, source };
+        let broke = |source| FarError::Broke { at: self.route.at, source };
         let io = TokioIo::new(stream);
         // The connection lives as long as somebody may send on it, or reads what came.
         if two {
@@ -157,6 +148,9 @@ impl Far {
     /// Sends a request, and waits for the head of the answer.
     pub(crate) async fn send(&self, request: Request<Passed>) -> Result<Response<Incoming>, FarError> {
         let mut request = request;
+        if self.tls.is_none() {
+            self.route.address(&mut request);
+        }
         // Once more where the server had closed a connection that it kept before it read the request.
         for again in [true, false] {
             let mut held = self.link.lock().await;
@@ -166,7 +160,7 @@ impl Far {
             };
             let sent = match held.insert(link) {
                 Link::One(link) => {
-                    link.ready().await.map_err(|source| FarError::Broke { at: self.at, source })?;
+                    link.ready().await.map_err(|source| FarError::Broke { at: self.route.at, source })?;
                     link.try_send_request(request).await
                 }
                 Link::Two(link) => {
@@ -181,7 +175,7 @@ impl Far {
             };
             match failed.take_message() {
                 Some(unsent) if again => request = unsent,
-                _ => return Err(FarError::Broke { at: self.at, source: failed.into_error() }),
+                _ => return Err(FarError::Broke { at: self.route.at, source: failed.into_error() }),
             }
         }
         unreachable!("the second time it returns")

@@ -14,12 +14,14 @@ mod far;
 mod heads;
 mod requests;
 mod ride;
+mod route;
 mod server;
 mod trust;
 mod waiting;
 
 pub use authority::Authority;
 pub use credentials::{CredentialError, Credentials};
+pub use hyper_util::client::proxy::matcher::Matcher as Proxies;
 pub use server::{RelayServer, Setup};
 pub use trust::Trust;
 

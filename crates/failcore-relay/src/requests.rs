@@ -321,8 +321,11 @@ fn asks_for_websocket(headers: &HeaderMap) -> Result<bool, Odd> {
 
 /// Takes out what is between two neighbours (RFC 9110 section 7.6.1): how a message is framed is each connection's own.
 fn end_to_end(headers: &mut HeaderMap, two: bool, upgrades: bool) {
-    const OLD: [HeaderName; 2] =
-        [HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection")];
+    const OLD: [HeaderName; 3] = [
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+        HeaderName::from_static("proxy-authorization"),
+    ];
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()

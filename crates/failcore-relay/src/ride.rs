@@ -17,9 +17,10 @@ use tokio::time::timeout;
 use tokio_rustls::server::StartHandshake;
 
 use crate::Error;
-use crate::far::{Far, HTTP1, HTTP2, dial};
+use crate::far::{Far, HTTP1, HTTP2};
 use crate::heads::Heads;
 use crate::requests::Opened;
+use crate::route::Route;
 use crate::server::Shared;
 use crate::waiting::Passenger;
 
@@ -88,7 +89,8 @@ impl Journey<'_> {
             return turn_away(stream).await;
         }
         if !self.shared.gate.policy().opens(&name, self.to.port(), &self.sender.claims.scope) {
-            let mut far = dial(self.to).await?;
+            let route = Route::to(self.to, &name, "https", &self.shared.setup.proxies);
+            let mut far = route.through().await?;
             far.write_all(&raw).await?;
             copy_bidirectional(&mut stream, &mut far).await?;
             return Ok(());
@@ -98,7 +100,8 @@ impl Journey<'_> {
             accepted.client_hello().alpn().into_iter().flatten().map(<[u8]>::to_vec).collect();
         let spoken =
             [HTTP2, HTTP1].map(<[u8]>::to_vec).into_iter().filter(|one| offered.contains(one)).collect();
-        let (far, agreed) = Far::secure(self.to, &name, &self.shared.client, spoken).await;
+        let route = Route::to(self.to, &name, "https", &self.shared.setup.proxies);
+        let (far, agreed) = Far::secure(route, &name, &self.shared.client, spoken).await;
         // What the server speaks is spoken here too; where it is not there, whatever the program speaks.
         let protocols = match agreed {
             Ok(agreed) => agreed.into_iter().collect(),
@@ -113,8 +116,10 @@ impl Journey<'_> {
     }
 
     async fn plain(self, stream: TcpStream) -> Result<(), Error> {
-        let far = Far::plain(self.to);
-        self.serve(stream, None, far, false).await
+        // Where no name leads, no request is for the right host.
+        let Some(name) = self.names.first() else { return turn_away(stream).await };
+        let route = Route::to(self.to, name, "http", &self.shared.setup.proxies);
+        self.serve(stream, None, Far::plain(route), false).await
     }
 
     /// Whether the connection may be with the host that it asks for: one that leads to the address, and that is granted by

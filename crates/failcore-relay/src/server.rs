@@ -9,6 +9,7 @@ use std::time::Duration;
 use failcore_gate::{Gate, Relay, Sender};
 use failcore_model::{Coverage, Hold, Timestamp, Verb};
 use failcore_policy::PolicySet;
+use hyper_util::client::proxy::matcher::Matcher;
 use rustls::ClientConfig;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
@@ -35,6 +36,8 @@ pub struct Setup {
     pub authority: Option<Authority>,
     /// What it adds to requests.
     pub credentials: Credentials,
+    /// The proxies that whoever starts the run goes through, by the variables that curl knows.
+    pub proxies: Matcher,
 }
 
 /// The relay of a run.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use failcore_model::AbsPath;
 use failcore_policy::{PolicySet, Secret};
-use failcore_relay::{Authority, Credentials, Setup, Trust};
+use failcore_relay::{Authority, Credentials, Proxies, Setup, Trust};
 use failcore_trace::Redactor;
 use tempfile::TempDir;
 
@@ -51,9 +51,9 @@ impl Means {
             Secret::File(_) => None,
         });
         let hidden = hidden.collect();
-        let trust = Trust::system();
+        let (trust, proxies) = (Trust::system(), Proxies::from_env());
         if !policy.opens_any() {
-            let setup = Arc::new(Setup { trust, authority: None, credentials });
+            let setup = Arc::new(Setup { trust, authority: None, credentials, proxies });
             return Ok(Some(Self { setup, certificates: None, hidden }));
         }
         let authority = Authority::create().map_err(|error| Problem::System {
@@ -67,7 +67,7 @@ impl Means {
             .map_err(io_problem("write in", &temporary))?;
         let file = dir.path().join(FILE);
         std::fs::write(&file, trust.bundle(&authority)).map_err(io_problem("write", &file))?;
-        let setup = Arc::new(Setup { trust, authority: Some(authority), credentials });
+        let setup = Arc::new(Setup { trust, authority: Some(authority), credentials, proxies });
         Ok(Some(Self { setup, certificates: Some(dir), hidden }))
     }
 
