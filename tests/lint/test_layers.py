@@ -10,6 +10,7 @@ FLOOR = {
     "failcore-gate": 2,
     "failcore-kernel": 3,
     "failcore-net": 3,
+    "failcore-relay": 3,
     "failcore-py": 4,
     "failcore-cli": 4,
 }
@@ -21,6 +22,8 @@ ONLY_IN = {
     "clap": {"failcore-cli"},
     "ed25519-dalek": {"failcore-trace"},
     "toml": {"failcore-policy", "failcore-cli"},
+    "hyper": {"failcore-relay"},
+    "rcgen": {"failcore-relay"},
 }
 PURE = {"failcore-model", "failcore-policy"}
 # What a pure crate must not be able to do: files, sockets, clocks of its own.

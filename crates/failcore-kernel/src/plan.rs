@@ -202,7 +202,8 @@ const NOT_HELD: &[&str] = &[
     "stat, access, readlink and chdir are not mediated: existence and metadata stay visible",
     "an exec's arguments are exact only for a process that shares no memory with a running one",
     "an exec rule governs which image starts, not which code runs in it: files that may be read may be mapped",
-    "host names are judged by the addresses they were pinned to",
+    "host names are judged by the addresses they were pinned to: a direct grant reaches whatever host shares the address, \
+     unless it is carried",
     "open descriptors and connections outlive a grant that ends, until the run stops",
     "hard links made before the run to files that only a glob denies are not held",
 ];
