@@ -8,7 +8,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,11 +73,16 @@ class Net:
             {"address": OTHER, "port": 443, **self.pair("site")},
             {"address": PLAIN, "port": 443, **self.pair("site")},
             {"address": PLAIN, "port": 80},
+            {"address": PLAIN, "port": 3128, "proxy": True},
             {"address": OTHER, "port": 8443, **self.pair("foreign")},
         ]
         config = {"log": str(self.files / "log"), "root": str(self.files / "root"), "sites": sites}
         (self.files / "servers.json").write_text(json.dumps(config))
-        upstream = [sys.executable, str(Path(__file__).parent / "tls_upstream.py"), str(self.files / "servers.json")]
+        upstream = [
+            sys.executable,
+            str(Path(__file__).parent / "tls_upstream.py"),
+            str(self.files / "servers.json"),
+        ]
         names = {name: [[address]] for name, address in [*HOSTS.items(), ("untrusted.test", OTHER)]}
         return lan(self.world, names=names, addresses=[API, OTHER, PLAIN], servers=[upstream])
 
@@ -88,15 +92,16 @@ class Net:
     def run(self, script: str, *, argv: list[str] | None = None, **more: Any) -> Run:
         env = {"SSL_CERT_FILE": str(self.files / "ca.pem"), **self.env, **more.pop("env", {})}
         (self.files / "log").write_text("")
-        return self.world.run(
-            script, argv=argv, policy=self.policy, before=self.command(), env=env, **more
-        )
+        return self.world.run(script, argv=argv, policy=self.policy, before=self.command(), env=env, **more)
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.files / "log").read_text().splitlines()]
 
     @property
     def asked(self) -> list[dict[str, Any]]:
         """Requests that reached a server."""
-        lines = [json.loads(line) for line in (self.files / "log").read_text().splitlines()]
-        return [line for line in lines if "path" in line]
+        return [line for line in self.log if "path" in line]
 
 
 def openssl(*arguments: str, cwd: Path) -> None:
@@ -112,12 +117,28 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"]
     ca = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
     for ca_name, name in [("ca", "site"), ("strange", "foreign")]:
-        openssl("req", "-x509", *new, "-keyout", f"{ca_name}.key", "-out", f"{ca_name}.pem", "-subj", f"/CN={ca_name}", *ca, cwd=files)
-        openssl("req", *new[:-2], "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", "/CN=test", cwd=files)
+        openssl(
+            "req",
+            "-x509",
+            *new,
+            "-keyout",
+            f"{ca_name}.key",
+            "-out",
+            f"{ca_name}.pem",
+            "-subj",
+            f"/CN={ca_name}",
+            *ca,
+            cwd=files,
+        )
+        openssl(
+            "req", *new[:-2], "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", "/CN=test", cwd=files
+        )
         hosts = ",".join(f"DNS:{host}" for host in [*HOSTS, "untrusted.test"])
         (files / "ext").write_text(f"subjectAltName={hosts}\nbasicConstraints=CA:FALSE\n")
         signed = ["-CA", f"{ca_name}.pem", "-CAkey", f"{ca_name}.key", "-CAcreateserial", "-extfile", "ext"]
-        openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", "-days", "30", *signed, cwd=files)
+        openssl(
+            "x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", "-days", "30", *signed, cwd=files
+        )
     return files
 
 
@@ -160,7 +181,9 @@ attempt("name", ask, "https://other.test/repos/a")
 """
     )
     said = values(run)
-    assert said["granted"][0] == 200 and json.loads(said["granted"][1])["path"] == "/repos/a/b?page=2", run.explain()
+    assert said["granted"][0] == 200 and json.loads(said["granted"][1])["path"] == "/repos/a/b?page=2", (
+        run.explain()
+    )
     assert said["issue"][0] == 200 and json.loads(said["issue"][1])["body"] == "title=x"
     for name, line in [
         ("path", "GET api.test/user"),
@@ -173,10 +196,18 @@ attempt("name", ask, "https://other.test/repos/a")
     assert not run.attempts["name"].ok
     assert [one["path"] for one in net.asked] == ["/repos/a/b?page=2", "/repos/a/issues"], net.asked
     requests = run.decided("net.http")
-    assert [record["decision"]["verdict"] for record in requests] == ["allow", "deny", "deny", "allow", "deny"]
+    assert [record["decision"]["verdict"] for record in requests] == [
+        "allow",
+        "deny",
+        "deny",
+        "allow",
+        "deny",
+    ]
     assert {record["request"]["context"]["addresses"][0] for record in requests} == {API}
     connects = run.allowed("net.connect", API)
-    assert connects and all(record["decision"]["obligations"] == ["carry"] for record in connects), run.explain()
+    assert connects and all(record["decision"]["obligations"] == ["carry"] for record in connects), (
+        run.explain()
+    )
     assert all("api.test" in record["request"]["context"]["names"] for record in connects)
     opened = run.records[0]["coverage"]
     assert {"verb": "net.http", "hold": "binding", "by": "relay"} in opened["verbs"], opened
@@ -322,7 +353,9 @@ tell("refused", open_socket("/private")[1])
 """)
     head = run.attempts["head"].value
     assert head.startswith("HTTP/1.1 101") and "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in head, run.explain()
-    assert [run.attempts[f"echo {n}"].value for n in range(3)] == [f"\x00 not http \n{chr(n)}" for n in range(3)]
+    assert [run.attempts[f"echo {n}"].value for n in range(3)] == [
+        f"\x00 not http \n{chr(n)}" for n in range(3)
+    ]
     assert run.attempts["refused"].value.startswith("HTTP/1.1 403"), run.explain()
     assert len(run.allowed("net.http")) == 1 and len(run.denied("net.http")) == 1
 
@@ -470,10 +503,15 @@ def test_what_could_be_read_in_two_ways_is_carried_in_none(net: Net) -> None:
 def test_smuggled_behind_a_sound_request(net: Net) -> None:
     sound = b"GET /repos/a HTTP/1.1\r\nHost: api.test\r\n\r\n"
     behind = {
-        "in a body": b"POST /repos/a/issues HTTP/1.1\r\nHost: api.test\r\nContent-Length: 41\r\n\r\nGET /user HTTP/1.1\r\nHost: api.test\r\n\r\n!!!!" + sound,
+        "in a body": b"POST /repos/a/issues HTTP/1.1\r\nHost: api.test\r\nContent-Length: 41\r\n\r\nGET /user HTTP/1.1\r\nHost: api.test\r\n\r\n!!!!"
+        + sound,
         "pipelined": sound + b"GET /user HTTP/1.1\r\nHost: api.test\r\n\r\n" + sound,
     }
-    run = net.run(RAW + f"for name, request in {behind!r}.items():\n    attempt(name, say, request.replace(b'\\r\\n\\r\\n', b'\\r\\n\\r\\n'))\n", timeout=120)
+    run = net.run(
+        RAW
+        + f"for name, request in {behind!r}.items():\n    attempt(name, say, request.replace(b'\\r\\n\\r\\n', b'\\r\\n\\r\\n'))\n",
+        timeout=120,
+    )
     assert "/user" not in [one["path"] for one in net.asked], net.asked
     assert [one["path"] for one in net.asked][-2:] == ["/repos/a", "/repos/a"], run.explain()
     assert "HTTP/1.1 403" in run.attempts["pipelined"].value, run.explain()
@@ -531,12 +569,49 @@ tell("closed", ask("https://closed.test:444/x"))
     assert status == 502 and "refused" in text, run.explain()
     assert net.asked == []
     requests = [record["op"] for record in run.allowed("net.http")]
-    ends = [record["outcome"] for record in run.records if record["type"] == "concluded" and record["op"] in requests]
+    ends = [
+        record["outcome"]
+        for record in run.records
+        if record["type"] == "concluded" and record["op"] in requests
+    ]
     assert len(requests) == 2 and {"failed": 111} in ends and len(ends) == 2, ends
 
 
+def test_the_owners_proxy_is_gone_through_and_the_program_knows_nothing_of_it(net: Net) -> None:
+    proxy = f"http://user:{SECRET}@{PLAIN}:3128"
+    run = net.run(
+        URLLIB
+        + """
+tell("opened", ask("https://api.test/repos/a")[0])
+tell("passed", ask("https://plain.test/page")[0])
+tell("without tls", ask("http://old.test/page")[0])
+tell("left out", ask("https://api.test/repos/b")[0])
+tell("variables", [name for name in os.environ if name.lower().endswith("_proxy")])
+""",
+        env={"HTTPS_PROXY": proxy, "http_proxy": proxy, "NO_PROXY": "elsewhere.test"},
+    )
+    said = values(run)
+    assert [said[name] for name in ("opened", "passed", "without tls", "left out")] == [200] * 4, (
+        run.explain()
+    )
+    assert said["variables"] == []
+    proxied = [line for line in net.log if "proxied" in line]
+    assert [line["proxied"] for line in proxied] == [
+        "CONNECT api.test:443",
+        "CONNECT plain.test:443",
+        "GET http://old.test/page",
+        "CONNECT api.test:443",
+    ], proxied
+    assert all(line["headers"]["proxy-authorization"].startswith("Basic ") for line in proxied)
+    assert SECRET not in run.out + run.err
+    for path in run.trace.iterdir():
+        assert SECRET.encode() not in path.read_bytes(), path
+
+
 def test_a_tool_narrows_requests_too(net: Net) -> None:
-    net.policy = POLICY + """
+    net.policy = (
+        POLICY
+        + """
 [[tool]]
 name = "reader"
 net.http = ["GET api.test/repos/public/**"]
@@ -544,6 +619,7 @@ net.http = ["GET api.test/repos/public/**"]
 name = "offline"
 net.http = []
 """
+    )
     run = net.run(
         URLLIB
         + """

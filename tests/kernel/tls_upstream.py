@@ -3,7 +3,7 @@
     python tls_upstream.py CONFIG
 
 CONFIG is JSON: `log` gets a line of JSON for each request; each of `sites` is an `address`, a `port`, and `cert` and `key`
-(none: without TLS). `root` is a directory that is served below /files/. It says `ready` once it listens.
+(none: without TLS), or a `proxy`. `root` is a directory that is served below /files/. It says `ready` once it listens.
 """
 
 import base64
@@ -29,6 +29,7 @@ class Site:
             self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self.context.load_cert_chain(site["cert"], site["key"])
             self.context.set_alpn_protocols(site.get("alpn", ["h2", "http/1.1"]))
+        self.proxy = site.get("proxy", False)
         family = socket.AF_INET6 if ":" in site["address"] else socket.AF_INET
         self.socket = socket.create_server((site["address"], site["port"]), family=family, backlog=1024)
         threading.Thread(target=self.serve, daemon=True).start()
@@ -45,6 +46,8 @@ class Site:
     def speak(self, peer: socket.socket) -> None:
         try:
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self.proxy:
+                return self.connect(peer)
             stream: socket.socket = peer
             if self.context:
                 stream = self.context.wrap_socket(peer, server_side=True)
@@ -57,6 +60,26 @@ class Site:
         finally:
             peer.close()
 
+    def connect(self, peer: socket.socket) -> None:
+        """Connects whoever asks to whom it asks for, and passes on a request that names its server."""
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += peer.recv(1)
+        method, target, _ = head.decode().split(" ", 2)
+        fields = [line.split(": ", 1) for line in head.decode().splitlines()[1:] if line]
+        self.note(proxied=f"{method} {target}", headers={name.lower(): value for name, value in fields})
+        host, _, port = target.removeprefix("http://").split("/")[0].partition(":")
+        with socket.create_connection((host, int(port or 80)), 20) as far:
+            if method == "CONNECT":
+                peer.sendall(b"HTTP/1.1 200 connected\r\n\r\n")
+            else:
+                path = "/" + target.removeprefix("http://").partition("/")[2]
+                far.sendall(head.replace(target.encode(), path.encode(), 1))
+            back = threading.Thread(target=pump, args=(far, peer), daemon=True)
+            back.start()
+            pump(peer, far)
+            back.join()
+
     def answer(self, asked: dict[str, Any], body: bytes) -> tuple[int, bytes]:
         self.note(**asked, length=len(body))
         path = asked["path"]
@@ -66,6 +89,15 @@ class Site:
             file = Path(self.root) / path.split("?")[0].removeprefix("/files/")
             return (200, file.read_bytes()) if file.is_file() else (404, b"no such file")
         return 200, json.dumps({**asked, "body": body.decode("latin-1")}).encode()
+
+
+def pump(near: socket.socket, far: socket.socket) -> None:
+    try:
+        while said := near.recv(65536):
+            far.sendall(said)
+        far.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
 
 
 class One(BaseHTTPRequestHandler):
@@ -96,10 +128,9 @@ class One(BaseHTTPRequestHandler):
             "headers": {name.lower(): value for name, value in self.headers.items()},
             "protocol": self.request_version,
         }
-        if self.path == "/socket":
-            return self.websocket(asked)
-        if self.path == "/events":
-            return self.events(asked)
+        if self.path in ("/socket", "/events"):
+            (self.websocket if self.path == "/socket" else self.events)(asked)
+            return
         body = self.body()
         status, said = self.site.answer(asked, body)
         self.send_response(status)
@@ -142,7 +173,9 @@ def speak_two(site: Site, stream: ssl.SSLSocket) -> None:
     import h2.connection
     import h2.events
 
-    speaker = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))
+    speaker = h2.connection.H2Connection(
+        h2.config.H2Configuration(client_side=False, header_encoding="utf-8")
+    )
     speaker.initiate_connection()
     stream.sendall(speaker.data_to_send())
     asked: dict[int, dict[str, Any]] = {}

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use failcore_gate::Sender;
-use failcore_model::{Action, Endpoint, Host, HostName};
+use failcore_model::{Action, Endpoint, Event, Host, HostName};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -90,7 +90,15 @@ impl Journey<'_> {
         }
         if !self.shared.gate.policy().opens(&name, self.to.port(), &self.sender.claims.scope) {
             let route = Route::to(self.to, &name, "https", &self.shared.setup.proxies);
-            let mut far = route.through().await?;
+            let mut far = match route.through().await {
+                Ok(far) => far,
+                Err(error) => {
+                    // The program sees that the connection ends; why, the record says.
+                    let text = format!("the carried connection to {name} at {} failed: {error}", self.to);
+                    let _ = self.shared.ask(move |gate| gate.record(&Event::Notice { text })).await;
+                    return Err(error.into());
+                }
+            };
             far.write_all(&raw).await?;
             copy_bidirectional(&mut stream, &mut far).await?;
             return Ok(());

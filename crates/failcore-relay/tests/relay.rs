@@ -239,6 +239,7 @@ fn where_the_server_is_not_there_the_program_is_told() {
     let world = World::with(Upstream { at: closed, heard: Arc::default() });
     let said = ask(&mut world.connect(None), &world.request("/open/x"));
     assert!(said.starts_with("HTTP/1.1 502") && said.contains("refused"), "{said}");
-    let failed = world.kept.events.lock().unwrap().iter().any(|event| matches!(event, Event::Concluded { .. }));
+    let failed =
+        world.kept.events.lock().unwrap().iter().any(|event| matches!(event, Event::Concluded { .. }));
     assert!(failed, "the failure is recorded");
 }
