@@ -18,7 +18,7 @@ use crate::merkle::{Frontier, record_hash};
 use crate::packed::{Fact, Unpacker, append};
 use crate::{Report, TraceError, layout, reader};
 
-const MAGIC: &[u8; 16] = b"failcore index 3";
+const MAGIC: &[u8; 16] = b"failcore index 4";
 
 /// The `decided` and `approval` records of a trace, read from its index.
 pub struct Index {
