@@ -665,3 +665,76 @@ tell("answers", [answers.count("200"), answers.count("403"), len(answers)])
     )
     assert run.attempts["answers"].value == [300, 300, 600], run.explain()
     assert len(net.asked) == 300 and all(one["path"].startswith("/repos/") for one in net.asked)
+
+
+TWO = """
+import h2.config, h2.connection, h2.events, h2.exceptions
+def say_two(fields, body=b""):
+    peer = connect(protocols=("h2",))
+    peer.settimeout(5)
+    assert peer.selected_alpn_protocol() == "h2"
+    loose = dict(validate_outbound_headers=False, normalize_outbound_headers=False, validate_inbound_headers=False)
+    speaker = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8", **loose))
+    speaker.initiate_connection()
+    speaker.send_headers(1, [tuple(field) for field in fields], end_stream=not body)
+    if body:
+        speaker.send_data(1, body, end_stream=True)
+    peer.sendall(speaker.data_to_send())
+    while piece := peer.recv(65536):
+        for event in speaker.receive_data(piece):
+            if isinstance(event, h2.events.ResponseReceived):
+                return dict(event.headers)[":status"]
+            if isinstance(event, (h2.events.StreamReset, h2.events.ConnectionTerminated)):
+                return "reset"
+        peer.sendall(speaker.data_to_send())
+    return "closed"
+"""
+SOUND = {":method": "GET", ":scheme": "https", ":authority": "api.test", ":path": "/repos/a"}
+
+
+def two(*more: tuple[str, str], **changed: str | None) -> list[tuple[str, str]]:
+    fields = {**SOUND, **{f":{name}": value for name, value in changed.items()}}
+    return [(name, value) for name, value in fields.items() if value is not None] + list(more)
+
+
+def test_what_http2_could_hide_is_not_carried(net: Net) -> None:
+    if net.world.prefix != Path(sys.prefix):
+        pytest.skip("the interpreter that an ordinary user may read here has no such libraries")
+    hostile = {
+        "another authority": two(authority="other.test"),
+        "another port": two(authority="api.test:8443"),
+        "a user": two(authority="user@api.test"),
+        "no authority": two(authority=None),
+        "host instead": two(("host", "api.test"), authority=None),
+        "host beside": two(("host", "other.test")),
+        "without tls": two(scheme="http"),
+        "no scheme": two(scheme=None),
+        "no path": two(path=None),
+        "empty path": two(path=""),
+        "asterisk": two(path="*", method="OPTIONS"),
+        "whole url": two(path="https://api.test/repos/a"),
+        "dots": two(path="/repos/../user"),
+        "encoded dots": two(path="/repos/%2e%2e/user"),
+        "line end in path": two(path="/repos/a HTTP/1.1\r\nX: y"),
+        "line end in method": two(method="GET / HTTP/1.1\r\nX: y"),
+        "line end in a value": two(("x", "a\r\ny: b")),
+        "connect": two(method="CONNECT"),
+        "extended connect": two((":protocol", "websocket"), method="CONNECT"),
+        "two paths": [*two(), (":path", "/user")],
+        "late pseudo field": [("x", "a"), *two()],
+        "unknown pseudo field": two((":x", "a")),
+        "capitals": two(("X-A", "b")),
+        "connection": two(("connection", "close, host")),
+        "transfer encoding": two(("transfer-encoding", "chunked")),
+        "false length": two(("content-length", "5")),
+    }
+    run = net.run(
+        RAW
+        + TWO
+        + f"tell('sound', say_two({two()!r}))\nfor name, fields in {hostile!r}.items():\n    attempt(name, say_two, fields)\n"
+    )
+    assert run.code == 0 and run.attempts["sound"].value == "200", run.explain()
+    for name in hostile:
+        said = run.attempts[name]
+        assert not said.ok or not said.value.startswith("'2"), f"{name}: {said}\n{run.explain()}"
+    assert [one["path"] for one in net.asked] == ["/repos/a"], net.asked
