@@ -6,11 +6,12 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use failcore_gate::Grant;
-use failcore_model::{Action, Endpoint, Transport};
+use failcore_model::{Action, Endpoint, Text, Transport};
 use rustix::io::Errno;
 use rustix::net::SocketType;
 
 use crate::call::{Call, Reply};
+use crate::calls::row;
 use crate::carried::Carried;
 use crate::memory;
 use crate::notify::last;
@@ -109,6 +110,7 @@ fn send(call: &Call<'_>, socket: &mut Socket, message: &Message, flags: i32) -> 
     }
     let opens = flags & libc::MSG_FASTOPEN != 0;
     let flags = flags & !libc::MSG_FASTOPEN;
+    let (control, _fds) = ancillary(call, &message.control)?;
     let mut name = Vec::new();
     let mut grant = None;
     if socket.is_unix_stream() && !message.name.is_empty() {
@@ -126,7 +128,6 @@ fn send(call: &Call<'_>, socket: &mut Socket, message: &Message, flags: i32) -> 
         held = peer(call, socket, &message.name, of)?.ok_or(Errno::INVAL)?;
         if let Some(carried) = Carried::of(call, &held.action) {
             let name = carried.prepare(call, socket, message.control.is_empty())?;
-            let (control, _fds) = ancillary(call, &message.control)?;
             return transfer(call, socket, message, &name, &control, flags);
         }
         grant = Some(call.judge(held.action.clone())?);
@@ -145,7 +146,6 @@ fn send(call: &Call<'_>, socket: &mut Socket, message: &Message, flags: i32) -> 
         }
         name.clear();
     }
-    let (control, _fds) = ancillary(call, &message.control)?;
     let sent = transfer(call, socket, message, &name, &control, flags);
     finish(call, grant, sent)
 }
@@ -257,6 +257,7 @@ fn broken_pipe(call: &Call<'_>) {
 /// a packet to somebody else is refused; credentials are those of whoever sends.
 fn ancillary(call: &Call<'_>, raw: &[u8]) -> Result<(Vec<u8>, Vec<OwnedFd>), Errno> {
     const HEAD: usize = size_of::<libc::cmsghdr>();
+    const FLOW_LABEL: i32 = 11; // IPV6_FLOWINFO
     let (mut out, mut held) = (Vec::new(), Vec::new());
     let mut rest = raw;
     while rest.len() >= HEAD {
@@ -280,25 +281,34 @@ fn ancillary(call: &Call<'_>, raw: &[u8]) -> Result<(Vec<u8>, Vec<OwnedFd>), Err
             }
             (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => own_credentials(call, data)?,
             // By which routing table.
-            (libc::SOL_SOCKET, libc::SO_MARK) => return Err(Errno::PERM),
+            (libc::SOL_SOCKET, libc::SO_MARK) => return Err(elsewhere(call)),
             // By which interface (ip(7), ipv6(7), RFC 3542): loopback's addresses are other machines' elsewhere.
             (libc::IPPROTO_IP, libc::IP_PKTINFO) if data.get(..4) != Some(&[0; 4]) => {
-                return Err(Errno::PERM);
+                return Err(elsewhere(call));
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO | libc::IPV6_2292PKTINFO)
                 if data.get(16..20) != Some(&[0; 4]) =>
             {
-                return Err(Errno::PERM);
+                return Err(elsewhere(call));
             }
-            // Source routes (as above).
-            (libc::IPPROTO_IP, libc::IP_RETOPTS) | (libc::IPPROTO_IPV6, libc::IPV6_RTHDR | 5) => {
-                return Err(Errno::PERM);
-            }
+            // Source routes (as above), and the headers and the flow label that they can come in or with.
+            (libc::IPPROTO_IP, libc::IP_RETOPTS)
+            | (libc::IPPROTO_IPV6, libc::IPV6_RTHDR | 3..=5 | FLOW_LABEL | 54 | 55 | 59)
+            // Further peers of an association (linux/sctp.h: SCTP_DSTADDRV4, SCTP_DSTADDRV6).
+            | (libc::IPPROTO_SCTP, 7 | 8) => return Err(elsewhere(call)),
             _ => append(&mut out, &rest[..HEAD], data),
         }
         rest = rest.get(len.next_multiple_of(8)..).unwrap_or_default();
     }
     Ok((out, held))
+}
+
+/// Refuses what would carry a packet to somebody else than its address says, as the same options of `setsockopt` are.
+fn elsewhere(call: &Call<'_>) -> Errno {
+    let name = row(call.notice.nr).map_or("sendmsg", |row| row.name);
+    // In audit mode this may be granted on paper; it is refused all the same.
+    let _ = call.judge(Action::KernelCall(Text::from(name)));
+    Errno::PERM
 }
 
 /// Whether credentials are the task's own, which is all that may be claimed without privilege (unix(7)).

@@ -383,7 +383,8 @@ pub(crate) fn listen(call: &Call<'_>) -> Reply {
     DONE
 }
 
-fn local(socket: &Socket) -> Result<Vec<u8>, Errno> {
+/// What a socket is bound to.
+pub(crate) fn local(socket: &Socket) -> Result<Vec<u8>, Errno> {
     let mut bytes = vec![0u8; STORAGE];
     let mut len = length(&bytes);
     // SAFETY: the kernel writes at most `len` bytes to a live buffer of that length, and the length itself.
@@ -392,7 +393,7 @@ fn local(socket: &Socket) -> Result<Vec<u8>, Errno> {
     Ok(bytes)
 }
 
-/// `socket(family, type, protocol)` of a kind that is not free.
+/// `socket(family, type, protocol)` of a kind that is not free, and `socketpair`, whose first arguments are the same.
 pub(crate) fn socket(call: &Call<'_>) -> Reply {
     let _grant = call.judge(Action::Socket {
         family: Family::from_number(call.int(0)),
