@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -201,10 +202,10 @@ def compiled() -> Iterator[Path]:
     """The program, compiled once."""
     if not shutil.which("cc"):
         pytest.skip("there is no cc")
-    made = SOURCE.parent / ".ways"
-    subprocess.run(["cc", "-O1", "-o", str(made), str(SOURCE)], check=True, timeout=60)
-    yield made
-    made.unlink()
+    with tempfile.TemporaryDirectory(prefix="failcore-ways-") as directory:
+        made = Path(directory) / "ways"
+        subprocess.run(["cc", "-O1", "-o", str(made), str(SOURCE)], check=True, timeout=60)
+        yield made
 
 
 class Server:
