@@ -11,6 +11,7 @@ interface.
 """
 
 import ctypes
+import errno
 import fcntl
 import ipaddress
 import json
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import urllib.parse
 
 SIOCSIFADDR, SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8916, 0x8913, 0x8914, 1
@@ -131,9 +133,21 @@ def serve_unix(path: str, reached: dict[str, int]) -> None:
     threading.Thread(target=loop, daemon=True).start()
 
 
-def serve_web(address: str, port: int, reached: dict[str, int]) -> None:
+def listening(address: str, port: int, backlog: int) -> socket.socket:
+    """A listening socket; the kernel may take a moment to have an IPv6 address."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    server = socket.create_server((address, port), family=family, backlog=1024)
+    for _ in range(100):
+        try:
+            return socket.create_server((address, port), family=family, backlog=backlog)
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+            time.sleep(0.02)
+    raise TimeoutError(address)
+
+
+def serve_web(address: str, port: int, reached: dict[str, int]) -> None:
+    server = listening(address, port, 1024)
     reached[address] = 0
 
     def loop() -> None:
@@ -158,7 +172,7 @@ def serve_web(address: str, port: int, reached: dict[str, int]) -> None:
 def serve_silence(address: str, port: int) -> None:
     """A socket whose queue is full: the kernel drops whatever comes."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    server = socket.create_server((address, port), family=family, backlog=0)
+    server = listening(address, port, 0)
     waiting = [socket.socket(family) for _ in range(4)]
     for one in waiting:
         one.setblocking(False)

@@ -195,6 +195,10 @@ impl Upstream {
             NetError::Dns(DnsError::ResponseCode(code)) => {
                 LookupError::again(format!("the name server says {code}"))
             }
+            // The library keeps to itself which of both it was.
+            NetError::NoConnections => {
+                LookupError::unreachable("none could be connected to, or none proved who it is")
+            }
             error => LookupError::unreachable(error.to_string()),
         })
     }
