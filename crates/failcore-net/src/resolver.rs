@@ -11,7 +11,7 @@ use hickory_proto::rr::RecordType;
 
 use crate::Pins;
 use crate::answers::Chain;
-use crate::upstream::{May, Upstream};
+use crate::upstream::Upstream;
 
 /// Looks names up, through the system's resolver (getaddrinfo(3): /etc/hosts, nsswitch.conf, DNS) or by asking name
 /// servers of the owner's choice, and pins what may be connected to.
@@ -26,16 +26,34 @@ use crate::upstream::{May, Upstream};
 pub struct Resolver {
     pins: Arc<Pins>,
     ttl: Duration,
-    source: Source,
+    // Behind a trait, so that whoever asks the system alone links nothing of what asks name servers.
+    source: Box<dyn Source>,
 }
 
-enum Source {
-    /// A function that finds addresses, as the system's does.
-    Function(Box<Lookup>),
-    Upstream(Upstream),
+/// Which alias may be followed.
+pub(crate) type May<'a> = dyn FnMut(&HostName) -> bool + 'a;
+
+/// Who knows what a name leads to.
+pub(crate) trait Source: Send + Sync {
+    /// Addresses of both families. `may` says which names it may be an alias of.
+    fn addresses(&self, name: &HostName, may: &mut May<'_>) -> Result<Found, LookupError>;
+
+    /// Other records, as [`Source::addresses`]; nothing where it knows of none.
+    fn records(&self, _: &HostName, _: RecordType, _: &mut May<'_>) -> Result<Option<Chain>, LookupError> {
+        Ok(None)
+    }
 }
 
-type Lookup = dyn Fn(&HostName) -> Result<Found, LookupError> + Send + Sync;
+/// A function that finds addresses, as the system's does.
+struct Function<F>(F);
+
+impl<F: Fn(&HostName) -> Result<Found, LookupError> + Send + Sync> Source for Function<F> {
+    fn addresses(&self, name: &HostName, may: &mut May<'_>) -> Result<Found, LookupError> {
+        let mut found = self.0(name)?;
+        found.aliases.retain(|alias| alias != name);
+        if found.aliases.iter().all(may) { Ok(found) } else { Err(LookupError::refused()) }
+    }
+}
 
 /// What a look-up found, before anything is filtered.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -126,12 +144,16 @@ impl Resolver {
         pins: Arc<Pins>,
         lookup: impl Fn(&HostName) -> Result<Found, LookupError> + Send + Sync + 'static,
     ) -> Self {
-        Self { pins, ttl: Self::TTL, source: Source::Function(Box::new(lookup)) }
+        Self::from(pins, Function(lookup))
     }
 
     /// A resolver that asks these name servers.
     pub fn asking(pins: Arc<Pins>, upstream: Upstream) -> Self {
-        Self { pins, ttl: Self::TTL, source: Source::Upstream(upstream) }
+        Self::from(pins, upstream)
+    }
+
+    fn from(pins: Arc<Pins>, source: impl Source + 'static) -> Self {
+        Self { pins, ttl: Self::TTL, source: Box::new(source) }
     }
 
     /// Pins for this long at most, instead of [`Resolver::TTL`].
@@ -180,13 +202,7 @@ impl Resolver {
     }
 
     fn ask(&self, name: &HostName, may: &mut May<'_>) -> Result<Found, ResolveError> {
-        let found = match &self.source {
-            Source::Upstream(upstream) => upstream.addresses(name, may),
-            Source::Function(look_up) => look_up(name).and_then(|mut found| {
-                found.aliases.retain(|alias| alias != name);
-                if found.aliases.iter().all(may) { Ok(found) } else { Err(LookupError::refused()) }
-            }),
-        };
+        let found = self.source.addresses(name, may);
         found.map_err(|source| ResolveError::Lookup { name: name.clone(), source })
     }
 
@@ -199,13 +215,8 @@ impl Resolver {
         mut may: impl FnMut(&HostName) -> bool,
     ) -> Result<Option<Chain>, ResolveError> {
         let Action::Resolve(name) = grant.action() else { return Err(ResolveError::NotGranted) };
-        match &self.source {
-            Source::Function(_) => Ok(None),
-            Source::Upstream(upstream) => upstream
-                .records(name, kind, &mut may)
-                .map(Some)
-                .map_err(|source| ResolveError::Lookup { name: name.clone(), source }),
-        }
+        let found = self.source.records(name, kind, &mut may);
+        found.map_err(|source| ResolveError::Lookup { name: name.clone(), source })
     }
 
     /// Filters and pins addresses that a judged name resolved to elsewhere, as where the program's own call of

@@ -18,7 +18,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
 use crate::answers::Chain;
-use crate::resolver::{Found, LookupError};
+use crate::resolver::{Found, LookupError, May, Source};
 
 /// How long all servers together may take for one question; a C library waits five seconds.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -52,9 +52,6 @@ pub enum UpstreamError {
     System(#[from] std::io::Error),
 }
 
-/// Which alias may be followed.
-pub(crate) type May<'a> = dyn FnMut(&HostName) -> bool + 'a;
-
 impl Upstream {
     /// Prepares to ask these servers, the first one first; nobody is asked yet.
     ///
@@ -83,59 +80,7 @@ impl Upstream {
         Ok(Self { servers: pool, runtime: Some(runtime) })
     }
 
-    /// Looks up both families of a name's addresses. `may` says which name that it is an alias of may be asked for: none
-    /// is before.
-    pub(crate) fn addresses(&self, name: &HostName, may: &mut May<'_>) -> Result<Found, LookupError> {
-        // RFC 6761 section 6.3: no server knows it better.
-        if name.as_str() == "localhost" {
-            let addrs = vec![Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()];
-            return Ok(Found { addrs, ..Found::default() });
-        }
-        let begin = |kind| {
-            let chain = Chain::of(fqdn(name)?, kind);
-            Ok::<_, LookupError>((self.start(chain.end().clone(), kind), chain))
-        };
-        let (six, four) = (begin(RecordType::AAAA)?, begin(RecordType::A)?);
-        let six = self.follow(six.0, six.1, may);
-        let four = self.follow(four.0, four.1, may);
-        let mut found = Found::default();
-        let mut failures = Vec::new();
-        for chain in [six, four] {
-            match chain {
-                Ok(chain) => {
-                    found.ttl = Some(found.ttl.map_or(chain.ttl(), |ttl| ttl.min(chain.ttl())));
-                    found.addrs.extend(chain.records().iter().filter_map(|record| match &record.data {
-                        RData::A(addr) => Some(IpAddr::from(addr.0)),
-                        RData::AAAA(addr) => Some(IpAddr::from(addr.0)),
-                        _ => None,
-                    }));
-                    // Both families have the same ones.
-                    if found.aliases.is_empty() {
-                        found.aliases = chain.aliases().to_vec();
-                    }
-                }
-                Err(error) => failures.push(error),
-            }
-        }
-        if found.addrs.is_empty() {
-            // The worst of both: what could not be found out may well be there.
-            failures.sort_by_key(|error| (error.is_final(), error.code));
-            return Err(failures.into_iter().next().unwrap_or_else(LookupError::no_data));
-        }
-        Ok(found)
-    }
-
-    /// Looks up other records of a name, as [`Upstream::addresses`].
-    pub(crate) fn records(
-        &self,
-        name: &HostName,
-        kind: RecordType,
-        may: &mut May<'_>,
-    ) -> Result<Chain, LookupError> {
-        let chain = Chain::of(fqdn(name)?, kind);
-        self.follow(self.start(chain.end().clone(), kind), chain, may)
-    }
-
+    /// Goes on along a chain of aliases to its end; no name is asked for before `may` said that it may be.
     fn follow(
         &self,
         mut asked: JoinHandle<Result<DnsResponse, NetError>>,
@@ -205,6 +150,58 @@ impl Upstream {
 
     fn runtime(&self) -> &Runtime {
         self.runtime.as_ref().expect("it is there until this is dropped")
+    }
+}
+
+impl Source for Upstream {
+    fn addresses(&self, name: &HostName, may: &mut May<'_>) -> Result<Found, LookupError> {
+        // RFC 6761 section 6.3: no server knows it better.
+        if name.as_str() == "localhost" {
+            let addrs = vec![Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()];
+            return Ok(Found { addrs, ..Found::default() });
+        }
+        let begin = |kind| {
+            let chain = Chain::of(fqdn(name)?, kind);
+            Ok::<_, LookupError>((self.start(chain.end().clone(), kind), chain))
+        };
+        let (six, four) = (begin(RecordType::AAAA)?, begin(RecordType::A)?);
+        let six = self.follow(six.0, six.1, may);
+        let four = self.follow(four.0, four.1, may);
+        let mut found = Found::default();
+        let mut failures = Vec::new();
+        for chain in [six, four] {
+            match chain {
+                Ok(chain) => {
+                    found.ttl = Some(found.ttl.map_or(chain.ttl(), |ttl| ttl.min(chain.ttl())));
+                    found.addrs.extend(chain.records().iter().filter_map(|record| match &record.data {
+                        RData::A(addr) => Some(IpAddr::from(addr.0)),
+                        RData::AAAA(addr) => Some(IpAddr::from(addr.0)),
+                        _ => None,
+                    }));
+                    // Both families have the same ones.
+                    if found.aliases.is_empty() {
+                        found.aliases = chain.aliases().to_vec();
+                    }
+                }
+                Err(error) => failures.push(error),
+            }
+        }
+        if found.addrs.is_empty() {
+            // The worst of both: what could not be found out may well be there.
+            failures.sort_by_key(|error| (error.is_final(), error.code));
+            return Err(failures.into_iter().next().unwrap_or_else(LookupError::no_data));
+        }
+        Ok(found)
+    }
+
+    fn records(
+        &self,
+        name: &HostName,
+        kind: RecordType,
+        may: &mut May<'_>,
+    ) -> Result<Option<Chain>, LookupError> {
+        let chain = Chain::of(fqdn(name)?, kind);
+        self.follow(self.start(chain.end().clone(), kind), chain, may).map(Some)
     }
 }
 
