@@ -32,7 +32,9 @@ MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 def interface6(address: str) -> None:
     """Puts an IPv6 address on loopback: `struct in6_ifreq` of linux/ipv6.h."""
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as control:
-        packed = struct.pack("16sIi", socket.inet_pton(socket.AF_INET6, address), 128, socket.if_nametoindex("lo"))
+        packed = struct.pack(
+            "16sIi", socket.inet_pton(socket.AF_INET6, address), 128, socket.if_nametoindex("lo")
+        )
         fcntl.ioctl(control, SIOCSIFADDR, packed)
 
 
@@ -161,8 +163,12 @@ def serve_web(address: str, port: int, reached: dict[str, int]) -> None:
                     body = f"page of {address}".encode()
                     head = b"HTTP/1.1 200 OK\r\n"
                     if path and path[0].startswith(b"/to/"):
-                        head = b"HTTP/1.1 302 Found\r\nLocation: %s\r\n" % urllib.parse.unquote_to_bytes(path[0][4:])
-                    peer.sendall(b"%sConnection: close\r\nContent-Length: %d\r\n\r\n" % (head, len(body)) + body)
+                        head = b"HTTP/1.1 302 Found\r\nLocation: %s\r\n" % urllib.parse.unquote_to_bytes(
+                            path[0][4:]
+                        )
+                    peer.sendall(
+                        b"%sConnection: close\r\nContent-Length: %d\r\n\r\n" % (head, len(body)) + body
+                    )
                 except OSError:
                     pass
 

@@ -18,11 +18,22 @@ from tests.attacks.test_names_and_rebinding import METADATA, OTHER, PORT, PRIVAT
 from tests.conftest import WORKSPACE, Run, World
 
 HERE = Path(__file__).parent
-LINES = [line.split(" ", 1) for line in (HERE / "ssrf.txt").read_text().splitlines() if not line.startswith("#")]
+LINES = [
+    line.split(" ", 1) for line in (HERE / "ssrf.txt").read_text().splitlines() if not line.startswith("#")
+]
 URLS = {
     kind: [url.format(port=PORT).replace("\\t", "\t") for of, url in LINES if of == kind] for kind, _ in LINES
 }
-INSIDE = ["127.0.0.1", "::1", METADATA, PRIVATE, "fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.168.0.1"]
+INSIDE = [
+    "127.0.0.1",
+    "::1",
+    METADATA,
+    PRIVATE,
+    "fd00:ec2::254",
+    "100.100.100.200",
+    "168.63.129.16",
+    "192.168.0.1",
+]
 NAMES = {
     "good.example": [[PUBLIC]],
     "two.example": [[OTHER]],
@@ -81,7 +92,9 @@ def fetched(world: World, urls: list[str]) -> tuple[Run, dict[str, Any]]:
 
 
 def nobody_inside(run: Run, seen: dict[str, Any]) -> None:
-    assert {address: seen["reached"][address] for address in INSIDE} == dict.fromkeys(INSIDE, 0), run.explain()
+    assert {address: seen["reached"][address] for address in INSIDE} == dict.fromkeys(INSIDE, 0), (
+        run.explain()
+    )
     pages = [one.value for one in run.attempts.values() if one.ok and "page of" in str(one.value)]
     assert all(PUBLIC in page or OTHER in page for page in pages), pages
 
@@ -129,6 +142,8 @@ def test_curl(world: World, way: str) -> None:
     argv = ["curl", "-q", "-s", "-g", "-L", "--max-time", "5", "-K", "curl.txt"]
     run = world.run("", argv=argv, policy=policy, before=lan(world), timeout=300)
     seen = json.loads((world.base / "net-report.json").read_text())
-    assert {address: seen["reached"][address] for address in INSIDE} == dict.fromkeys(INSIDE, 0), run.explain()
+    assert {address: seen["reached"][address] for address in INSIDE} == dict.fromkeys(INSIDE, 0), (
+        run.explain()
+    )
     assert f"page of {OTHER if way == 'redirect' else PUBLIC}" in run.out, run.explain()
     assert "127.0.0.1" not in run.out and len(run.denied("net.*")) > 20

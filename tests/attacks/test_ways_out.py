@@ -435,19 +435,13 @@ def test_sockets_that_failcore_was_started_with(world: World, compiled: Path, se
         assert tried.code == errno.EBADF, tried.run.explain()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as loose:
         tried = under(world, compiled, [], loose, "standard input", LOOPBACK, port)
-        assert tried.code == REFUSED and tried.run.denied("net.send", f'"port": {port}'), (
-            tried.run.explain()
-        )
+        assert tried.code == REFUSED and tried.run.denied("net.send", f'"port": {port}'), tried.run.explain()
         loose.connect((LOOPBACK, server.port))
-        assert (
-            under(world, compiled, [], loose, "standard input, connected", LOOPBACK, port).code == 0
-        )
+        assert under(world, compiled, [], loose, "standard input, connected", LOOPBACK, port).code == 0
     assert server.streams == 1
 
 
-def under(
-    world: World, compiled: Path, fds: list[int], stdin: socket.socket | None, *args: str
-) -> Tried:
+def under(world: World, compiled: Path, fds: list[int], stdin: socket.socket | None, *args: str) -> Tried:
     """As `attempt`, with descriptors left open and a socket as its input."""
     from tests.conftest import records
 

@@ -87,8 +87,14 @@ class Server:
         wire = reply.to_wire(max_size=65535)
         question = len(query.split(b"\0\0\x29")[0]) if b"\0\0\x29" in query else len(query)
         head, asked = wire[:12], wire[12:question]
-        with_answers = lambda n: head[:6] + struct.pack("!H", n) + head[8:10] + b"\0\0"  # noqa: E731
-        alias = lambda target: with_answers(1) + asked + b"\xc0\x0c\0\5\0\1\0\0\0\x09" + struct.pack("!H", len(target)) + target  # noqa: E731
+
+        def with_answers(n: int) -> bytes:
+            return head[:6] + struct.pack("!H", n) + head[8:10] + b"\0\0"
+
+        def alias(target: bytes) -> bytes:
+            record = b"\xc0\x0c\0\5\0\1\0\0\0\x09" + struct.pack("!H", len(target)) + target
+            return with_answers(1) + asked + record
+
         for how in hows:
             match how:
                 case "silent" | "closed" | "long":
@@ -105,9 +111,19 @@ class Server:
                     return [wire[:2] + b"\xff" * 60]
                 case "circle":
                     at = len(head) + len(asked)
-                    return [with_answers(1) + asked + struct.pack("!HH", 0xC000 | at + 2, 0xC000 | at) + b"\0\1\0\1\0\0\0\x09\0\4\5\5\5\5"]
+                    return [
+                        with_answers(1)
+                        + asked
+                        + struct.pack("!HH", 0xC000 | at + 2, 0xC000 | at)
+                        + b"\0\1\0\1\0\0\0\x09\0\4\5\5\5\5"
+                    ]
                 case "endless":
-                    return [with_answers(1) + asked + struct.pack("!H", 0xC000 | len(head) + len(asked)) + b"\0\1\0\1\0\0\0\x09\0\4\5\5\5\5"]
+                    return [
+                        with_answers(1)
+                        + asked
+                        + struct.pack("!H", 0xC000 | len(head) + len(asked))
+                        + b"\0\1\0\1\0\0\0\x09\0\4\5\5\5\5"
+                    ]
                 case "counts":
                     return [head[:6] + b"\xff\xff\xff\xff\xff\xff" + wire[12:]]
                 case "nul":
@@ -175,14 +191,22 @@ class Server:
         while data := stream.recv(65535):
             for event in connection.receive_data(data):
                 if isinstance(event, h2.events.RequestReceived):
-                    headers = {bytes(k).decode(): bytes(v).decode() for k, v in map(tuple, event.headers)} if isinstance(event.headers[0][0], bytes) else dict(event.headers)
+                    headers = (
+                        {bytes(k).decode(): bytes(v).decode() for k, v in map(tuple, event.headers)}
+                        if isinstance(event.headers[0][0], bytes)
+                        else dict(event.headers)
+                    )
                     paths[event.stream_id], bodies[event.stream_id] = headers[":path"], b""
                 elif isinstance(event, h2.events.DataReceived):
                     bodies[event.stream_id] += event.data
                     connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
                 elif isinstance(event, h2.events.StreamEnded):
                     for message in self.answer(bodies[event.stream_id], f"https {paths[event.stream_id]}"):
-                        kind = [(":status", "200"), ("content-type", "application/dns-message"), ("content-length", str(len(message)))]
+                        kind = [
+                            (":status", "200"),
+                            ("content-type", "application/dns-message"),
+                            ("content-length", str(len(message))),
+                        ]
                         connection.send_headers(event.stream_id, kind)
                         connection.send_data(event.stream_id, message, end_stream=True)
             stream.sendall(connection.data_to_send())

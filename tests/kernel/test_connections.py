@@ -180,7 +180,9 @@ attempt("still refused", lambda: socket.create_connection(("127.0.0.1", 9), 5))
         policy=f'{WORKSPACE}[net]\nconnect = ["127.0.0.1:{port}"]\n',
     )
     outcomes = run.attempts["outcomes"].value
-    assert outcomes[1::3] == [256 * 4096] * 10 and set(outcomes[0::3]) <= {0, "ConnectionResetError"}, run.explain()
+    assert outcomes[1::3] == [256 * 4096] * 10 and set(outcomes[0::3]) <= {0, "ConnectionResetError"}, (
+        run.explain()
+    )
     run.refused("still refused")
 
 
@@ -194,7 +196,11 @@ FAMILIES = {
     "inside6.example": [["::1", "fd00:ec2::254", PUBLIC]],
 }
 BOTH = {"names": FAMILIES, "quiet": [SIX, GONE_SIX], "web": [SIX], "silent": [SILENT_SIX, "93.184.216.1"]}
-HAPPY = f'{WORKSPACE}[net]\nconnect = ["*.example:{PORT}", ' + ", ".join(f'"{name}:{PORT}"' for name in FAMILIES) + "]\n"
+HAPPY = (
+    f'{WORKSPACE}[net]\nconnect = ["*.example:{PORT}", '
+    + ", ".join(f'"{name}:{PORT}"' for name in FAMILIES)
+    + "]\n"
+)
 HAPPY = HAPPY.replace(f'"*.example:{PORT}", ', "")
 
 
@@ -216,7 +222,14 @@ for name in {list(FAMILIES)!r}:
         policy=HAPPY,
         before=lan(world, **BOTH),
     )
-    expected = {"both.example": {SIX, PUBLIC}, "silent6.example": {PUBLIC}, "gone6.example": {PUBLIC}, "silent4.example": {SIX}, "only6.example": {SIX}, "inside6.example": {PUBLIC}}
+    expected = {
+        "both.example": {SIX, PUBLIC},
+        "silent6.example": {PUBLIC},
+        "gone6.example": {PUBLIC},
+        "silent4.example": {SIX},
+        "only6.example": {SIX},
+        "inside6.example": {PUBLIC},
+    }
     run.worked(*FAMILIES)
     for name, pages in expected.items():
         assert run.attempts[name].value.strip("'") in pages, run.explain()
@@ -231,7 +244,12 @@ def test_happy_eyeballs_of_curl(world: World, name: str) -> None:
         pytest.skip("there is no curl")
     policy = HAPPY + '[process]\nexec = ["curl *"]\n'
     begun = time.monotonic()
-    run = world.run("", argv=["curl", "-q", "-sS", "--max-time", "10", f"http://{name}:{PORT}/"], policy=policy, before=lan(world, **BOTH))
+    run = world.run(
+        "",
+        argv=["curl", "-q", "-sS", "--max-time", "10", f"http://{name}:{PORT}/"],
+        policy=policy,
+        before=lan(world, **BOTH),
+    )
     assert run.out.startswith("page of "), run.explain()
     assert time.monotonic() - begun < 8
     seen = json.loads((world.base / "net-report.json").read_text())

@@ -43,13 +43,42 @@ def certificates() -> Iterator[Path]:
         pytest.skip("there is no openssl")
     at = Path(tempfile.mkdtemp(prefix="failcore-certificates-"))
     at.chmod(0o755)
-    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    make = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]
     ca = [*make, "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem"]
-    leaf = [*make, "-subj", "/CN=dns.test", "-keyout", "key.pem", "-out", "cert.pem", "-CA", "ca.pem", "-CAkey", "ca.key"]
+    leaf = [
+        *make,
+        "-subj",
+        "/CN=dns.test",
+        "-keyout",
+        "key.pem",
+        "-out",
+        "cert.pem",
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+    ]
     leaf += ["-addext", f"subjectAltName=DNS:dns.test,IP:{AT}", "-addext", "basicConstraints=CA:FALSE"]
     for command in (ca, leaf):
         subprocess.run(command, cwd=at, check=True, capture_output=True, timeout=60)
-    subprocess.run([*make, "-subj", "/CN=other", "-keyout", "o.key", "-out", "other.pem"], cwd=at, check=True, capture_output=True, timeout=60)
+    subprocess.run(
+        [*make, "-subj", "/CN=other", "-keyout", "o.key", "-out", "other.pem"],
+        cwd=at,
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
     yield at
     shutil.rmtree(at)
 
@@ -71,8 +100,16 @@ def ask(
         config |= {"cert": str(certificates / "cert.pem"), "key": str(certificates / "key.pem")}
         env["SSL_CERT_FILE"] = str(certificates / believes)
     (world.base / "dns.json").write_text(json.dumps(config))
-    serve = [sys.executable, str(HERE / "name_server.py"), str(world.base / "dns.json"), str(world.base / "dns-report.json"), "--"]
-    kinds = [f"{name}:{int(dns.rdatatype.from_text(kind))}" for name, kind in (one.split(":") for one in asked)]
+    serve = [
+        sys.executable,
+        str(HERE / "name_server.py"),
+        str(world.base / "dns.json"),
+        str(world.base / "dns-report.json"),
+        "--",
+    ]
+    kinds = [
+        f"{name}:{int(dns.rdatatype.from_text(kind))}" for name, kind in (one.split(":") for one in asked)
+    ]
     run = world.run(
         "",
         argv=argv or [program(world, "records.c"), SERVER, *kinds],
@@ -103,23 +140,47 @@ def code(message: dns.message.Message) -> str:
     return dns.rcode.to_text(message.rcode())
 
 
-@pytest.mark.parametrize("upstream", [f"dns://{AT}", f"tls://{AT}#dns.test", f"tls://{AT}", f"https://{AT}#dns.test", f"https://{AT}/ask/here#dns.test"])
+@pytest.mark.parametrize(
+    "upstream",
+    [
+        f"dns://{AT}",
+        f"tls://{AT}#dns.test",
+        f"tls://{AT}",
+        f"https://{AT}#dns.test",
+        f"https://{AT}/ask/here#dns.test",
+    ],
+)
 def test_each_way_to_ask(world: World, certificates: Path, upstream: str) -> None:
-    run, asked = ask(world, GOOD, "good.example:A", "secret.exfil.example:A", upstream=upstream, certificates=certificates)
+    run, asked = ask(
+        world, GOOD, "good.example:A", "secret.exfil.example:A", upstream=upstream, certificates=certificates
+    )
     good, refused = answers(run)
     assert data(good) == [f"30 {PUBLIC}"], run.explain()
     assert code(refused) == "NXDOMAIN" and run.denied("net.resolve", "secret.exfil.example")
-    by = {"dns": "udp", "tls": "tls", "https": "https /ask/here" if "/ask" in upstream else "https /dns-query"}[upstream.split(":")[0]]
+    by = {
+        "dns": "udp",
+        "tls": "tls",
+        "https": "https /ask/here" if "/ask" in upstream else "https /dns-query",
+    }[upstream.split(":")[0]]
     assert sorted(asked) == [f"{by} good.example A", f"{by} good.example AAAA"]
 
 
 @pytest.mark.parametrize(
     ("upstream", "believes"),
-    [(f"tls://{AT}#dns.test", "other.pem"), (f"tls://{AT}#another.test", "ca.pem"), (f"https://{AT}#dns.test", "other.pem"), (f"https://{AT}#another.test", "ca.pem")],
+    [
+        (f"tls://{AT}#dns.test", "other.pem"),
+        (f"tls://{AT}#another.test", "ca.pem"),
+        (f"https://{AT}#dns.test", "other.pem"),
+        (f"https://{AT}#another.test", "ca.pem"),
+    ],
     ids=["unknown authority", "another name", "unknown authority, https", "another name, https"],
 )
-def test_a_server_that_does_not_prove_who_it_is(world: World, certificates: Path, upstream: str, believes: str) -> None:
-    run, asked = ask(world, GOOD, "good.example:A", upstream=upstream, certificates=certificates, believes=believes)
+def test_a_server_that_does_not_prove_who_it_is(
+    world: World, certificates: Path, upstream: str, believes: str
+) -> None:
+    run, asked = ask(
+        world, GOOD, "good.example:A", upstream=upstream, certificates=certificates, believes=believes
+    )
     assert [code(one) for one in answers(run)] == ["SERVFAIL"], run.explain()
     assert asked == []
     notices = [record["text"] for record in run.records if record["type"] == "notice"]
@@ -128,7 +189,14 @@ def test_a_server_that_does_not_prove_who_it_is(world: World, certificates: Path
 
 def test_no_authority_at_all(world: World, certificates: Path) -> None:
     (certificates / "none.pem").write_text("")
-    run, asked = ask(world, GOOD, upstream=f"tls://{AT}#dns.test", certificates=certificates, believes="none.pem", argv=["/bin/sh", "-c", "echo ran"])
+    run, asked = ask(
+        world,
+        GOOD,
+        upstream=f"tls://{AT}#dns.test",
+        certificates=certificates,
+        believes="none.pem",
+        argv=["/bin/sh", "-c", "echo ran"],
+    )
     assert run.code == 126 and run.out == "" and "no certificate authorities" in run.err, run.explain()
     assert asked == []
 
@@ -139,7 +207,11 @@ def test_times_are_those_that_the_server_tells(world: World, told: int, kept: in
     dial = program(world, "dial.c")
     records = program(world, "records.c")
     lines = {"good.example A": [f"good.example. {told} A {PUBLIC}"], "good.example AAAA": []}
-    shell = ["/bin/sh", "-c", f"{records} {SERVER} good.example:1; exec {dial} {PUBLIC}:{PORT} {OTHER}:{PORT} >&2"]
+    shell = [
+        "/bin/sh",
+        "-c",
+        f"{records} {SERVER} good.example:1; exec {dial} {PUBLIC}:{PORT} {OTHER}:{PORT} >&2",
+    ]
     run, _ = ask(world, lines, argv=shell)
     (ttl,) = [int(one.split()[0]) for one in data(answers(run)[0])]
     assert kept - 1 <= ttl <= kept, run.explain()
@@ -147,7 +219,10 @@ def test_times_are_those_that_the_server_tells(world: World, told: int, kept: in
 
 
 def test_every_name_of_a_chain_counts(world: World) -> None:
-    chain = [f"{a}. 9 CNAME {b}." for a, b in (("a.wide.example", "cdn.nobody.test"), ("cdn.nobody.test", "edge.nobody.test"))]
+    chain = [
+        f"{a}. 9 CNAME {b}."
+        for a, b in (("a.wide.example", "cdn.nobody.test"), ("cdn.nobody.test", "edge.nobody.test"))
+    ]
     hidden = ["b.wide.example. 9 CNAME tracker.example.", "tracker.example. 9 CNAME edge.nobody.test."]
     caution = ["c.wide.example. 9 CNAME metadata.google.internal."]
     end = [f"edge.nobody.test. 5 A {PUBLIC}"]
@@ -172,8 +247,17 @@ def test_every_name_of_a_chain_counts(world: World) -> None:
 
 
 def test_what_a_validating_server_says_is_passed_on(world: World) -> None:
-    wanted = {"a.wide.example": ["SERVFAIL"], "b.wide.example": ["REFUSED"], "c.wide.example": ["NXDOMAIN"], "d.wide.example": [], "good.example A": ["SERVFAIL"], "good.example AAAA": ["NXDOMAIN"]}
-    run, _ = ask(world, wanted, *[f"{n}.wide.example:A" for n in "abcd"], "good.example:A", "a.wide.example:TXT")
+    wanted = {
+        "a.wide.example": ["SERVFAIL"],
+        "b.wide.example": ["REFUSED"],
+        "c.wide.example": ["NXDOMAIN"],
+        "d.wide.example": [],
+        "good.example A": ["SERVFAIL"],
+        "good.example AAAA": ["NXDOMAIN"],
+    }
+    run, _ = ask(
+        world, wanted, *[f"{n}.wide.example:A" for n in "abcd"], "good.example:A", "a.wide.example:TXT"
+    )
     said = [code(one) for one in answers(run)]
     assert said == ["SERVFAIL", "SERVFAIL", "NXDOMAIN", "NOERROR", "SERVFAIL", "SERVFAIL"], run.explain()
 
@@ -195,13 +279,28 @@ RECORDS = {
 
 
 def test_other_records_of_granted_names(world: World) -> None:
-    wanted = {f"a.wide.example {kind}": [f"a.wide.example. 20 {kind} {line}"] for kind, line in RECORDS.items()}
+    wanted = {
+        f"a.wide.example {kind}": [f"a.wide.example. 20 {kind} {line}"] for kind, line in RECORDS.items()
+    }
     wanted["b.wide.example HTTPS"] = [f"b.wide.example. 20 HTTPS 1 . mandatory=ipv4hint ipv4hint={OTHER}"]
-    wanted["c.wide.example TXT"] = ["c.wide.example. 20 CNAME tracker.example.", 'tracker.example. 20 TXT "x"']
-    wanted["d.wide.example TXT"] = ['d.wide.example. 20 TXT "good"', 'evil.example. 20 TXT "evil"', f"d.wide.example. 20 A {OTHER}"]
+    wanted["c.wide.example TXT"] = [
+        "c.wide.example. 20 CNAME tracker.example.",
+        'tracker.example. 20 TXT "x"',
+    ]
+    wanted["d.wide.example TXT"] = [
+        'd.wide.example. 20 TXT "good"',
+        'evil.example. 20 TXT "evil"',
+        f"d.wide.example. 20 A {OTHER}",
+    ]
     kinds = [f"a.wide.example:{kind}" for kind in RECORDS]
     refused = ["other.example:MX", "denied.wide.example:TXT", "c2VjcmV0.exfil.test:TXT"]
-    never = ["a.wide.example:ANY", "a.wide.example:APL", "a.wide.example:IPSECKEY", "a.wide.example:DNSKEY", "a.wide.example:TYPE65300"]
+    never = [
+        "a.wide.example:ANY",
+        "a.wide.example:APL",
+        "a.wide.example:IPSECKEY",
+        "a.wide.example:DNSKEY",
+        "a.wide.example:TYPE65300",
+    ]
     more = ["b.wide.example:HTTPS", "c.wide.example:TXT", "d.wide.example:TXT"]
     run, asked = ask(world, wanted, *kinds, *refused, *never, *more)
     said = answers(run)
@@ -209,7 +308,9 @@ def test_other_records_of_granted_names(world: World) -> None:
         assert len(data(one)) == 1, f"{kind}: {one}"
         (shown,) = data(one)
         if kind in ("HTTPS", "SVCB"):
-            assert shown == "20 " + line.split(" ipv4hint")[0].replace("alpn=h2", 'alpn="h2"').replace("port=8443", 'port="8443"'), run.explain()
+            assert shown == "20 " + line.split(" ipv4hint")[0].replace("alpn=h2", 'alpn="h2"').replace(
+                "port=8443", 'port="8443"'
+            ), run.explain()
         else:
             assert shown == f"20 {line}", run.explain()
     rest = said[len(RECORDS) :]
@@ -226,18 +327,42 @@ def test_other_records_of_granted_names(world: World) -> None:
 
 def test_records_without_a_server_of_the_owners(world: World) -> None:
     """The system's resolver gives none, and nobody is asked for them."""
-    run = world.run("", argv=[program(world, "records.c"), SERVER, "good.example:16", "other.example:16"], policy=POLICY, before=lan(world))
-    assert [(code(one), data(one)) for one in answers(run)] == [("NOERROR", []), ("NXDOMAIN", [])], run.explain()
+    run = world.run(
+        "",
+        argv=[program(world, "records.c"), SERVER, "good.example:16", "other.example:16"],
+        policy=POLICY,
+        before=lan(world),
+    )
+    assert [(code(one), data(one)) for one in answers(run)] == [("NOERROR", []), ("NXDOMAIN", [])], (
+        run.explain()
+    )
     assert json.loads((world.base / "net-report.json").read_text())["asked"] == []
 
 
-HOSTILE = ["silent", "another name", "another number", "no answer", "cut", "garbage", "circle", "endless", "counts", "nul", "dotted"]
+HOSTILE = [
+    "silent",
+    "another name",
+    "another number",
+    "no answer",
+    "cut",
+    "garbage",
+    "circle",
+    "endless",
+    "counts",
+    "nul",
+    "dotted",
+]
 
 
 @pytest.mark.parametrize("how", HOSTILE)
 def test_a_hostile_server(world: World, how: str) -> None:
     hostile = [f"good.example. 30 A {PUBLIC}", how]
-    run, _ = ask(world, {"good.example": hostile, "two.example": [f"two.example. 3 A {OTHER}"]}, "good.example:A", "two.example:A")
+    run, _ = ask(
+        world,
+        {"good.example": hostile, "two.example": [f"two.example. 3 A {OTHER}"]},
+        "good.example:A",
+        "two.example:A",
+    )
     one, two = answers(run)
     assert (code(one), data(one)) == ("SERVFAIL", []), run.explain()
     assert data(two) == [f"3 {OTHER}"], "it goes on"
@@ -252,9 +377,19 @@ def test_a_stream_that_is_hostile(world: World, how: str) -> None:
 
 
 def test_aliases_in_a_circle(world: World) -> None:
-    circle = {f"{a}.wide.example": [f"{a}.wide.example. 9 CNAME {b}.wide.example."] for a, b in ("ab", "bc", "ca", "dd")}
+    circle = {
+        f"{a}.wide.example": [f"{a}.wide.example. 9 CNAME {b}.wide.example."]
+        for a, b in ("ab", "bc", "ca", "dd")
+    }
     long = {f"l{n}.wide.example": [f"l{n}.wide.example. 9 CNAME l{n + 1}.wide.example."] for n in range(30)}
-    run, asked = ask(world, circle | long, "a.wide.example:A", "d.wide.example:A", "l0.wide.example:A", "l0.wide.example:TXT")
+    run, asked = ask(
+        world,
+        circle | long,
+        "a.wide.example:A",
+        "d.wide.example:A",
+        "l0.wide.example:A",
+        "l0.wide.example:TXT",
+    )
     assert [code(one) for one in answers(run)] == ["SERVFAIL"] * 4, run.explain()
     assert len(asked) < 60
 
@@ -279,7 +414,10 @@ def test_special_addresses_are_dropped(world: World) -> None:
     inside = ["127.0.0.1", "169.254.169.254", "10.1.2.3", "0.0.0.0", "192.168.0.1"]
     wanted = {
         "good.example A": [f"good.example. 30 A {one}" for one in [*inside, PUBLIC]],
-        "good.example AAAA": [f"good.example. 30 AAAA {one}" for one in ("::1", "::ffff:127.0.0.1", "fd00::1", "64:ff9b::a9fe:a9fe")],
+        "good.example AAAA": [
+            f"good.example. 30 AAAA {one}"
+            for one in ("::1", "::ffff:127.0.0.1", "fd00::1", "64:ff9b::a9fe:a9fe")
+        ],
         "two.example": [f"two.example. 30 A {inside[1]}"],
         "localhost": [f"localhost. 30 A {PUBLIC}"],
     }
@@ -299,8 +437,15 @@ def test_the_second_server_where_the_first_is_gone(world: World) -> None:
 def test_an_ordinary_program_sees_no_difference(world: World) -> None:
     """The C library and CPython, with the owner's server over TLS where there is one."""
     script = world.work / "dial.sh"
-    script.write_text(f"getent ahostsv4 good.example | head -n 1; getent ahosts gone.wide.example || echo gone\n")
-    run, _ = ask(world, GOOD, argv=["/bin/sh", str(script)], policy=POLICY.replace('"/bin/sh"', '"/bin/sh", "/usr/bin/*"'))
+    script.write_text(
+        f"getent ahostsv4 good.example | head -n 1; getent ahosts gone.wide.example || echo gone\n"
+    )
+    run, _ = ask(
+        world,
+        GOOD,
+        argv=["/bin/sh", str(script)],
+        policy=POLICY.replace('"/bin/sh"', '"/bin/sh", "/usr/bin/*"'),
+    )
     assert PUBLIC in run.out and "gone" in run.out, run.explain()
 
 
@@ -323,5 +468,3 @@ attempt("opened", opened)
     )
     assert not run.attempts["opened"].ok and "[dns] upstream" in run.attempts["opened"].text, run.explain()
     assert "ran" not in run.out.splitlines()
-
-

@@ -67,6 +67,15 @@ pub(crate) fn recorded(dir: &Path) -> Result<PolicySet, Failure> {
     Ok(PolicySet::from_resolved(&text)?)
 }
 
+/// The environment of the run that left the trace in `dir`: another policy for it means that run's interpreter and
+/// directories, not those of whoever asks. Records alone, as other tools may write them, do not say which those were.
+pub(crate) fn environment_of(dir: &Path) -> Result<Environment, Failure> {
+    if !dir.join("policy.toml").exists() {
+        return Ok(environment());
+    }
+    Ok(recorded(dir)?.environment())
+}
+
 /// The environment of a question asked outside a run: this one, with the first Python on PATH.
 pub(crate) fn environment() -> Environment {
     let mut env = Environment::current();
