@@ -212,11 +212,16 @@ class Server:
     """Takes what comes to one port of this machine: by IPv4 and IPv6, streams and datagrams."""
 
     def __init__(self) -> None:
-        self.tcp = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
-        self.port: int = self.tcp.getsockname()[1]
         self.udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
         self.udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        self.udp.bind(("::", self.port))
+        # A port that is free for both.
+        while True:
+            self.tcp = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+            self.port: int = self.tcp.getsockname()[1]
+            with contextlib.suppress(OSError):
+                self.udp.bind(("::", self.port))
+                break
+            self.tcp.close()
         self.streams = self.datagrams = 0
         for loop in (self._accept, self._receive):
             threading.Thread(target=loop, daemon=True).start()
@@ -375,6 +380,17 @@ def test_unix_socket(world: World, compiled: Path, way: str) -> None:
         assert granted.code == 0, granted.run.explain()
         assert granted.run.allowed("ipc.connect", name[1:]), granted.run.explain()
         assert listener.recv(1) == b"x" if UNIX[way] == socket.SOCK_DGRAM else listener.accept()
+
+
+@pytest.mark.parametrize(
+    ("way", "call"), [("interface of a link", "connect"), ("interface of a link, message", "sendto")]
+)
+def test_a_socket_that_a_link_has(world: World, compiled: Path, server: Server, way: str, call: str) -> None:
+    """It was connected to an address of one link, which is granted, and then elsewhere, which is too."""
+    net = connects('"udp:127.0.0.1:*"', '"udp:[fe80::1]:*"', '"udp:[ff02::1]:*"')
+    tried = attempt(world, compiled, way, LOOPBACK, str(server.port), net=net)
+    assert tried.code == NEVER and tried.run.denied("kernel.call", call), tried.run.explain()
+    assert server.datagrams == 0
 
 
 def test_accepting(world: World, compiled: Path) -> None:

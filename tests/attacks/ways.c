@@ -261,6 +261,21 @@ int main(int count, char **args) {
     WAY("interface") end(option(udp(), SOL_SOCKET, SO_BINDTODEVICE, "lo", 3));
     WAY("interface by number") end(number(udp(), SOL_SOCKET, 62, lo));
     WAY("interface for unicast") end(number(udp(), IPPROTO_IP, 50, htonl(lo)));
+    WAY("interface of a link") {
+        struct sockaddr_in6 link = {.sin6_family = AF_INET6, .sin6_port = htons(port), .sin6_scope_id = lo};
+        inet_pton(AF_INET6, "fe80::1", &link.sin6_addr);
+        int fd = udp6();
+        /* Whether or not somebody is there, the socket is that link's from now on. */
+        if (connect(fd, AT(link)) && errno == EACCES) end(-1);
+        end(connect(fd, AT(mapped)));
+    }
+    WAY("interface of a link, message") {
+        struct sockaddr_in6 link = {.sin6_family = AF_INET6, .sin6_port = htons(port), .sin6_scope_id = lo};
+        inet_pton(AF_INET6, "ff02::1", &link.sin6_addr);
+        int fd = udp6();
+        if (connect(fd, AT(link)) && errno == EACCES) end(-1);
+        end(sendto(fd, "x", 1, 0, AT(mapped)));
+    }
     WAY("interface, message") { struct in_pktinfo info = {.ipi_ifindex = lo}; end(with(0, IPPROTO_IP, IP_PKTINFO, &info, sizeof info)); }
     WAY("interface, message by IPv6") { struct in6_pktinfo info = {.ipi6_ifindex = lo}; end(with(1, IPPROTO_IPV6, IPV6_PKTINFO, &info, sizeof info)); }
     WAY("mark") end(number(udp(), SOL_SOCKET, SO_MARK, 7));

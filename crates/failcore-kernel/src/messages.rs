@@ -6,12 +6,11 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use failcore_gate::Grant;
-use failcore_model::{Action, Endpoint, Text, Transport};
+use failcore_model::{Action, Endpoint, Transport};
 use rustix::io::Errno;
 use rustix::net::SocketType;
 
 use crate::call::{Call, Reply};
-use crate::calls::row;
 use crate::carried::Carried;
 use crate::memory;
 use crate::notify::last;
@@ -281,34 +280,26 @@ fn ancillary(call: &Call<'_>, raw: &[u8]) -> Result<(Vec<u8>, Vec<OwnedFd>), Err
             }
             (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => own_credentials(call, data)?,
             // By which routing table.
-            (libc::SOL_SOCKET, libc::SO_MARK) => return Err(elsewhere(call)),
+            (libc::SOL_SOCKET, libc::SO_MARK) => return Err(call.carried_elsewhere()),
             // By which interface (ip(7), ipv6(7), RFC 3542): loopback's addresses are other machines' elsewhere.
             (libc::IPPROTO_IP, libc::IP_PKTINFO) if data.get(..4) != Some(&[0; 4]) => {
-                return Err(elsewhere(call));
+                return Err(call.carried_elsewhere());
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO | libc::IPV6_2292PKTINFO)
                 if data.get(16..20) != Some(&[0; 4]) =>
             {
-                return Err(elsewhere(call));
+                return Err(call.carried_elsewhere());
             }
             // Source routes (as above), and the headers and the flow label that they can come in or with.
             (libc::IPPROTO_IP, libc::IP_RETOPTS)
             | (libc::IPPROTO_IPV6, libc::IPV6_RTHDR | 3..=5 | FLOW_LABEL | 54 | 55 | 59)
             // Further peers of an association (linux/sctp.h: SCTP_DSTADDRV4, SCTP_DSTADDRV6).
-            | (libc::IPPROTO_SCTP, 7 | 8) => return Err(elsewhere(call)),
+            | (libc::IPPROTO_SCTP, 7 | 8) => return Err(call.carried_elsewhere()),
             _ => append(&mut out, &rest[..HEAD], data),
         }
         rest = rest.get(len.next_multiple_of(8)..).unwrap_or_default();
     }
     Ok((out, held))
-}
-
-/// Refuses what would carry a packet to somebody else than its address says, as the same options of `setsockopt` are.
-fn elsewhere(call: &Call<'_>) -> Errno {
-    let name = row(call.notice.nr).map_or("sendmsg", |row| row.name);
-    // In audit mode this may be granted on paper; it is refused all the same.
-    let _ = call.judge(Action::KernelCall(Text::from(name)));
-    Errno::PERM
 }
 
 /// Whether credentials are the task's own, which is all that may be claimed without privilege (unix(7)).
