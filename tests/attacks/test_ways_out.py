@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Run, World, only
+from tests.conftest import Run, World, only, wait_for
 
 pytestmark = only("kernel")
 
@@ -380,6 +380,28 @@ def test_unix_socket(world: World, compiled: Path, way: str) -> None:
         assert granted.code == 0, granted.run.explain()
         assert granted.run.allowed("ipc.connect", name[1:]), granted.run.explain()
         assert listener.recv(1) == b"x" if UNIX[way] == socket.SOCK_DGRAM else listener.accept()
+
+
+@pytest.mark.parametrize("port", ["the service's", "0", "65535"])
+def test_whoever_asks_for_a_route_reaches_nobody(
+    world: World, compiled: Path, server: Server, port: str
+) -> None:
+    """C libraries connect a datagram socket to learn whether an address has a route: told, and connected to nobody."""
+    net = connects(TCP).replace("{port}", str(server.port))
+    asked = str(server.port) if port == "the service's" else port
+    tried = attempt(world, compiled, "udp probe, then send", LOOPBACK, asked, net=net)
+    assert tried.code == REFUSED and tried.run.denied("net.send", TO), tried.run.explain()
+    assert server.datagrams == 0
+    granted = attempt(
+        world,
+        compiled,
+        "udp probe, then send",
+        LOOPBACK,
+        str(server.port),
+        net=connects(UDP).replace("{port}", str(server.port)),
+    )
+    assert granted.code == 0, granted.run.explain()
+    wait_for(lambda: server.datagrams == 2, "both came")
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,12 @@ int main(int count, char **args) {
         if (connect(fd, AT(to))) end(-1);
         end(send(fd, "x", 1, 0));
     }
+    WAY("udp probe, then send") {
+        int fd = udp();
+        must(connect(fd, AT(to)), "ask for a route");
+        send(fd, "x", 1, 0);
+        end(sendto(fd, "x", 1, 0, AT(to)));
+    }
     WAY("udp sendto") end(sendto(udp(), "x", 1, 0, AT(to)));
     WAY("udp sendmsg") end(message(udp(), &to, sizeof to, 0, 0, NULL, 0));
     WAY("udp sendmmsg") {
