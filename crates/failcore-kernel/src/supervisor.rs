@@ -104,7 +104,7 @@ impl Shared {
             workers: Mutex::default(),
             changing: AtomicUsize::new(0),
             last_refusal: Mutex::default(),
-            started: AtomicU32::new(0),
+            started: AtomicU32::new(1),
         }))
     }
 
@@ -234,19 +234,26 @@ impl<Held> Drop for Changing<'_, Held> {
 ///
 /// # Errors
 /// The kernel's, where no thread can be started.
-pub(crate) fn start_worker(shared: &Arc<Shared>) -> std::io::Result<()> {
-    let number = shared.started.fetch_add(1, SeqCst);
+fn start_worker(shared: &Arc<Shared>) -> std::io::Result<()> {
     let of = Arc::clone(shared);
     // Counted before it runs, so that two who find nobody idle do not both start one.
     shared.idle.fetch_add(1, SeqCst);
-    let spawned = std::thread::Builder::new()
-        .name(format!("failcore-{number}"))
-        .stack_size(STACK)
-        .spawn(move || work(&of));
+    let spawned = worker(shared.started.fetch_add(1, SeqCst)).spawn(move || work(&of));
     if spawned.is_err() {
         shared.idle.fetch_sub(1, SeqCst);
     }
     spawned.map(drop)
+}
+
+/// The thread of a worker.
+pub(crate) fn worker(number: u32) -> std::thread::Builder {
+    std::thread::Builder::new().name(format!("failcore-{number}")).stack_size(STACK)
+}
+
+/// Makes the calling thread, whose credentials and domain all others will have, the first worker.
+pub(crate) fn serve(shared: &Arc<Shared>) {
+    shared.idle.fetch_add(1, SeqCst);
+    work(shared);
 }
 
 /// A worker's life; it counts as idle when it begins.
