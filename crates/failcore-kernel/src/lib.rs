@@ -24,6 +24,7 @@ mod ipc;
 mod island;
 mod landlock;
 mod launch;
+mod likely;
 mod lineage;
 mod memory;
 mod messages;

@@ -22,6 +22,7 @@ use crate::filter::ruling;
 use crate::ipc::Objects;
 use crate::island::Island;
 use crate::launch::Parent;
+use crate::likely::Likely;
 use crate::notify::{Listener, Notice};
 use crate::patience::{self, Patience};
 use crate::privileges::Lacks;
@@ -57,6 +58,10 @@ pub(crate) struct Shared {
     pub(crate) own: OwnedFd,
     /// Identities of directories, while no name changes.
     pub(crate) directories: Directories,
+    /// Where regular files were read.
+    pub(crate) likely: Likely,
+    /// Files, each in the state it was in, that are programs and no scripts.
+    pub(crate) programs: Likely,
     /// Held shared by whoever changes names, alone by whoever must not see them change.
     names: RwLock<()>,
     /// The guardian: ancestor of every process of the run.
@@ -85,6 +90,8 @@ impl Shared {
         Ok(Arc::new(Self {
             own,
             directories: Directories::default(),
+            likely: Likely::default(),
+            programs: Likely::default(),
             by_identity: parent.gate.policy().has_identities(),
             lacks: Lacks::new(&parent.gate.policy().capabilities()),
             births: parent.gate.policy().limits().processes.map(|most| Births::new(most, root)),

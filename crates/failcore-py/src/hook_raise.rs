@@ -220,7 +220,10 @@ pub(crate) fn explain() {
         };
         let explained =
             is_about_it && kept(py).is_some_and(|classes| build(py, &classes, &refusal, &denial).is_ok());
-        if !explained {
+        if explained {
+            // Bound to the GIL that we hold: PyO3 does not know that we do, and would put off letting go of it for ever.
+            drop(error.into_value(py).into_bound(py));
+        } else {
             error.restore(py);
         }
     }
