@@ -44,17 +44,22 @@ fn trace(c: &mut Criterion<CpuTime>) {
     });
     let mut unpacker = Unpacker::default();
     group.bench_function("unpack", |b| b.iter(|| unpacker.unpack(black_box(&packed)).unwrap()));
-    let mut at = 0;
-    let dir = home.path().join("append");
-    let (mut appender, _) = writer(&dir, 4096, 1 << 30);
-    appender.append(&opened()).unwrap();
+    // Each in a trace of its own, so that none pays for what another has left in memory.
+    let appender = |name: &str| {
+        let (mut appender, _) = writer(&home.path().join(name), 4096, 1 << 30);
+        appender.append(&opened()).unwrap();
+        appender
+    };
     group.bench_function("append one by one", |b| {
+        let (mut appender, mut at) = (appender("one"), 0);
         b.iter(|| {
             at += 1;
             appender.append(&events[at % events.len()]).unwrap()
         });
+        std::fs::remove_dir_all(appender.dir()).unwrap();
     });
     group.bench_function("append in batches of 64", |b| {
+        let mut appender = appender("batches");
         b.iter_custom(|n| {
             let start = cpu();
             for _ in 0..n.div_ceil(64) {
@@ -62,8 +67,10 @@ fn trace(c: &mut Criterion<CpuTime>) {
             }
             cpu() - start
         });
+        std::fs::remove_dir_all(appender.dir()).unwrap();
     });
     group.bench_function("append an agent's records in batches of 64", |b| {
+        let mut appender = appender("agent");
         b.iter_custom(|n| {
             let start = cpu();
             for _ in 0..n.div_ceil(64) {
@@ -72,10 +79,9 @@ fn trace(c: &mut Criterion<CpuTime>) {
             }
             cpu() - start
         });
+        std::fs::remove_dir_all(appender.dir()).unwrap();
     });
     group.finish();
-    drop(appender);
-    std::fs::remove_dir_all(dir).unwrap();
 
     let dir = home.path().join("read");
     common::closed(&dir, RECORDS, 4096, 1 << 30);

@@ -1,7 +1,7 @@
 //! The index: what decisions depend on, out of a verified trace, in a form that reads faster than JSON.
 //!
 //! It is derived and may be thrown away at any time. It is used only where it was made from the very records that the
-//! trace's checkpoints sign; its own bytes are checked when it is opened.
+//! trace's checkpoints sign; its own bytes are checked for damage when it is opened.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -11,14 +11,14 @@ use std::sync::Arc;
 
 use failcore_model::{Event, Record, Subject, Timestamp};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::lines::{Lines, MAX_LINE, Step};
 use crate::merkle::{Frontier, record_hash};
 use crate::packed::{Fact, Unpacker, append};
 use crate::{Report, TraceError, layout, reader};
 
-const MAGIC: &[u8; 16] = b"failcore index 2";
+const MAGIC: &[u8; 16] = b"failcore index 4";
 
 /// The `decided` and `approval` records of a trace, read from its index.
 pub struct Index {
@@ -55,9 +55,9 @@ struct Header {
     /// Records covered, and the root over them.
     signed: u64,
     root: String,
-    /// Rows that follow, and the SHA-256 of their bytes.
+    /// Rows that follow, and the XXH3 of their bytes.
     rows: u64,
-    digest: [u8; 32],
+    digest: u128,
 }
 
 impl Index {
@@ -85,9 +85,9 @@ impl Index {
         {
             return Ok(None);
         }
-        let mut digest = Sha256::new();
+        let mut digest = Xxh3::new();
         std::io::copy(&mut file, &mut digest).map_err(TraceError::io("read", &path))?;
-        if <[u8; 32]>::from(digest.finalize()) != header.digest {
+        if digest.digest128() != header.digest {
             return Ok(None);
         }
         file.seek(SeekFrom::Start(start)).map_err(TraceError::io("read", &path))?;
@@ -192,7 +192,7 @@ fn write(dir: &Path, draft: &Path, report: &Report) -> Result<(), TraceError> {
         signed: report.signed,
         root: report.root.clone(),
         rows: 0,
-        digest: [0; 32],
+        digest: u128::MAX,
     };
     // The header's numbers have a variable length: room is kept for it, filled in at the end.
     header.rows = u64::MAX;
@@ -201,7 +201,7 @@ fn write(dir: &Path, draft: &Path, report: &Report) -> Result<(), TraceError> {
     out.write_all(&vec![0; MAGIC.len() + 4 + room]).map_err(io())?;
 
     let mut lines = Lines::open(dir)?;
-    let (mut log, mut digest) = (Frontier::default(), Sha256::new());
+    let (mut log, mut digest) = (Frontier::default(), Xxh3::new());
     let (mut row, mut subject) = (Vec::new(), Subject::default());
     while log.size() < report.signed {
         let Step::Line { .. } = lines.step()? else { break };
@@ -227,7 +227,7 @@ fn write(dir: &Path, draft: &Path, report: &Report) -> Result<(), TraceError> {
     if log.size() != report.signed || log.root().to_string() != report.root {
         return Err(TraceError::Unverified("it was changed after it was verified".into()));
     }
-    header.digest = digest.finalize().into();
+    header.digest = digest.digest128();
     let mut bytes = postcard::to_stdvec(&header).map_err(|_| unwritable())?;
     // What the room has over is zeros, which the header's reader leaves unread.
     bytes.resize(room, 0);

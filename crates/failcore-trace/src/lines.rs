@@ -18,6 +18,9 @@ pub(crate) struct Lines {
     file: BufReader<File>,
     line: u64,
     bytes: u64,
+    /// The line's length with its newline, where it lies whole in what was read ahead.
+    ahead: usize,
+    /// The line, or what there is of it, where it does not.
     buffer: Vec<u8>,
 }
 
@@ -45,11 +48,12 @@ impl Lines {
             _ => TraceError::io("open", &path)(e),
         })?;
         let file = BufReader::with_capacity(256 << 10, file);
-        Ok(Self { dir: dir.into(), segment: 0, path, file, line: 0, bytes: 0, buffer: Vec::new() })
+        Ok(Self { dir: dir.into(), segment: 0, path, file, line: 0, bytes: 0, ahead: 0, buffer: Vec::new() })
     }
 
     /// Moves on by one line, into the next segment where this one ends.
     pub(crate) fn step(&mut self) -> Result<Step, TraceError> {
+        self.file.consume(std::mem::take(&mut self.ahead));
         if self.buffer.ends_with(b"\n") {
             self.buffer.clear();
         }
@@ -83,6 +87,15 @@ impl Lines {
     /// Reads up to the end of a line; whether it was reached.
     fn fill(&mut self) -> Result<bool, TraceError> {
         let fresh = self.buffer.is_empty();
+        if fresh {
+            let ahead = self.file.fill_buf().map_err(TraceError::io("read", &self.path))?;
+            if let Some(end) = memchr::memchr(b'\n', ahead) {
+                self.ahead = end + 1;
+                self.bytes += self.ahead as u64;
+                self.line += 1;
+                return Ok(true);
+            }
+        }
         let room = MAX_LINE.saturating_sub(self.buffer.len() as u64);
         let read = (&mut self.file)
             .take(room)
@@ -101,6 +114,9 @@ impl Lines {
 
     /// The line, without its newline.
     pub(crate) fn text(&self) -> &[u8] {
+        if let Some(end) = self.ahead.checked_sub(1) {
+            return &self.file.buffer()[..end];
+        }
         self.buffer.strip_suffix(b"\n").unwrap_or(&self.buffer)
     }
 

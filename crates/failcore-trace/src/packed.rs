@@ -201,12 +201,25 @@ pub(crate) struct Decided<'a> {
     who: Option<Who<'a>>,
     lane: Lane,
     time: u64,
-    names: Vec<&'a str>,
-    addresses: Cow<'a, [IpAddr]>,
-    counters: [u64; 6],
+    wall_ns: u64,
+    operations: u64,
     verdict: Verdict,
     reason: Reason,
     rules: SmallVec<[&'a str; 2]>,
+    /// None where there is nothing of it.
+    seldom: Option<Seldom<'a>>,
+}
+
+/// What most decisions are without.
+#[derive(Serialize, Deserialize, Default, PartialEq)]
+#[serde(bound(deserialize = "'de: 'a"))]
+struct Seldom<'a> {
+    names: Vec<&'a str>,
+    addresses: Cow<'a, [IpAddr]>,
+    connections: u64,
+    processes: u64,
+    write_bytes: u64,
+    memory: u64,
     obligations: Cow<'a, [Obligation]>,
     faults: Cow<'a, [Fault]>,
 }
@@ -344,6 +357,16 @@ impl<'a> Decided<'a> {
         let Context { lane, time, names, addresses, counters } = context;
         let Counters { wall_ns, operations, connections, processes, write_bytes, memory } = *counters;
         let Decision { verdict, reason, rules, obligations, faults } = decision;
+        let seldom = Seldom {
+            names: names.iter().map(HostName::as_str).collect(),
+            addresses: Cow::Borrowed(addresses),
+            connections,
+            processes,
+            write_bytes,
+            memory,
+            obligations: Cow::Borrowed(obligations),
+            faults: Cow::Borrowed(faults),
+        };
         Self {
             op,
             enforced,
@@ -352,25 +375,25 @@ impl<'a> Decided<'a> {
             who: Some(Who::of(subject)),
             lane: *lane,
             time: time.0,
-            names: names.iter().map(HostName::as_str).collect(),
-            addresses: Cow::Borrowed(addresses),
-            counters: [wall_ns, operations, connections, processes, write_bytes, memory],
+            wall_ns,
+            operations,
             verdict: *verdict,
             reason: *reason,
             rules: rules.iter().map(RuleId::as_str).collect(),
-            obligations: Cow::Borrowed(obligations),
-            faults: Cow::Borrowed(faults),
+            seldom: Some(seldom).filter(|seldom| *seldom != Seldom::default()),
         }
     }
 
     fn event(self, unpacker: &mut Unpacker) -> Option<Event> {
-        let [wall_ns, operations, connections, processes, write_bytes, memory] = self.counters;
+        let (wall_ns, operations) = (self.wall_ns, self.operations);
+        let Seldom { names, addresses, connections, processes, write_bytes, memory, obligations, faults } =
+            self.seldom.unwrap_or_default();
         let subject = match self.who {
             Some(who) => who.subject(&mut unpacker.known),
             None => unpacker.subject.clone(),
         };
         let known = &mut unpacker.known;
-        let names: Option<_> = self.names.into_iter().map(|name| HostName::parse(name).ok()).collect();
+        let names: Option<_> = names.into_iter().map(|name| HostName::parse(name).ok()).collect();
         let request = Request {
             action: self.action.action()?,
             subject,
@@ -378,7 +401,7 @@ impl<'a> Decided<'a> {
                 lane: self.lane,
                 time: Some(Timestamp(self.time)).filter(|time| *time < Timestamp::END)?,
                 names: names?,
-                addresses: self.addresses.into_owned().into(),
+                addresses: addresses.into_owned().into(),
                 counters: Counters { wall_ns, operations, connections, processes, write_bytes, memory },
             },
         };
@@ -386,8 +409,8 @@ impl<'a> Decided<'a> {
             verdict: self.verdict,
             reason: self.reason,
             rules: self.rules.into_iter().map(|id| known.rule(id)).collect(),
-            obligations: self.obligations.into_owned().into(),
-            faults: self.faults.into_owned().into(),
+            obligations: obligations.into_owned().into(),
+            faults: faults.into_owned().into(),
         };
         Some(Event::Decided {
             op: self.op,

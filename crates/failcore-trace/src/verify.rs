@@ -4,8 +4,10 @@ use std::fmt;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use failcore_model::Event;
+use memchr::memmem::Finder;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tlog_tiles::tlog::Hash;
@@ -14,6 +16,9 @@ use crate::checkpoint::{Checkpoints, Head};
 use crate::lines::{Lines, Step};
 use crate::merkle::{Frontier, record_hash};
 use crate::{TraceError, VerifyingKey, layout, reader};
+
+/// What stands in a record that closes a session.
+static CLOSES: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""type":"session.closed""#));
 
 /// What [`verify`] found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -180,8 +185,6 @@ struct Verification {
     checkpoints: Checkpoints,
     /// The log as the lines make it.
     found: Frontier,
-    /// The log as the leaf hashes make it.
-    claimed: Frontier,
     /// The next checkpoint to be reached.
     ahead: Option<Head>,
     /// Records and root of the last checkpoint that held.
@@ -206,6 +209,8 @@ struct Mismatch {
     expected: [Option<Hash>; 2],
     /// The same as the lines have them.
     found: [Option<Hash>; 2],
+    /// The log as the leaf hashes make it; up to here it is as the lines make it.
+    claimed: Frontier,
 }
 
 impl Mismatch {
@@ -232,7 +237,6 @@ impl Verification {
             dir: dir.into(),
             key: key.clone(),
             found: Frontier::default(),
-            claimed: Frontier::default(),
             ahead: None,
             held: (0, Frontier::default().root()),
             held_checkpoints: 0,
@@ -331,12 +335,14 @@ impl Verification {
         if self.ahead.is_none() {
             self.unsigned_line(seq, first && self.lines.segment() > 0)?;
         } else if let Some(expected) = self.leaves.next()? {
-            self.claimed.push(expected);
             if let Some(mismatch) = &mut self.mismatch {
                 mismatch.found[1].get_or_insert(leaf);
+                mismatch.claimed.push(expected);
             } else if expected != leaf {
                 let next = self.leaves.peek()?;
-                self.mismatch = Some(self.mismatch_at(seq, [Some(expected), next], [Some(leaf), None]));
+                let mut mismatch = self.mismatch_at(seq, [Some(expected), next], [Some(leaf), None]);
+                mismatch.claimed.push(expected);
+                self.mismatch = Some(mismatch);
             }
         } else if self.mismatch.is_none() {
             self.mismatch = Some(self.mismatch_at(seq, [None; 2], [Some(leaf), None]));
@@ -348,7 +354,7 @@ impl Verification {
 
     fn mismatch_at(&self, seq: u64, expected: [Option<Hash>; 2], found: [Option<Hash>; 2]) -> Mismatch {
         let line = found[0].map(|_| self.lines.number());
-        Mismatch { seq, file: self.lines.path().into(), line, expected, found }
+        Mismatch { seq, file: self.lines.path().into(), line, expected, found, claimed: self.found.clone() }
     }
 
     /// A line that no checkpoint covers must at least read as the next record.
@@ -378,10 +384,8 @@ impl Verification {
     /// Keeps what the verdict needs of the first and the last record.
     fn note(&mut self, seq: u64) {
         let text = self.lines.text();
-        let says = |kind: &[u8]| memchr::memmem::find(text, kind).is_some();
         let event = || reader::record(text).ok().map(|record| record.event);
-        self.closed =
-            says(br#""type":"session.closed""#) && matches!(event(), Some(Event::SessionClosed { .. }));
+        self.closed = CLOSES.find(text).is_some() && matches!(event(), Some(Event::SessionClosed { .. }));
         if seq == 0
             && let Some(Event::SessionOpened { policy, .. }) = event()
         {
@@ -398,28 +402,28 @@ impl Verification {
         // The records hold, so it is the leaf hashes that do not: the next stretch is judged apart from this one.
         if let Some(mismatch) = self.mismatch.take() {
             self.bad_leaf.get_or_insert(mismatch.seq);
-            self.claimed = self.found.clone();
         }
         Ok(())
     }
 
     /// The lines end before this checkpoint.
     fn cut(&mut self, head: Head) -> Result<Stop, TraceError> {
-        if self.mismatch.is_none() {
-            self.mismatch = Some(self.mismatch_at(self.found.size(), [None; 2], [None; 2]));
-        }
-        while self.claimed.size() < head.size {
+        let mismatch = self.mismatch.take();
+        let mut mismatch =
+            mismatch.unwrap_or_else(|| self.mismatch_at(self.found.size(), [None; 2], [None; 2]));
+        while mismatch.claimed.size() < head.size {
             let Some(leaf) = self.leaves.next()? else { break };
-            self.claimed.push(leaf);
+            mismatch.claimed.push(leaf);
         }
+        self.mismatch = Some(mismatch);
         Ok(self.named(head))
     }
 
     /// The alteration before this checkpoint: exact where the leaf hashes are those that were signed.
     fn named(&self, head: Head) -> Stop {
-        let exact = self.claimed.size() == head.size && self.claimed.root() == head.root;
+        let exact = |claimed: &Frontier| claimed.size() == head.size && claimed.root() == head.root;
         match &self.mismatch {
-            Some(mismatch) if exact => Alteration {
+            Some(mismatch) if exact(&mismatch.claimed) => Alteration {
                 seq: mismatch.seq,
                 through: None,
                 file: mismatch.file.clone(),
