@@ -195,7 +195,7 @@ const PLAIN: OFlags =
 /// somebody has put there since; the latter is closed again.
 fn as_before(call: &Call<'_>, asked: &[u8], how: &How) -> Option<Object> {
     let likely = &call.shared.likely;
-    if !PLAIN.contains(how.flags) || !how.resolve.is_empty() {
+    if !PLAIN.contains(how.flags) || !how.resolve.is_empty() || !asked.starts_with(b"/") {
         return None;
     }
     let past = likely.has(walk::first(asked)).then(|| walk::past_first_link(asked)).flatten();

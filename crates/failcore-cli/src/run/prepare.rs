@@ -113,8 +113,8 @@ impl Prepared {
             }
         }
         // Out of the program's reach, whatever the policy says; the control sockets of this run and of all others too.
-        let secrets = [key.clone()].into_iter().chain(door.iter().map(|door| door.path().to_owned()));
-        let secrets = secrets.chain(control::paths());
+        let attach = door.as_ref().map_or_else(|| attach(None, &tmp), |door| door.path().to_owned());
+        let secrets = [key.clone(), attach].into_iter().chain(control::paths());
         let secrets = secrets.map(|path| real(&path)).collect::<Result<Vec<_>, _>>()?;
         let policy = policy.protect(&gates_own.collect::<Result<Vec<_>, _>>()?).hide(&secrets);
 
@@ -218,7 +218,7 @@ impl Prepared {
 
     /// The socket where the program's processes attach.
     pub(super) fn socket(&self) -> PathBuf {
-        self.door.as_ref().unwrap_or(&self.tmp).path().join(".failcore-attach")
+        attach(self.door.as_ref(), &self.tmp)
     }
 
     /// What of this environment reaches the program, and what the lane adds.
@@ -293,6 +293,11 @@ fn choose(
     }
     ui.note("no policy: the program may use what Python needs and read its script; `failcore init` writes a policy");
     Ok((set, None))
+}
+
+/// Where a program's processes attach, given the directory made for that, if one was.
+fn attach(door: Option<&TempDir>, tmp: &TempDir) -> PathBuf {
+    door.unwrap_or(tmp).path().join(".failcore-attach")
 }
 
 /// The path after symbolic links, as far as it exists.
