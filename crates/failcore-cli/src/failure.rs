@@ -87,6 +87,10 @@ pub(crate) enum Problem {
     #[error("{0}")]
     #[diagnostic(help("nothing of the program ran; what the policy names is read by `failcore run` itself"))]
     Credential(CredentialError),
+    /// Names cannot be looked up as the policy says.
+    #[error("the name servers of `[dns] upstream` cannot be asked: {why}")]
+    #[diagnostic(help("{help}"))]
+    Upstream { why: String, help: &'static str },
     /// The supervisor did not start the program; nothing of it ran.
     #[error("{error}")]
     Supervisor {
@@ -271,6 +275,7 @@ impl Problem {
             | Self::Capabilities { .. }
             | Self::Uncarried { .. }
             | Self::Credential(_)
+            | Self::Upstream { .. }
             | Self::Supervisor { .. }
             | Self::NotInstalled { .. }
             | Self::Spawn { .. }

@@ -152,6 +152,8 @@ impl Difference {
         compare("trace.reads", reads(old), reads(new));
         let redact = |policy: &PolicySet| list(policy.redacted());
         compare("trace.redact", redact(old), redact(new));
+        let upstream = |policy: &PolicySet| list(policy.upstream().iter());
+        compare("dns.upstream", upstream(old), upstream(new));
         // A list that a tool has of its own narrows it even where it is empty, and so has no rule.
         let tools: BTreeSet<String> = old.tools().chain(new.tools()).map(|(name, _)| name).collect();
         for name in tools {

@@ -21,7 +21,7 @@ use std::time::Duration;
 use failcore_gate::Gate;
 use failcore_kernel::{Cgroup, Launch, Parent, Plan, Sampled, Served, Server, Supervisor};
 use failcore_model::{Event, Lane, Text};
-use failcore_net::{Broker, Hosts, Pins, Resolver};
+use failcore_net::{Broker, Hosts, Pins, Resolver, Upstream};
 use failcore_policy::Limits;
 use failcore_relay::RelayServer;
 use failcore_trace::Writer;
@@ -148,8 +148,10 @@ impl Started {
         let measured = [limits.memory, limits.processes, limits.write_bytes].iter().any(Option::is_some);
         let (mut stopped, mut broken, mut stoppers) = (None, false, Vec::new());
         let mut watch = if measured { CLOSE_WATCH } else { LOOSE_WATCH };
+        // Where nothing is measured it is known to be one process, and looked at again when it is not over by then.
+        let mut first = (!measured).then(|| Sampled { processes: 1, ..Sampled::default() });
         while self.tree.ended().is_none() {
-            let sampled = self.sample(&limits);
+            let sampled = first.take().unwrap_or_else(|| self.sample(&limits));
             if limits.memory.is_some_and(|most| sampled.memory > most / 2) {
                 watch = CLOSEST_WATCH;
             }
@@ -166,6 +168,9 @@ impl Started {
                 broken = true;
             }
             self.wait(watch, limits.wall_time);
+            if !measured {
+                self.tree.reap();
+            }
             while self.tree.ended().is_none()
                 && let Some(given) = self.control.next()
             {
@@ -410,7 +415,7 @@ impl Begun {
             session: prepared.session.clone(),
             agent: prepared.agent.clone(),
             run: prepared.label.clone(),
-            policy: prepared.policy.resolved().to_owned(),
+            policy: prepared.policy.resolved().into(),
             supervised: prepared.lane == Lane::Kernel,
         };
         let clock = Arc::new(Clock::start());
@@ -418,7 +423,7 @@ impl Begun {
             Arc::new(Approvals::new(&prepared.session, args.patience, Arc::clone(&clock), ui.notes()));
         let server = Server::start(&prepared.socket(), served, writer, Arc::clone(&approvals) as _)
             .map_err(Problem::start)?;
-        let mut tree = Tree::adopt()?;
+        let mut tree = Tree::adopt(prepared.policy.limits().write_bytes.is_some())?;
         let begun = || {
             // Whoever cannot be stopped by its owner does not start.
             let control = Control::open(prepared.about(), Arc::clone(&approvals), server.ledger())?;
@@ -487,14 +492,23 @@ fn supervise(
     cgroup: Option<Arc<Cgroup>>,
 ) -> Result<Supervised, Problem> {
     let pins = Arc::new(Pins::new().with_hosts(Hosts::system()));
-    let gate = Gate::builder(Arc::new(prepared.policy.clone()), server.sink(), Lane::Kernel)
+    let gate = Gate::builder(Arc::clone(&prepared.policy), server.sink(), Lane::Kernel)
         .names(Arc::clone(&pins) as _)
         .meter(server.meter())
         .approver(server.approver())
         .identity(prepared.agent.clone(), prepared.label.clone())
         .build();
     let gate = Arc::new(gate);
-    let broker = Broker::start(Arc::clone(&gate), Resolver::system(pins))
+    let resolver = match prepared.policy.upstream() {
+        [] => Resolver::system(pins),
+        servers => {
+            let help = "name servers over TLS prove who they are by the machine's certificate authorities";
+            let upstream =
+                Upstream::new(servers).map_err(|error| Problem::Upstream { why: error.to_string(), help })?;
+            Resolver::asking(pins, upstream)
+        }
+    };
+    let broker = Broker::start(Arc::clone(&gate), resolver)
         .map_err(|source| Problem::System { what: "serve host names", source })?;
     let launch = Launch {
         program: prepared.program.file.clone().into(),

@@ -20,6 +20,7 @@ use crate::presets;
 use crate::resolved::{self, Resolved};
 use crate::rule::{Credential, Effect, HostPattern, Key, Object, Over, Rule, Secret, Way};
 use crate::set::Stdin;
+use crate::upstream::NameServer;
 
 /// Version of the policy language.
 const VERSION: u32 = 1;
@@ -32,6 +33,7 @@ pub(crate) struct Draft {
     singles: Singles,
     stdin: Stdin,
     redact: Vec<Glob>,
+    upstream: Option<Vec<NameServer>>,
 }
 
 /// What the keys that hold one value instead of a list grant the session; `None` is a value that grants nothing.
@@ -42,6 +44,9 @@ impl Draft {
     /// Returns those ids that were taken already.
     pub(crate) fn put_on_top(&mut self, own: Self) -> Vec<RuleId> {
         self.singles.retain(|key, _| !own.singles.contains_key(key));
+        if own.upstream.is_some() {
+            self.upstream = None;
+        }
         self.add(own)
     }
 
@@ -51,6 +56,9 @@ impl Draft {
         // What takes the input away stands, whoever says it.
         self.stdin = self.stdin.max(other.stdin);
         self.redact.extend(other.redact);
+        if let Some(upstream) = other.upstream {
+            self.upstream.get_or_insert_default().extend(upstream);
+        }
         let offset = self.tools.len() as u16;
         let mut taken = Vec::new();
         for mut rule in other.rules {
@@ -88,6 +96,7 @@ impl Draft {
             reads: document.trace.reads,
             stdin: self.stdin,
             redact: self.redact,
+            upstream: self.upstream.unwrap_or_default(),
             run: resolved::Run::of(env),
             tools: self.tools,
             rules: self.rules.into_iter().chain(self.singles.into_values().flatten()).collect(),
@@ -151,10 +160,7 @@ impl<'a> Expansion<'a> {
             let wrong = Wrong::new(format!("policy version {} is not known", version.get()));
             self.wrongs.push((version.span(), wrong.help(format!("this FailCore reads version {VERSION}"))));
         }
-        let later = [
-            ("[record]", &document.record, "recording of payloads"),
-            ("[dns]", &document.dns, "a choice of upstream resolver"),
-        ];
+        let later = [("[record]", &document.record, "recording of payloads")];
         for (name, value, what) in later {
             if let Some(value) = value {
                 let wrong = Wrong::new(format!("`{name}` is not held yet")).help(format!(
@@ -207,6 +213,16 @@ impl<'a> Expansion<'a> {
                 Ok(name) => self.draft.redact.push(name),
                 Err(error) => self.wrongs.push((name.span(), wrong_pattern(error))),
             }
+        }
+        if let Some(upstream) = &document.dns.upstream {
+            let mut servers = Vec::new();
+            for server in upstream {
+                match NameServer::parse(server.get()) {
+                    Ok(server) => servers.push(server),
+                    Err(wrong) => self.wrongs.push((server.span(), wrong)),
+                }
+            }
+            self.draft.upstream = Some(servers);
         }
         for (n, tool) in document.tool.iter().enumerate() {
             self.scope(n, tool);
@@ -442,7 +458,9 @@ impl<'a> Expansion<'a> {
     ) {
         let Some(value) = value else { return };
         let text = self.text.get(value.span()).unwrap_or_default().to_owned();
-        match read(value.get()) {
+        // The resolved policy is TOML too, whose integers have a sign.
+        let small = |most: u64| i64::try_from(most).map(|_| most).map_err(|_| "nothing is as large as that");
+        match read(value.get()).and_then(small) {
             Ok(most) => {
                 let section = if MESSAGE_BUDGETS.contains(&name) { "net" } else { "limits" };
                 let id = RuleId::from(&format!("{}#{section}.{name}", self.source));

@@ -27,6 +27,7 @@ mod set;
 mod source;
 mod tally;
 mod trie;
+mod upstream;
 
 pub use ask::{AskError, ask};
 pub use capability::Capability;
@@ -38,3 +39,4 @@ pub use limits::{Limits, duration};
 pub use pattern::{Glob, Part, Pattern, PatternError};
 pub use rule::{Args, Credential, Effect, HostPattern, Key, Object, Over, Rule, Secret, Way};
 pub use set::{Mode, PolicySet, Reads, Stdin};
+pub use upstream::{AskedBy, NameServer};

@@ -17,6 +17,7 @@ use crate::pattern::Pattern;
 use crate::resolved::{self, Resolved};
 use crate::rule::{Args, Credential, Effect, Key, Object, Rule};
 use crate::source;
+use crate::upstream::NameServer;
 
 /// A policy, checked and compiled. Immutable; share it in an `Arc`.
 #[derive(Debug, Clone)]
@@ -80,7 +81,7 @@ impl PolicySet {
     /// Symbolic links in the policy's paths are followed now: who can change them before the run starts can
     /// change what is granted.
     pub fn load(file: &Path, env: &Environment) -> Result<Self, PolicyError> {
-        Self::compile(source::load(file, env)?)
+        Ok(Self::compile(source::load(file, env)?))
     }
 
     /// Reads a policy from text; `dir` is what its relative paths are relative to.
@@ -88,7 +89,7 @@ impl PolicySet {
     /// # Errors
     /// As [`PolicySet::load`].
     pub fn parse(name: &str, text: &str, dir: &AbsPath, env: &Environment) -> Result<Self, PolicyError> {
-        Self::compile(source::parse(name, text, dir, env)?)
+        Ok(Self::compile(source::parse(name, text, dir, env)?))
     }
 
     /// Reads what [`PolicySet::resolved`] wrote; depends on nothing but the text.
@@ -96,26 +97,22 @@ impl PolicySet {
     /// # Errors
     /// [`PolicyError`] where it is no resolved policy.
     pub fn from_resolved(text: &str) -> Result<Self, PolicyError> {
-        Ok(Self::of(Resolved::from_text(text)?, text))
+        let read = Self::compile(Resolved::from_text(text)?);
+        Ok(Self { written: Written::of(text).into(), ..read })
     }
 
-    pub(crate) fn compile(resolved: Resolved) -> Result<Self, PolicyError> {
-        let text = resolved.to_text()?;
-        Ok(Self::of(resolved, &text))
-    }
-
-    fn of(resolved: Resolved, text: &str) -> Self {
+    pub(crate) fn compile(resolved: Resolved) -> Self {
         Self {
             index: Index::build(&resolved),
             by_id: resolved.rules.iter().zip(0..).map(|(rule, n)| (rule.id.clone(), n)).collect(),
-            written: Written::of(text).into(),
+            written: OnceLock::new(),
             resolved,
         }
     }
 
     fn written(&self) -> &Written {
-        // What was added to a text that could be written can be written as well; should it fail all the same, there is
-        // no policy to be read, and nobody who needs one gets anything.
+        // All that a policy's text can say can be written again; should it fail all the same, there is no policy to be
+        // read, and nobody who needs one gets anything.
         self.written.get_or_init(|| Written::of(&self.resolved.to_text().unwrap_or_default()))
     }
 
@@ -182,6 +179,11 @@ impl PolicySet {
     /// The patterns of those variables' names whose values are kept out of the record.
     pub fn redacted(&self) -> impl Iterator<Item = String> {
         self.resolved.redact.iter().map(|name| String::from_utf8_lossy(name.text()).into_owned())
+    }
+
+    /// Whom the run's names are asked of, in this order; nobody, where that is the machine's own resolver.
+    pub fn upstream(&self) -> &[NameServer] {
+        &self.resolved.upstream
     }
 
     /// Each `[[tool]]` entry: the pattern of its name, and the lists it has of its own, the empty ones too.
@@ -364,8 +366,6 @@ impl Written {
 /// The policy without a rule: it refuses everything.
 impl Default for PolicySet {
     fn default() -> Self {
-        let empty = Resolved::empty();
-        let text = empty.to_text().unwrap_or_default();
-        Self::of(empty, &text)
+        Self::compile(Resolved::empty())
     }
 }

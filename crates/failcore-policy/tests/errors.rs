@@ -64,7 +64,7 @@ fn syntax() {
 
 #[test]
 fn what_no_lane_holds_is_not_promised() {
-    insta::assert_snapshot!(errors("[record]\npayloads = true\n[dns]\nupstream = \"9.9.9.9\"\n"));
+    insta::assert_snapshot!(errors("[record]\npayloads = true\n"));
 }
 
 #[test]
@@ -95,6 +95,13 @@ file = "./key"
 name = "t"
 net.request_bytes = 5
 "#
+    ));
+}
+
+#[test]
+fn a_name_server_is_an_address_and_how_it_is_asked() {
+    insta::assert_snapshot!(errors(
+        "[dns]\nupstream = [\"9.9.9.9\", \"https://dns.google/dns-query\", \"tls://9.9.9.9#dns.quad9.net\"]\n"
     ));
 }
 
