@@ -66,3 +66,25 @@ def test_the_agent_gains_nothing_from_the_socket(world: World) -> None:
 
 def test_nor_where_every_unix_socket_is_granted(world: World) -> None:
     check(world, WORKSPACE + '\n[net]\nconnect = ["unix:/**"]\n')
+
+
+def test_who_attaches_once_more_sheds_no_scope(world: World) -> None:
+    (world.work / "a").mkdir()
+    run = world.attack(
+        """
+import failcore, socket
+@failcore.tool("only_a")
+def narrowed():
+    attempt("before", lambda: open(WORK + "/out", "w"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+        peer.settimeout(5)
+        attempt("attach", lambda: (peer.connect(os.environ["FAILCORE_SOCKET"]), peer.send(b'{"attach":{}}'), peer.recv(1 << 16)))
+    attempt("after", lambda: open(WORK + "/out", "w"))
+    attempt("inside", lambda: open(WORK + "/a/in", "w").close())
+narrowed()
+attempt("outside of the tool", lambda: open(WORK + "/out", "w").close())
+""",
+        policy=WORKSPACE + '\n[[tool]]\nname = "only_a"\nfs.write = ["./work/a"]\n',
+    )
+    run.refused("before", "after")
+    run.worked("inside", "outside of the tool")

@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         session: "s1".into(),
         agent: None,
         run: None,
-        policy: policy.resolved().to_owned(),
+        policy: policy.resolved().into(),
         supervised: true,
     };
     let server = Server::start(&trace.join("socket"), served, writer, Arc::new(Nobody)).unwrap();

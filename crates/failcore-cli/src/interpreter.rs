@@ -249,7 +249,7 @@ impl Shebang {
 }
 
 fn head(file: &Path) -> std::io::Result<Vec<u8>> {
-    let mut head = Vec::new();
+    let mut head = Vec::with_capacity(HEAD as usize);
     File::open(file)?.take(HEAD).read_to_end(&mut head)?;
     Ok(head)
 }

@@ -129,8 +129,10 @@ impl Started {
         let measured = [limits.memory, limits.processes, limits.write_bytes].iter().any(Option::is_some);
         let (mut stopped, mut broken, mut stoppers) = (None, false, Vec::new());
         let mut watch = if measured { CLOSE_WATCH } else { LOOSE_WATCH };
+        // Where nothing is measured it is known to be one process, and looked at again when it is not over by then.
+        let mut first = (!measured).then(|| Sampled { processes: 1, ..Sampled::default() });
         while self.tree.ended().is_none() {
-            let sampled = self.sample(&limits);
+            let sampled = first.take().unwrap_or_else(|| self.sample(&limits));
             if limits.memory.is_some_and(|most| sampled.memory > most / 2) {
                 watch = CLOSEST_WATCH;
             }
@@ -147,6 +149,9 @@ impl Started {
                 broken = true;
             }
             self.wait(watch, limits.wall_time);
+            if !measured {
+                self.tree.reap();
+            }
             while self.tree.ended().is_none()
                 && let Some(given) = self.control.next()
             {
@@ -391,7 +396,7 @@ impl Begun {
             session: prepared.session.clone(),
             agent: prepared.agent.clone(),
             run: prepared.label.clone(),
-            policy: prepared.policy.resolved().to_owned(),
+            policy: prepared.policy.resolved().into(),
             supervised: prepared.lane == Lane::Kernel,
         };
         let clock = Arc::new(Clock::start());
@@ -399,7 +404,7 @@ impl Begun {
             Arc::new(Approvals::new(&prepared.session, args.patience, Arc::clone(&clock), ui.notes()));
         let server = Server::start(&prepared.socket(), served, writer, Arc::clone(&approvals) as _)
             .map_err(Problem::start)?;
-        let mut tree = Tree::adopt()?;
+        let mut tree = Tree::adopt(prepared.policy.limits().write_bytes.is_some())?;
         let begun = || {
             // Whoever cannot be stopped by its owner does not start.
             let control = Control::open(prepared.about(), Arc::clone(&approvals), server.ledger())?;
@@ -468,7 +473,7 @@ fn supervise(
     cgroup: Option<Arc<Cgroup>>,
 ) -> Result<Supervised, Problem> {
     let pins = Arc::new(Pins::new().with_hosts(Hosts::system()));
-    let gate = Gate::builder(Arc::new(prepared.policy.clone()), server.sink(), Lane::Kernel)
+    let gate = Gate::builder(Arc::clone(&prepared.policy), server.sink(), Lane::Kernel)
         .names(Arc::clone(&pins) as _)
         .meter(server.meter())
         .approver(server.approver())

@@ -175,13 +175,15 @@ impl Notes {
 /// Says something on the standard error, marked as ours so that it is not taken for the program's.
 fn note(text: impl Display) {
     // Nobody to hear it is no reason to stop.
-    drop(writeln!(anstream::stderr(), "{FAINT}failcore:{FAINT:#} {text}"));
+    let line = format!("{FAINT}failcore:{FAINT:#} {text}\n");
+    // At once, so that nothing of the program's comes between.
+    drop(anstream::stderr().write_all(line.as_bytes()));
 }
 
 /// Says something on the standard error as a line of JSON.
 pub(crate) fn json_note(value: &impl Serialize) {
     if let Ok(line) = serde_json::to_string(value) {
-        drop(writeln!(io::stderr(), "{line}"));
+        drop(io::stderr().write_all(format!("{line}\n").as_bytes()));
     }
 }
 

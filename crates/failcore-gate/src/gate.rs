@@ -308,7 +308,9 @@ impl Gate {
         let Ruling { decision, ns } = ruling;
         // After the decision, which does not look at it.
         let telling = !decision.is_allow() || !decision.obligations.is_empty() || !request.action.reads();
-        if telling && request.subject.claimed.site.is_none() {
+        if !telling {
+            request.subject.claimed.site = None;
+        } else if request.subject.claimed.site.is_none() {
             request.subject.claimed.site = unless_panicked(self.site).flatten();
         }
         let op = self.ops.fetch_add(1, Ordering::Relaxed);

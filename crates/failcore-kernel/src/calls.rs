@@ -4,6 +4,8 @@
 
 #![allow(non_upper_case_globals, reason = "the calls bear the names that the kernel gave them")]
 
+use std::sync::LazyLock;
+
 use libc::*;
 
 use crate::filter::{Test, Test::*};
@@ -43,7 +45,17 @@ use Rule::{Allow, Ask, Forbid, Refuse, When};
 
 /// The row of a call.
 pub(crate) fn row(nr: i64) -> Option<&'static Row> {
-    tables().find(|row| row.nr == nr)
+    // Asked at every notice.
+    static BY_NUMBER: LazyLock<Vec<Option<&'static Row>>> = LazyLock::new(|| {
+        let mut rows = Vec::new();
+        for row in tables() {
+            let nr = usize::try_from(row.nr).expect("system calls have numbers from 0");
+            rows.resize(rows.len().max(nr + 1), None);
+            rows[nr] = Some(row);
+        }
+        rows
+    });
+    BY_NUMBER.get(usize::try_from(nr).ok()?).copied().flatten()
 }
 
 /// Every row.

@@ -346,7 +346,11 @@ pub fn mounts() -> Vec<PathBuf> {
 }
 
 fn read_mounts() -> Vec<Mount> {
-    let text = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    // The kernel writes it anew at each read: a few large ones.
+    let mut text = Vec::with_capacity(16 << 10);
+    if File::open("/proc/self/mountinfo").and_then(|mut file| file.read_to_end(&mut text)).is_err() {
+        return Vec::new();
+    }
     text.split(|byte| *byte == b'\n').filter_map(mount).collect()
 }
 

@@ -9,7 +9,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 
 use failcore_model::{Action, FileId, Text};
-use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, open};
 use rustix::io::Errno;
 
 use crate::call::{Answer, Call, Reply, through};
@@ -64,10 +64,10 @@ fn judged(call: &Call<'_>, asked: &[u8], found: Found, argv: u64) -> Reply {
         return Err(Errno::ACCESS);
     }
     let argv = arguments(call.tid(), argv)?;
-    let runs = what_runs(call, &image)?;
+    let (runs, path) = what_runs(call, &image)?;
     let grant = call.judge(Action::Exec { image: call.object_ref(asked, &image), argv })?;
     let before = call.process.image().id;
-    call.process.expect(Expected { id: runs, tid: call.tid(), before, op: grant.op() });
+    call.process.expect(Expected { id: runs, path, tid: call.tid(), before, op: grant.op() });
     call.shared.changing();
     Ok(Answer::Proceed)
 }
@@ -79,9 +79,9 @@ fn arguments(tid: u32, argv: u64) -> Result<Vec<Text>, Errno> {
     if argv == 0 {
         return Ok(found);
     }
+    let mut pointers = memory::Words::at(tid, argv);
     loop {
-        let at = argv.checked_add(found.len() as u64 * 8).ok_or(Errno::FAULT)?;
-        let pointer = memory::word(tid, at)?;
+        let pointer = pointers.next()?;
         if pointer == 0 {
             return Ok(found);
         }
@@ -94,9 +94,14 @@ fn arguments(tid: u32, argv: u64) -> Result<Vec<Text>, Errno> {
     }
 }
 
-/// The image that /proc/PID/exe will show: the file itself, or the interpreter its first line names.
-fn what_runs(call: &Call<'_>, image: &Object) -> Result<FileId, Errno> {
-    let mut runs = image.id();
+/// The image that /proc/PID/exe will show, and its path: the file itself, or the interpreter its first line names.
+fn what_runs(call: &Call<'_>, image: &Object) -> Result<(FileId, Option<Text>), Errno> {
+    // Where somebody puts a script into a program that fast, something else runs than is expected, and is ended.
+    let state = state(&image.stat);
+    if call.shared.programs.has(&state) {
+        return Ok((image.id(), named(image)));
+    }
+    let mut runs = (image.id(), named(image));
     let mut next: OwnedFd = rustix::io::fcntl_dupfd_cloexec(&image.fd, 0)?;
     for _ in 0..MOST_INTERPRETERS {
         let Some(interpreter) = interpreter(&next) else { break };
@@ -108,10 +113,33 @@ fn what_runs(call: &Call<'_>, image: &Object) -> Result<FileId, Errno> {
         let Found::Object(object) = walk::object(call, &start, &interpreter, true)? else {
             return Err(Errno::NOENT);
         };
-        runs = object.id();
+        runs = (object.id(), named(&object));
         next = object.fd;
     }
+    if runs.0 == image.id() {
+        call.shared.programs.note(&state);
+    }
     Ok(runs)
+}
+
+/// The path of an image as the kernel will tell it; of memory without a name it tells something else.
+fn named(image: &Object) -> Option<Text> {
+    Some(image.path.as_bytes()).filter(|path| !path.starts_with(b"/proc/")).map(Text::from)
+}
+
+/// What tells a file in the state it is in from every other.
+fn state(stat: &Stat) -> Vec<u8> {
+    format!(
+        "{}:{}:{}:{}.{}:{}.{}",
+        stat.st_dev,
+        stat.st_ino,
+        stat.st_size,
+        stat.st_mtime,
+        stat.st_mtime_nsec,
+        stat.st_ctime,
+        stat.st_ctime_nsec
+    )
+    .into_bytes()
 }
 
 /// The path after `#!` (execve(2)); the kernel looks at the first 256 bytes.

@@ -1,7 +1,7 @@
 //! The seccomp filter: assembled from the table of calls into the kernel's classic BPF (seccomp(2), bpf(4)).
 //!
-//! Calls are found by a binary search over their numbers, so that the table's length costs little; those that are
-//! allowed whatever their arguments the kernel keeps in a bitmap and runs no filter for.
+//! Calls are found by a binary search over spans of numbers of which the same becomes, so that the table's length costs
+//! little; those that are allowed whatever their arguments the kernel keeps in a bitmap and runs no filter for.
 
 use crate::calls::{Row, Rule, tables};
 
@@ -61,8 +61,6 @@ const fn high(arg: u8) -> Instruction {
 
 /// The whole filter for this machine.
 pub(crate) fn assemble() -> Vec<Instruction> {
-    let mut rows: Vec<&Row> = tables().collect();
-    rows.sort_by_key(|row| row.nr);
     let refuse = ret(Rule::Refuse(libc::ENOSYS));
     let mut program = vec![
         op(LD_ABS, 0, 0, ARCHITECTURE),
@@ -74,33 +72,69 @@ pub(crate) fn assemble() -> Vec<Instruction> {
     if cfg!(target_arch = "x86_64") {
         program.extend([op(JGE, 0, 1, X32), refuse]);
     }
-    program.extend(search(&rows));
+    search(&spans(), &mut program);
     program
 }
 
-/// Finds the row of the number in the accumulator.
-fn search(rows: &[&Row]) -> Vec<Instruction> {
-    match rows {
-        [] => vec![ret(Rule::Refuse(libc::ENOSYS))],
-        [row] => {
-            let mut found = vec![op(JEQ, 1, 0, number(row)), ret(Rule::Refuse(libc::ENOSYS))];
-            found.extend(decide(row.rule));
-            found
+/// Numbers from `first` to the next span's: what becomes of them.
+struct Span {
+    first: u32,
+    rule: Rule,
+}
+
+/// All numbers there are, in as few spans as there can be: the kernel translates every instruction when a run begins.
+fn spans() -> Vec<Span> {
+    let mut rows: Vec<&Row> = tables().collect();
+    rows.sort_by_key(|row| row.nr);
+    let mut spans: Vec<Span> = Vec::new();
+    let mut add = |first, rule: Rule| {
+        if !spans.last().is_some_and(|last| is_same(last.rule, rule)) {
+            spans.push(Span { first, rule });
         }
-        rows => {
-            let (below, above) = rows.split_at(rows.len() / 2);
-            let below = search(below);
-            let far = u32::try_from(below.len()).expect("a filter is shorter than 4096 instructions");
-            let mut both = vec![op(JGE, 0, 1, number(above[0])), op(JA, 0, 0, far)];
-            both.extend(below);
-            both.extend(search(above));
-            both
+    };
+    let unknown = Rule::Refuse(libc::ENOSYS);
+    let mut next = 0;
+    for row in rows {
+        let number = u32::try_from(row.nr).expect("system calls have small numbers");
+        if number > next {
+            add(next, unknown);
         }
+        add(number, row.rule);
+        next = number + 1;
+    }
+    add(next, unknown);
+    spans
+}
+
+/// Whether two rules are the same to the kernel.
+fn is_same(one: Rule, other: Rule) -> bool {
+    match (one, other) {
+        (Rule::When(..), _) | (_, Rule::When(..)) => one == other,
+        _ => ret(one).k == ret(other).k,
     }
 }
 
-fn number(row: &Row) -> u32 {
-    u32::try_from(row.nr).expect("system calls have small numbers")
+/// Finds the span of the number in the accumulator.
+fn search(spans: &[Span], program: &mut Vec<Instruction>) {
+    let [first, rest @ ..] = spans else { return };
+    if rest.is_empty() {
+        return program.extend(decide(first.rule));
+    }
+    let (below, above) = spans.split_at(spans.len() / 2);
+    let from = above.first().map_or(0, |span| span.first);
+    let at = program.len();
+    program.push(op(JGE, 0, 0, from));
+    search(below, program);
+    let past = program.len() - at - 1;
+    match u8::try_from(past) {
+        Ok(past) => program[at].jt = past,
+        Err(_) => {
+            program[at].jf = 1;
+            let far = u32::try_from(past).expect("a filter is shorter than 4096 instructions");
+            program.insert(at + 1, op(JA, 0, 0, far));
+        }
+    }
+    search(above, program);
 }
 
 fn decide(rule: Rule) -> Vec<Instruction> {
@@ -259,7 +293,8 @@ mod tests {
             let rows: Vec<&Row> = tables().collect();
             let row = rows[which.index(rows.len())];
             let expected = ret(ruling(row.rule, &args)).k;
-            prop_assert_eq!(run(&assemble(), number(row), ARCH, &args), expected, "{}", row.name);
+            let nr = u32::try_from(row.nr).unwrap();
+            prop_assert_eq!(run(&assemble(), nr, ARCH, &args), expected, "{}", row.name);
         }
     }
 }

@@ -1,13 +1,14 @@
 //! Landlock domains from a plan: one for the threads that act for the agent, one within it for the agent.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use failcore_model::{AbsPath, Rights};
+use failcore_model::Rights;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, PathFd,
     Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
@@ -30,12 +31,16 @@ pub(crate) struct Domains {
     pub(crate) agent: Option<OwnedFd>,
 }
 
-/// Makes the domains of a plan; none where it confines nothing. `clears` is a directory in which the guardian removes
-/// the run's cgroup when the parent is gone.
+/// Makes the domains of a plan; none where it confines nothing. `carried` are ports of the supervisor's own to which it
+/// connects for the agent; `clears` is a directory in which the guardian removes the run's cgroup when the parent is gone.
 ///
 /// # Errors
 /// The kernel's, where a rule set cannot be made.
-pub(crate) fn domains(plan: &Plan, clears: Option<&Path>) -> Result<Option<Domains>, RulesetError> {
+pub(crate) fn domains(
+    plan: &Plan,
+    carried: &[u16],
+    clears: Option<&Path>,
+) -> Result<Option<Domains>, RulesetError> {
     let Some(files) = &plan.files else { return Ok(None) };
     // Requests to devices are the device's own matter: who may open it may use it.
     let all = AccessFs::from_all(KNOWN) & !BitFlags::from(AccessFs::IoctlDev);
@@ -48,22 +53,23 @@ pub(crate) fn domains(plan: &Plan, clears: Option<&Path>) -> Result<Option<Domai
     if plan.bind.is_some() {
         acting = acting.handle_access(AccessNet::BindTcp)?;
     }
-    let mut acting = acting.create()?;
-    for (path, rights) in files.iter().filter(|(path, rights)| !is_covered(files, path, **rights)) {
-        acting = grant(acting, path.as_path(), access(*rights))?;
+    let mut granted = Granted::default();
+    // What the supervisor itself needs to know of the agent's tasks.
+    granted.grant(Path::new("/proc"), AccessFs::ReadFile | AccessFs::ReadDir);
+    for (path, rights) in files {
+        granted.grant(path.as_path(), access(*rights));
     }
     for dir in &plan.sockets {
-        acting = grant(acting, dir.as_path(), AccessFs::MakeSock.into())?;
+        granted.grant(dir.as_path(), AccessFs::MakeSock.into());
     }
     for image in &images {
-        acting = grant(acting, image, AccessFs::Execute | AccessFs::ReadFile)?;
+        granted.grant(image, AccessFs::Execute | AccessFs::ReadFile);
     }
-    // What the supervisor itself needs to know of the agent's tasks.
-    acting = grant(acting, Path::new("/proc"), AccessFs::ReadFile | AccessFs::ReadDir)?;
     if let Some(dir) = clears {
-        acting = beneath(acting, dir, AccessFs::RemoveDir.into())?;
+        granted.beneath(dir, AccessFs::RemoveDir.into());
     }
-    for port in plan.connect.iter().flatten() {
+    let mut acting = granted.put_into(acting.create()?)?;
+    for port in plan.connect.iter().flat_map(|ports| ports.iter().chain(carried)) {
         acting = acting.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
     }
     for port in plan.bind.iter().flatten() {
@@ -78,20 +84,13 @@ pub(crate) fn domains(plan: &Plan, clears: Option<&Path>) -> Result<Option<Domai
     if plan.scoped {
         agent = agent.scope(Scope::from_all(KNOWN))?;
     }
-    let mut agent = agent.create()?;
+    let mut granted = Granted::default();
     for image in &images {
         // The kernel reads what it runs.
-        agent = grant(agent, image, AccessFs::Execute | AccessFs::ReadFile)?;
+        granted.grant(image, AccessFs::Execute | AccessFs::ReadFile);
     }
+    let agent = granted.put_into(agent.create()?)?;
     Ok(Some(Domains { acting, agent: agent.into() }))
-}
-
-/// Whether a directory above grants the same, which makes a rule of its own superfluous. All of /proc may be read by the
-/// acting threads anyway.
-fn is_covered(files: &BTreeMap<AbsPath, Rights>, path: &AbsPath, rights: Rights) -> bool {
-    let proc = path.as_bytes().starts_with(b"/proc/") && Rights::READ.contains(rights);
-    let above = std::iter::successors(path.parent(), AbsPath::parent);
-    proc || above.into_iter().any(|dir| files.get(&dir).is_some_and(|granted| granted.contains(rights)))
 }
 
 /// The Landlock rights that a grant's come to.
@@ -119,44 +118,64 @@ fn access(rights: Rights) -> BitFlags<AccessFs> {
     access
 }
 
-/// Grants rights below a path. What is not there yet is granted where it would be made, and a file's making and
-/// removing in its directory: wider than the policy, which the supervisor makes exact.
-fn grant(
-    rules: RulesetCreated,
-    path: &Path,
-    access: BitFlags<AccessFs>,
-) -> Result<RulesetCreated, RulesetError> {
-    if access.is_empty() {
-        return Ok(rules);
+/// Rules on their way to the kernel: the rights below each path, which leads through no symbolic link.
+///
+/// What a directory above grants already needs no rule of its own; each costs an open.
+#[derive(Debug, Default)]
+struct Granted(BTreeMap<OsString, BitFlags<AccessFs>>);
+
+impl Granted {
+    /// Grants rights below a path. What is not there yet is granted where it would be made, and a file's making and
+    /// removing in its directory: wider than the policy, which the supervisor makes exact.
+    fn grant(&mut self, path: &Path, access: BitFlags<AccessFs>) {
+        if self.has(path, access) {
+            return;
+        }
+        let on_file: BitFlags<AccessFs> = AccessFs::from_file(KNOWN);
+        match std::fs::metadata(path) {
+            Ok(found) if found.is_dir() => self.beneath(path, access),
+            Ok(_) => {
+                self.beneath(path, access & on_file);
+                if let Some(dir) = path.parent() {
+                    // Who reads a file needs no right to list what is beside it.
+                    self.beneath(dir, access & !on_file & !BitFlags::from(AccessFs::ReadDir));
+                }
+            }
+            Err(_) => match path.ancestors().skip(1).find(|dir| dir.is_dir()) {
+                // Not the whole system for one missing directory.
+                Some(dir) if dir != Path::new("/") => self.beneath(dir, access),
+                _ => {}
+            },
+        }
     }
-    let on_file: BitFlags<AccessFs> = AccessFs::from_file(KNOWN);
-    match std::fs::metadata(path) {
-        Ok(found) if found.is_dir() => beneath(rules, path, access),
-        Ok(_) => {
-            let in_directory = access & !on_file;
-            let rules = beneath(rules, path, access & on_file)?;
-            match path.parent() {
-                Some(dir) => beneath(rules, dir, in_directory),
-                None => Ok(rules),
+
+    fn beneath(&mut self, path: &Path, access: BitFlags<AccessFs>) {
+        if !self.has(path, access) {
+            *self.0.entry(path.into()).or_default() |= access;
+        }
+    }
+
+    /// Whether rights below a path are granted, there or above.
+    fn has(&self, path: &Path, access: BitFlags<AccessFs>) -> bool {
+        access.is_empty()
+            || path
+                .ancestors()
+                .any(|dir| self.0.get(dir.as_os_str()).is_some_and(|granted| granted.contains(access)))
+    }
+
+    fn put_into(&self, mut rules: RulesetCreated) -> Result<RulesetCreated, RulesetError> {
+        for (path, access) in &self.0 {
+            let path = Path::new(path);
+            // A directory above may have been granted after it.
+            if path.parent().is_some_and(|above| self.has(above, *access)) {
+                continue;
+            }
+            // Where it went away, or may not be entered, nobody can use the grant either.
+            if let Ok(fd) = PathFd::new(path) {
+                rules = rules.add_rule(PathBeneath::new(fd, *access))?;
             }
         }
-        Err(_) => match path.ancestors().skip(1).find(|dir| dir.is_dir()) {
-            // Not the whole system for one missing directory.
-            Some(dir) if dir != Path::new("/") => beneath(rules, dir, access),
-            _ => Ok(rules),
-        },
-    }
-}
-
-fn beneath(
-    rules: RulesetCreated,
-    path: &Path,
-    access: BitFlags<AccessFs>,
-) -> Result<RulesetCreated, RulesetError> {
-    match PathFd::new(path) {
-        Ok(fd) if !access.is_empty() => rules.add_rule(PathBeneath::new(fd, access)),
-        // It went away, or may not be entered: then nobody can use the grant either.
-        _ => Ok(rules),
+        Ok(rules)
     }
 }
 
@@ -193,6 +212,8 @@ fn images(plan: &Plan) -> Vec<PathBuf> {
             Images::Below(dir) => found.extend([dir.as_path().into(), PathBuf::from("/")]),
         }
     }
+    // As they are found: a rule holds below what a path leads to.
+    let mut found: Vec<PathBuf> = found.into_iter().map(|path| path.canonicalize().unwrap_or(path)).collect();
     found.sort();
     found.dedup();
     found
@@ -253,21 +274,37 @@ mod tests {
 
     #[test]
     fn what_is_granted_above_needs_no_rule() {
-        let path = |text: &str| AbsPath::new(text.as_bytes()).unwrap();
-        let files = BTreeMap::from([
-            (path("/w"), Rights::READ),
-            (path("/w/a"), Rights::READ),
-            (path("/w/b"), Rights::WRITE),
-            (path("/wide"), Rights::READ),
-        ]);
-        let covered = |at: &str, rights| is_covered(&files, &path(at), rights);
-        assert!(covered("/w/a", Rights::READ) && covered("/w/b/c", Rights::WRITE));
-        assert!(
-            !covered("/w", Rights::READ)
-                && !covered("/w/b", Rights::WRITE)
-                && !covered("/wide", Rights::READ)
+        let of = |path: &str| PathBuf::from(path);
+        let named = |path: &str| OsString::from(path);
+        let read = AccessFs::ReadFile | AccessFs::ReadDir;
+        let mut granted = Granted::default();
+        granted.beneath(&of("/w"), read);
+        granted.beneath(&of("/w/a"), read);
+        granted.beneath(&of("/w/b"), AccessFs::MakeReg.into());
+        granted.beneath(&of("/w/b/c"), read | AccessFs::MakeReg);
+        granted.beneath(&of("/wide"), read);
+        assert_eq!(
+            granted.0.keys().collect::<Vec<_>>(),
+            [&named("/w"), &named("/w/b"), &named("/w/b/c"), &named("/wide")]
         );
-        assert!(covered("/proc/self/maps", Rights::READ) && !covered("/proc/self/oom_adj", Rights::MODIFY));
+        assert!(granted.has(&of("/w/x/y"), read) && granted.has(&of("/w/b/x"), AccessFs::MakeReg.into()));
+        assert!(!granted.has(&of("/"), read) && !granted.has(&of("/widest"), read));
+    }
+
+    #[test]
+    fn a_readable_file_does_not_make_its_directory_readable() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let mut granted = Granted::default();
+        granted.grant(&file, access(Rights::READ));
+        assert_eq!(granted.0, BTreeMap::from([(file.clone().into(), AccessFs::ReadFile.into())]));
+        // Who may remove it may do so where it stands; who may read what is not there, where it will be.
+        granted.grant(&file, access(Rights::DELETE));
+        assert!(granted.has(dir.path(), AccessFs::RemoveFile.into()));
+        assert!(!granted.has(dir.path(), AccessFs::ReadDir.into()));
+        granted.grant(&dir.path().join("later"), access(Rights::READ));
+        assert!(granted.has(dir.path(), AccessFs::ReadFile | AccessFs::ReadDir));
     }
 
     #[test]

@@ -5,6 +5,7 @@
     reason = "credentials of one thread, and a descriptor taken over; each block says why it is sound"
 )]
 
+use std::collections::BTreeSet;
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use failcore_gate::{Carrier, Gate};
 use failcore_model::Denial;
+use failcore_policy::Capability;
 use landlock::RulesetCreated;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
@@ -32,7 +34,7 @@ use crate::notify::Listener;
 use crate::plan::Plan;
 use crate::privileges::give_up;
 use crate::server::Door;
-use crate::supervisor::{Shared, start_worker};
+use crate::supervisor::{Shared, serve, worker};
 
 /// A program to start.
 #[derive(Debug, Clone, Default)]
@@ -148,12 +150,9 @@ impl Supervisor {
         let terminal = File::options().read(true).write(true).open("/dev/tty").ok();
         let stdin = if launch.stdin_null { File::open("/dev/null").ok() } else { None };
         let raw = |file: &Option<File>| file.as_ref().map_or(-1, AsRawFd::as_raw_fd);
-        let mut plan = plan.clone();
-        if let (Some(ports), Some(carrier)) = (&mut plan.connect, &parent.carrier) {
-            ports.extend(carrier.tcp_ports());
-        }
+        let carried = parent.carrier.as_ref().map_or_else(Vec::new, |carrier| carrier.tcp_ports());
         let clears = launch.cgroup.as_ref().map(|cgroup| cgroup.base());
-        let domains = domains(&plan, clears).map_err(|why| StartError::Kernel {
+        let domains = domains(plan, &carried, clears).map_err(|why| StartError::Kernel {
             step: "cannot make the Landlock domain",
             why: std::io::Error::other(why),
         })?;
@@ -189,17 +188,27 @@ impl Supervisor {
         };
         // What acts for the agent has no more rights than the agent: a thread that gives up its privileges is the
         // ancestor of both.
-        let hold = link.try_clone().map_err(StartError::kernel("cannot make a socket"))?;
-        std::thread::Builder::new()
-            .name("failcore-hold".into())
+        let mut hold = link.try_clone().map_err(StartError::kernel("cannot make a socket"))?;
+        let keep = plan.keep.clone();
+        worker(0)
             .spawn(move || {
-                let outcome = hold_agent(&prepared, &plan, acting, hold, far, parent);
-                drop((terminal, stdin, life_read, domain));
-                let _ = tell.send(outcome);
+                let mut prepared = prepared;
+                let outcome = hold_agent(&prepared, &keep, acting, &mut hold, far, parent);
+                drop((terminal, stdin, life_read, domain, hold, prepared.cgroup.take()));
+                // Guardian and agent have it too: to give it back, the kernel would have to copy the pages it is on.
+                std::mem::forget(prepared);
+                match outcome {
+                    Ok((shared, root)) => {
+                        let _ = tell.send(Ok((Arc::clone(&shared), root)));
+                        serve(&shared);
+                    }
+                    Err(why) => drop(tell.send(Err(why))),
+                }
             })
             .map_err(StartError::kernel("cannot start a thread"))?;
         let gone = || StartError::Leaks("the thread that starts the program ended");
-        let (shared, root, agent) = told.recv().map_err(|_| gone())??;
+        let (shared, root) = told.recv().map_err(|_| gone())??;
+        let agent = probed(&mut link).inspect_err(|_| shared.end())?;
         let watcher = watch(&shared).map_err(StartError::kernel("cannot start a thread"))?;
         let supervisor = Self { shared, root, agent, life: Some(life), watcher: Some(watcher) };
         // Judged from here on; the first call is the exec.
@@ -273,17 +282,16 @@ impl Supervisor {
     }
 }
 
-/// On the thread that gives up its privileges: starts guardian and agent, takes the listener, starts the workers.
+/// On the thread that gives up its privileges: starts guardian and agent, and takes the listener.
 fn hold_agent(
     prepared: &Prepared,
-    plan: &Plan,
+    keep: &BTreeSet<Capability>,
     acting: Option<RulesetCreated>,
-    mut link: UnixStream,
+    link: &mut UnixStream,
     far: UnixStream,
     parent: Parent,
-) -> Result<(Arc<Shared>, u32, u32), StartError> {
-    give_up(&plan.keep)
-        .map_err(|why| StartError::Kernel { step: "cannot give up privileges", why: why.into() })?;
+) -> Result<(Arc<Shared>, u32), StartError> {
+    give_up(keep).map_err(|why| StartError::Kernel { step: "cannot give up privileges", why: why.into() })?;
     if let Some(acting) = acting {
         acting.restrict_self().map_err(|why| StartError::Kernel {
             step: "cannot enter the Landlock domain",
@@ -292,12 +300,11 @@ fn hold_agent(
     }
     let raw = Raw::new(prepared);
     let root = start(&raw).map_err(StartError::kernel("cannot start a process"))?.cast_unsigned();
+    std::mem::forget(raw);
     drop(far);
-    let message =
-        receive(&mut link).ok_or(StartError::Leaks("the program's process ended before it began"))?;
-    let why = std::io::Error::from_raw_os_error(message.value);
+    let message = receive(link).ok_or(StartError::Leaks("the program's process ended before it began"))?;
     if message.step != Step::Filter as i32 {
-        return Err(step_error(message.step, why));
+        return Err(step_error(message.step, std::io::Error::from_raw_os_error(message.value)));
     }
     let agent = Pid::from_raw(message.pid).ok_or(StartError::Leaks("no process"))?;
     let listener = pidfd_open(agent, PidfdFlags::empty())
@@ -305,21 +312,17 @@ fn hold_agent(
         .map_err(|why| StartError::Kernel { step: "cannot take over the listener", why: why.into() })?;
     let shared = Shared::new(Listener::new(listener), parent, root)
         .map_err(|why| StartError::Kernel { step: "cannot open our own descriptors", why: why.into() })?;
-    start_worker(&shared).map_err(StartError::kernel("cannot start a thread"))?;
-    let speak = StartError::kernel("cannot speak to the program's process");
-    link.write_all(&[1]).map_err(speak)?;
-    let probed = receive(&mut link).ok_or(StartError::Leaks("the program's process ended at its probes"));
-    match probed {
-        Ok(message) if message.step == Step::Probed as i32 => Ok((shared, root, message.pid.cast_unsigned())),
-        Ok(message) => {
-            shared.end();
-            Err(step_error(message.step, std::io::Error::from_raw_os_error(message.value)))
-        }
-        Err(error) => {
-            shared.end();
-            Err(error)
-        }
+    Ok((shared, root))
+}
+
+/// Has the agent try what must be refused; its process id.
+fn probed(link: &mut UnixStream) -> Result<u32, StartError> {
+    link.write_all(&[1]).map_err(StartError::kernel("cannot speak to the program's process"))?;
+    let message = receive(link).ok_or(StartError::Leaks("the program's process ended at its probes"))?;
+    if message.step != Step::Probed as i32 {
+        return Err(step_error(message.step, std::io::Error::from_raw_os_error(message.value)));
     }
+    Ok(message.pid.cast_unsigned())
 }
 
 fn step_error(step: i32, why: std::io::Error) -> StartError {

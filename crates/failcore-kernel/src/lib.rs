@@ -25,6 +25,7 @@ mod ipc;
 mod island;
 mod landlock;
 mod launch;
+mod likely;
 mod lineage;
 mod memory;
 mod messages;

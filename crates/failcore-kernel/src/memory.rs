@@ -81,14 +81,41 @@ pub(crate) fn text(tid: u32, address: u64, most: usize) -> Result<Vec<u8>, Errno
     Err(Errno::TOOBIG)
 }
 
-/// One native word.
-///
-/// # Errors
-/// As [`read_exact`].
-pub(crate) fn word(tid: u32, address: u64) -> Result<u64, Errno> {
-    let mut out = [0; 8];
-    read_exact(tid, address, &mut out)?;
-    Ok(u64::from_ne_bytes(out))
+/// Native words in a row, read some at a time.
+pub(crate) struct Words {
+    tid: u32,
+    at: u64,
+    read: [u8; Self::SIZE],
+    /// What of them was not handed out yet.
+    left: std::ops::Range<usize>,
+}
+
+impl Words {
+    const SIZE: usize = 256;
+
+    /// Those from `address` on in the memory of a task.
+    pub(crate) fn at(tid: u32, address: u64) -> Self {
+        Self { tid, at: address, read: [0; Self::SIZE], left: 0..0 }
+    }
+
+    /// The next one.
+    ///
+    /// # Errors
+    /// As [`read_exact`].
+    pub(crate) fn next(&mut self) -> Result<u64, Errno> {
+        const WORD: usize = 8;
+        if self.left.is_empty() {
+            // What follows on the next page may not be mapped; a word may lie on both.
+            let page = usize::try_from(PAGE - self.at % PAGE).unwrap_or(0) / WORD * WORD;
+            let len = page.clamp(WORD, Self::SIZE);
+            read_exact(self.tid, self.at, &mut self.read[..len])?;
+            self.at = self.at.checked_add(len as u64).ok_or(Errno::FAULT)?;
+            self.left = 0..len;
+        }
+        let word = &self.read[self.left.start..self.left.start + WORD];
+        self.left.start += WORD;
+        Ok(u64::from_ne_bytes(word.try_into().unwrap_or_default()))
+    }
 }
 
 /// Puts bytes at `address` in the memory of a task: results that a call returns there.

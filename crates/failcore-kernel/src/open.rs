@@ -1,5 +1,7 @@
 //! The open family: resolved, judged, opened by the supervisor on the resolved object, injected into the task.
 
+use std::os::fd::OwnedFd;
+
 use failcore_model::{AbsPath, Action, FileRef, Rights};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, open as reopen, openat, openat2};
 use rustix::io::Errno;
@@ -133,6 +135,9 @@ fn once(call: &Call<'_>, start: &Start, asked: &[u8], how: &How) -> Reply {
     let creates = how.flags.contains(OFlags::CREATE);
     let itself = how.flags.contains(OFlags::NOFOLLOW) || how.flags.contains(OFlags::CREATE | OFlags::EXCL);
     let follow = !itself;
+    if let Some(object) = as_before(call, asked, how) {
+        return existing(call, asked, object, true, how);
+    }
     // What is created is no directory, whatever is there (open_last_lookups in fs/namei.c).
     if creates && asked.ends_with(b"/") && how.resolve.is_empty() {
         let end = asked.iter().rposition(|byte| *byte != b'/').map_or(1, |last| last + 1);
@@ -148,7 +153,7 @@ fn once(call: &Call<'_>, start: &Start, asked: &[u8], how: &How) -> Reply {
     };
     match found {
         Found::Object(object) if how.flags.contains(OFlags::TMPFILE) => unnamed(call, asked, &object, how),
-        Found::Object(object) => existing(call, asked, &object, how),
+        Found::Object(object) => existing(call, asked, object, false, how),
         Found::Vacant(entry) if creates => create(call, asked, &entry, how),
         Found::Vacant(entry) => {
             let file = call.entry_ref(asked, &entry);
@@ -179,33 +184,86 @@ fn rights(flags: OFlags, creates: bool) -> Rights {
     rights
 }
 
-fn existing(call: &Call<'_>, asked: &[u8], object: &Object, how: &How) -> Reply {
+/// Flags of an open that only reads, and whatever else they say has no meaning for a regular file.
+const PLAIN: OFlags =
+    OFlags::CLOEXEC.union(OFlags::NOCTTY).union(OFlags::NONBLOCK).union(OFlags::from_bits_retain(0o100_000));
+
+/// The regular file that was granted to be read at this path before, opened to be read at once and not first for its path
+/// alone. `None` where nothing was, or something else is there now: then it is as if nothing had happened.
+///
+/// What is opened before it is judged is no more than a regular file whose reading was granted at this very path, or what
+/// somebody has put there since; the latter is closed again.
+fn as_before(call: &Call<'_>, asked: &[u8], how: &How) -> Option<Object> {
+    let likely = &call.shared.likely;
+    if !PLAIN.contains(how.flags) || !how.resolve.is_empty() || !asked.starts_with(b"/") {
+        return None;
+    }
+    let past = likely.has(walk::first(asked)).then(|| walk::past_first_link(asked)).flatten();
+    let path = past.as_deref().unwrap_or(asked);
+    if !likely.has(path) {
+        return None;
+    }
+    // Should it be something else by now, this waits for nobody.
+    let flags = how.flags | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let object = openat2(CWD, path, flags, Mode::empty(), walk::NO_LINKS).and_then(|fd| {
+        Ok(Object { stat: fstat(&fd)?, path: AbsPath::new(path).map_err(|_| Errno::INVAL)?, fd })
+    });
+    let object = object.ok().filter(|object| object.is(FileType::RegularFile));
+    if object.is_none() {
+        likely.forget(path);
+    }
+    object
+}
+
+/// Remembers a regular file that was granted to be read, if no link led to it but one right below the root.
+fn note(call: &Call<'_>, asked: &[u8], path: &AbsPath) {
+    let (likely, path) = (&call.shared.likely, path.as_bytes());
+    if path.starts_with(b"/proc/") || likely.has(path) {
+        return;
+    }
+    if asked == path {
+        likely.note(path);
+    } else if walk::past_first_link(asked).as_deref() == Some(path) {
+        likely.note(walk::first(asked));
+        likely.note(path);
+    }
+}
+
+/// Opens what is there; `open` says whether the object's descriptor is one that reads already.
+fn existing(call: &Call<'_>, asked: &[u8], object: Object, open: bool, how: &How) -> Reply {
     let exclusive = how.flags.contains(OFlags::CREATE | OFlags::EXCL);
-    if let Some(pid) = foreign(call, object) {
+    if let Some(pid) = foreign(call, &object) {
         let grant = call.judge(Action::Trace { pid: pid.cast_signed() })?;
         return call.concluded(grant, Err(Errno::ACCESS));
     }
-    let file = match is_own_terminal(call, object) {
+    let file = match is_own_terminal(call, &object) {
         // The other end of a terminal that the task made belongs to whoever may make one.
         true => {
             let multiplexer = AbsPath::new(MULTIPLEXER).map_err(|_| Errno::ACCESS)?;
             call.file_ref(asked, multiplexer, Some(object.id()))
         }
-        false => call.object_ref(asked, object),
+        false => call.object_ref(asked, &object),
     };
     let grant = call.judge(Action::Open { file, rights: rights(how.flags, exclusive) })?;
+    let regular = object.is(FileType::RegularFile);
+    let path = (regular && !open && PLAIN.contains(how.flags)).then(|| object.path.clone());
+    let only_read = !rights(how.flags, false).contains(Rights::MODIFY);
+    let may_linger = only_read && (regular || object.is(FileType::Directory));
     let opened = if exclusive {
         Err(Errno::EXIST)
     } else if object.is(FileType::Symlink) {
         Err(if how.flags.contains(OFlags::DIRECTORY) { Errno::NOTDIR } else { Errno::LOOP })
     } else if object.is(FileType::Directory) && how.flags.contains(OFlags::CREATE) {
         Err(Errno::ISDIR)
+    } else if open {
+        ready(object.fd, how.flags)
     } else {
-        perform(call, object, how.flags)
+        perform(call, &object, how.flags)
     };
     let fd = call.concluded(grant, opened)?;
-    let only_read = !rights(how.flags, false).contains(Rights::MODIFY);
-    let may_linger = only_read && (object.is(FileType::RegularFile) || object.is(FileType::Directory));
+    if let Some(path) = path {
+        note(call, asked, &path);
+    }
     Ok(Answer::Descriptor { fd, close_on_exec: how.flags.contains(OFlags::CLOEXEC), may_linger })
 }
 
@@ -240,8 +298,16 @@ fn is_own_terminal(call: &Call<'_>, object: &Object) -> bool {
     })
 }
 
+/// The descriptor of a regular file as the task asked for it.
+fn ready(fd: OwnedFd, flags: OFlags) -> Result<OwnedFd, Errno> {
+    if !flags.contains(OFlags::NONBLOCK) {
+        rustix::fs::fcntl_setfl(&fd, OFlags::empty())?;
+    }
+    Ok(fd)
+}
+
 /// Opens what was judged: the object itself, through the magic link to our own descriptor of it.
-fn perform(call: &Call<'_>, object: &Object, flags: OFlags) -> Result<std::os::fd::OwnedFd, Errno> {
+fn perform(call: &Call<'_>, object: &Object, flags: OFlags) -> Result<OwnedFd, Errno> {
     let flags = (flags - OFlags::CREATE - OFlags::EXCL - OFlags::NOFOLLOW) | OFlags::NOCTTY | OFlags::CLOEXEC;
     if object.is(FileType::CharacterDevice) && object.stat.st_rdev == rustix::fs::makedev(5, 0) {
         return terminal(call, flags);
@@ -256,7 +322,7 @@ fn perform(call: &Call<'_>, object: &Object, flags: OFlags) -> Result<std::os::f
 }
 
 /// `/dev/tty` is the *task's* controlling terminal, which need not be ours.
-fn terminal(call: &Call<'_>, flags: OFlags) -> Result<std::os::fd::OwnedFd, Errno> {
+fn terminal(call: &Call<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
     const SESSION: usize = 3;
     const TERMINAL: usize = 4;
     let ours = rustix::process::getsid(None)?.as_raw_nonzero().get().cast_unsigned();

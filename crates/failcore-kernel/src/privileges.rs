@@ -24,11 +24,12 @@ pub fn lacking_capabilities(keep: &BTreeSet<Capability>) -> Vec<Capability> {
 /// The kernel's, where the thread would have more or less than that.
 pub(crate) fn give_up(keep: &BTreeSet<Capability>) -> Result<(), Errno> {
     let kept = keep.iter().copied().map(bit).fold(CapabilitySet::empty(), |all, one| all | one);
-    // Failures are those of a thread that has nothing to give up, and what counts is checked at the end.
+    // It fails for a thread that has nothing to give up, or behind the last one that the kernel knows; what counts is
+    // checked at the end.
     for number in 0..u64::BITS {
         let one = CapabilitySet::from_bits_retain(1 << number);
-        if !kept.contains(one) {
-            let _ = remove_capability_from_bounding_set(one);
+        if !kept.contains(one) && remove_capability_from_bounding_set(one).is_err() {
+            break;
         }
     }
     // Root's programs get nothing for being root's.

@@ -54,7 +54,7 @@ pub struct Served {
     /// The caller's label of the run.
     pub run: Option<Text>,
     /// The resolved policy text.
-    pub policy: String,
+    pub policy: Arc<str>,
     /// Whether a supervisor decides and records what the processes do: it alone lets them in then.
     pub supervised: bool,
 }
@@ -74,7 +74,8 @@ pub struct Tally {
 pub struct Server {
     state: Arc<State>,
     socket: PathBuf,
-    acceptor: JoinHandle<()>,
+    /// Where processes attach by themselves; under a supervisor none does.
+    acceptor: Option<JoinHandle<()>>,
     drainer: JoinHandle<Writer>,
     /// Tells the agent's processes that there is somebody to write what they record.
     _holding: Holding,
@@ -112,7 +113,7 @@ struct State {
     /// Where it is counted: on a page of our own under a supervisor, else on the one that all share.
     meter: RunPage,
     approver: Arc<dyn Approver>,
-    reception: Reception,
+    reception: Option<Reception>,
     joined: mpsc::Sender<Joined>,
     stopping: AtomicBool,
     processes: AtomicUsize,
@@ -162,7 +163,8 @@ pub struct Door {
 }
 
 impl Server {
-    /// Starts to serve on `socket`, a path in a directory that only its owner can enter, writing to `writer`.
+    /// Starts to serve on `socket`, a path in a directory that only its owner can enter, writing to `writer`. Under a
+    /// supervisor, who knows the path, there is no socket at it.
     ///
     /// # Errors
     /// [`ServerError`]; nothing is left behind then but the trace itself.
@@ -173,8 +175,10 @@ impl Server {
         approver: Arc<dyn Approver>,
     ) -> Result<Self, ServerError> {
         writer.reserve(EXPANSION * CAPACITY as u64 + 2 * own::CAPACITY)?;
-        let reception =
-            Reception::open(socket).map_err(|why| ServerError::Listen { socket: socket.into(), why })?;
+        let reception = (!served.supervised)
+            .then(|| Reception::open(socket))
+            .transpose()
+            .map_err(|why| ServerError::Listen { socket: socket.into(), why })?;
         let policy = sealed("failcore-policy", served.policy.as_bytes()).map_err(ServerError::Memory)?;
         let page = || RunPage::create(SystemTime::now().into()).map_err(ServerError::Memory);
         let (page, page_fd, meter) = match (page()?, served.supervised) {
@@ -217,18 +221,17 @@ impl Server {
                 })
                 .map_err(ServerError::Thread)?
         };
-        let acceptor = {
-            let state = Arc::clone(&state);
-            std::thread::Builder::new()
-                .name("failcore-accept".into())
-                .spawn(move || {
-                    state.reception.accept(|connection| {
-                        // Whoever finds no place sees the connection close, which is a no.
-                        let _ = state.attend(move |state| serve(state, &connection));
-                    });
-                })
-                .map_err(ServerError::Thread)?
+        let accept = |state: Arc<State>| {
+            std::thread::Builder::new().name("failcore-accept".into()).spawn(move || {
+                let Some(reception) = &state.reception else { return };
+                reception.accept(|connection| {
+                    // Whoever finds no place sees the connection close, which is a no.
+                    let _ = state.attend(move |state| serve(state, &connection));
+                });
+            })
         };
+        let acceptor = state.reception.is_some().then(|| accept(Arc::clone(&state)));
+        let acceptor = acceptor.transpose().map_err(ServerError::Thread)?;
         Ok(Self { state, socket: socket.into(), acceptor, drainer, _holding: holding })
     }
 
@@ -285,10 +288,13 @@ impl Server {
     /// Stops serving, keeps everything that was recorded, and gives the trace back to be closed.
     pub fn finish(self) -> Writer {
         self.state.stopping.store(true, SeqCst);
-        self.state.reception.close();
         self.state.page.ring();
-        drop(self.acceptor.join());
-        drop(std::fs::remove_file(&self.socket));
+        self.drainer.thread().unpark();
+        if let (Some(reception), Some(acceptor)) = (&self.state.reception, self.acceptor) {
+            reception.close();
+            drop(acceptor.join());
+            drop(std::fs::remove_file(&self.socket));
+        }
         match self.drainer.join() {
             Ok(writer) => writer,
             Err(panic) => std::panic::resume_unwind(panic),
@@ -387,10 +393,7 @@ fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd, Errno> {
 fn serve(state: &State, connection: &OwnedFd) {
     let Ok(peer) = Peer::of(connection) else { return };
     let ours = peer.uid == rustix::process::getuid().as_raw() && peer.descends(std::process::id());
-    if ours
-        && !state.served.supervised
-        && let Some(pid) = Pid::from_raw(peer.pid.cast_signed())
-    {
+    if ours && let Some(pid) = Pid::from_raw(peer.pid.cast_signed()) {
         answer(state, connection, pid, None);
     }
 }
@@ -479,7 +482,8 @@ impl Drain<'_> {
             }
             idle = if worked { 0 } else { idle + 1 };
             if idle < IDLE_NAPS {
-                std::thread::sleep(NAP);
+                // Woken only when it is over.
+                std::thread::park_timeout(NAP);
             } else {
                 let members = &self.members;
                 self.state.page.doze(DOZE, || {

@@ -22,6 +22,7 @@ use crate::filter::ruling;
 use crate::ipc::Objects;
 use crate::island::Island;
 use crate::launch::Parent;
+use crate::likely::Likely;
 use crate::notify::{Listener, Notice};
 use crate::patience::{self, Patience};
 use crate::privileges::Lacks;
@@ -57,6 +58,10 @@ pub(crate) struct Shared {
     pub(crate) own: OwnedFd,
     /// Identities of directories, while no name changes.
     pub(crate) directories: Directories,
+    /// Where regular files were read.
+    pub(crate) likely: Likely,
+    /// Files, each in the state it was in, that are programs and no scripts.
+    pub(crate) programs: Likely,
     /// Held shared by whoever changes names, alone by whoever must not see them change.
     names: RwLock<()>,
     /// The guardian: ancestor of every process of the run.
@@ -85,6 +90,8 @@ impl Shared {
         Ok(Arc::new(Self {
             own,
             directories: Directories::default(),
+            likely: Likely::default(),
+            programs: Likely::default(),
             by_identity: parent.gate.policy().has_identities(),
             lacks: Lacks::new(&parent.gate.policy().capabilities()),
             births: parent.gate.policy().limits().processes.map(|most| Births::new(most, root)),
@@ -104,7 +111,7 @@ impl Shared {
             workers: Mutex::default(),
             changing: AtomicUsize::new(0),
             last_refusal: Mutex::default(),
-            started: AtomicU32::new(0),
+            started: AtomicU32::new(1),
         }))
     }
 
@@ -234,19 +241,26 @@ impl<Held> Drop for Changing<'_, Held> {
 ///
 /// # Errors
 /// The kernel's, where no thread can be started.
-pub(crate) fn start_worker(shared: &Arc<Shared>) -> std::io::Result<()> {
-    let number = shared.started.fetch_add(1, SeqCst);
+fn start_worker(shared: &Arc<Shared>) -> std::io::Result<()> {
     let of = Arc::clone(shared);
     // Counted before it runs, so that two who find nobody idle do not both start one.
     shared.idle.fetch_add(1, SeqCst);
-    let spawned = std::thread::Builder::new()
-        .name(format!("failcore-{number}"))
-        .stack_size(STACK)
-        .spawn(move || work(&of));
+    let spawned = worker(shared.started.fetch_add(1, SeqCst)).spawn(move || work(&of));
     if spawned.is_err() {
         shared.idle.fetch_sub(1, SeqCst);
     }
     spawned.map(drop)
+}
+
+/// The thread of a worker.
+pub(crate) fn worker(number: u32) -> std::thread::Builder {
+    std::thread::Builder::new().name(format!("failcore-{number}")).stack_size(STACK)
+}
+
+/// Makes the calling thread, whose credentials and domain all others will have, the first worker.
+pub(crate) fn serve(shared: &Arc<Shared>) {
+    shared.idle.fetch_add(1, SeqCst);
+    work(shared);
 }
 
 /// A worker's life; it counts as idle when it begins.

@@ -1,10 +1,15 @@
 //! The processes of a run, as the supervisor knows them: which process a thread belongs to, what it runs.
 
+#![allow(
+    unsafe_code,
+    reason = "questions to the kernel that have no safe wrapper; each block says why it is sound"
+)]
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::AtomicBool;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use failcore_model::{Claims, Denial, FileId, Text};
@@ -49,6 +54,8 @@ pub(crate) struct Image {
 pub(crate) struct Expected {
     /// The image that must run then: the program, or its interpreter.
     pub(crate) id: FileId,
+    /// Its path, where it has one.
+    pub(crate) path: Option<Text>,
     /// The task that called.
     pub(crate) tid: u32,
     /// What ran before.
@@ -75,6 +82,8 @@ pub(crate) enum Verified {
 pub(crate) struct Tasks {
     processes: RwLock<HashMap<u32, Arc<Process>>>,
     threads: RwLock<HashMap<u32, u32>>,
+    /// Whether any fork was made in a tool scope: in most runs there is none, and nothing to be found out.
+    scoped: AtomicBool,
     /// Scopes of children that were never seen before their parents ended.
     orphaned: Mutex<Vec<Scope>>,
 }
@@ -97,8 +106,7 @@ impl Tasks {
         {
             return Ok((Arc::clone(process), false));
         }
-        let status = proc_file(format!("/proc/{tid}/status")).map_err(|_| Errno::SRCH)?;
-        let pid = number(&status, b"Tgid:").ok_or(Errno::SRCH)?;
+        let Found { pid, parent, pidfd } = Found::leader(tid).map_or_else(|| Found::thread(tid), Ok)?;
         let mut threads = write(&self.threads);
         if threads.len() >= MOST_THREADS {
             threads.clear();
@@ -110,15 +118,17 @@ impl Tasks {
         {
             return Ok((Arc::clone(process), false));
         }
-        let raw = Pid::from_raw(pid.cast_signed()).ok_or(Errno::SRCH)?;
-        let parent = number(&status, b"PPid:").unwrap_or_default();
+        let pidfd = match pidfd {
+            Some(pidfd) => pidfd,
+            None => pidfd_open(Pid::from_raw(pid.cast_signed()).ok_or(Errno::SRCH)?, PidfdFlags::empty())?,
+        };
         let process = Arc::new(Process {
             pid,
             parent,
             born_in: self.born_in(pid, parent),
             forks: Forks::default(),
             slots: RwLock::default(),
-            pidfd: pidfd_open(raw, PidfdFlags::empty())?,
+            pidfd,
             image: RwLock::new(Arc::new(image_of(pid))),
             expected: Mutex::default(),
             noted: AtomicBool::default(),
@@ -130,6 +140,9 @@ impl Tasks {
 
     /// The tool scope that a process was born in.
     fn born_in(&self, pid: u32, parent: u32) -> Scope {
+        if !self.scoped.load(SeqCst) {
+            return Scope::new();
+        }
         let parent = read(&self.processes).get(&parent).cloned();
         if let Some(scope) = parent.as_ref().and_then(|parent| parent.forks.matched(parent.pid, pid)) {
             return scope;
@@ -143,6 +156,11 @@ impl Tasks {
 
     /// Notes that a thread of `process` forks while in `scope`.
     pub(crate) fn forks(&self, process: &Process, tid: u32, scope: Scope) {
+        // A fork before the first of them that is matched only later gets the narrower scope, as wherever it is unclear.
+        if scope.is_empty() && !self.scoped.load(SeqCst) {
+            return;
+        }
+        self.scoped.store(true, SeqCst);
         process.forks.note(process.pid, tid, scope, |child| read(&self.processes).contains_key(&child));
     }
 
@@ -185,9 +203,10 @@ impl Process {
         Some(self.forks.unseen()).filter(|scope| !scope.is_empty())
     }
 
-    /// It attached: its threads have slots from now on.
+    /// It attached: its threads have slots from now on. Who attaches once more is heard no other way than before, or any
+    /// code in a tool could shed what its thread claims.
     pub(crate) fn attached(&self, slots: Arc<Slots>) {
-        *write(&self.slots) = Some(slots);
+        write(&self.slots).get_or_insert(slots);
     }
 
     /// What a thread of it claims, within what the process was born in.
@@ -224,10 +243,16 @@ impl Process {
     pub(crate) fn verify(&self, caller: Option<u32>) -> Verified {
         let mut slot = lock(&self.expected);
         let Some(expected) = slot.as_ref() else { return Verified::Nothing };
-        let now = image_of(self.pid);
+        let id = image_id(self.pid);
+        let now = match &expected.path {
+            Some(path) if id == Some(expected.id) => Image { path: path.clone(), id },
+            _ => image_of(self.pid),
+        };
         if now.id == Some(expected.id) {
             *slot = None;
             *write(&self.image) = Arc::new(now);
+            // It attaches anew.
+            *write(&self.slots) = None;
             return Verified::Judged;
         }
         if now.id == expected.before {
@@ -261,6 +286,46 @@ impl Process {
     }
 }
 
+/// What the kernel says of a task's process.
+struct Found {
+    pid: u32,
+    parent: u32,
+    pidfd: Option<OwnedFd>,
+}
+
+impl Found {
+    /// Of a process's first thread, which has its number, since Linux 6.13.
+    fn leader(tid: u32) -> Option<Self> {
+        /// `struct pidfd_info` as it was first (linux/pidfd.h).
+        #[repr(C)]
+        #[derive(Default)]
+        struct Info {
+            mask: u64,
+            cgroup: u64,
+            pid: u32,
+            tgid: u32,
+            ppid: u32,
+            ids: [u32; 8],
+            spare: u32,
+        }
+        const GET_INFO: libc::c_ulong = 0xc040_ff0b; // PIDFD_GET_INFO
+        const PIDS: u64 = 1; // PIDFD_INFO_PID
+        let pidfd = pidfd_open(Pid::from_raw(tid.cast_signed())?, PidfdFlags::empty()).ok()?;
+        let mut info = Info { mask: PIDS, ..Info::default() };
+        // SAFETY: the request's number holds the size of `Info`, of which the kernel writes no more.
+        let done = unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO as _, &raw mut info) };
+        let told = done == 0 && info.mask & PIDS != 0 && info.tgid == tid;
+        told.then_some(Self { pid: tid, parent: info.ppid, pidfd: Some(pidfd) })
+    }
+
+    /// Of any thread.
+    fn thread(tid: u32) -> Result<Self, Errno> {
+        let status = proc_file(format!("/proc/{tid}/status")).map_err(|_| Errno::SRCH)?;
+        let pid = number(&status, b"Tgid:").ok_or(Errno::SRCH)?;
+        Ok(Self { pid, parent: number(&status, b"PPid:").unwrap_or_default(), pidfd: None })
+    }
+}
+
 /// Whether the process that a pidfd means has ended.
 pub(crate) fn ended(pidfd: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
@@ -268,7 +333,6 @@ pub(crate) fn ended(pidfd: &OwnedFd) -> bool {
 }
 
 /// Whether a thread belongs to a process: the kernel finds no such pair otherwise.
-#[allow(unsafe_code, reason = "tgkill with signal 0 has no safe wrapper")]
 fn belongs(pid: u32, tid: u32) -> bool {
     // SAFETY: numbers only; signal 0 is a question.
     unsafe { libc::syscall(libc::SYS_tgkill, pid.cast_signed(), tid.cast_signed(), 0) == 0 }
@@ -276,11 +340,15 @@ fn belongs(pid: u32, tid: u32) -> bool {
 
 /// The image a process runs now.
 pub(crate) fn image_of(pid: u32) -> Image {
-    use std::os::unix::fs::MetadataExt;
-    let link = format!("/proc/{pid}/exe");
-    let path = std::fs::read_link(&link).map(|path| Text::from(path.as_os_str().as_encoded_bytes()));
-    let id = std::fs::metadata(&link).ok().map(|stat| FileId { dev: stat.dev(), ino: stat.ino() });
-    Image { path: path.unwrap_or_default(), id }
+    let path = std::fs::read_link(format!("/proc/{pid}/exe"));
+    let path = path.map(|path| Text::from(path.as_os_str().as_encoded_bytes()));
+    Image { path: path.unwrap_or_default(), id: image_id(pid) }
+}
+
+/// Its identity.
+fn image_id(pid: u32) -> Option<FileId> {
+    let stat = rustix::fs::stat(format!("/proc/{pid}/exe")).ok()?;
+    Some(FileId { dev: stat.st_dev, ino: stat.st_ino })
 }
 
 /// A number of /proc/TID/status (proc_pid_status(5)), by its label.

@@ -16,7 +16,8 @@ use rustix::io::Errno;
 /// As many links as the kernel follows (path_resolution(7)).
 const MAX_LINKS: u32 = 40;
 const HOLD: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
-const NO_LINKS: ResolveFlags = ResolveFlags::NO_SYMLINKS.union(ResolveFlags::NO_MAGICLINKS);
+/// No link on the way, of whatever kind.
+pub(crate) const NO_LINKS: ResolveFlags = ResolveFlags::NO_SYMLINKS.union(ResolveFlags::NO_MAGICLINKS);
 
 /// Whose view it is.
 pub(crate) trait View {
@@ -136,13 +137,23 @@ pub(crate) fn object(view: &dyn View, start: &Start, asked: &[u8], follow: bool)
 }
 
 /// An absolute path whose first component is a link, with that replaced by what the link says.
-fn past_first_link(asked: &[u8]) -> Option<Vec<u8>> {
-    let name =
-        asked.strip_prefix(b"/")?.split(|byte| *byte == b'/').next().filter(|name| !name.is_empty())?;
+pub(crate) fn past_first_link(asked: &[u8]) -> Option<Vec<u8>> {
+    let first = Some(first(asked)).filter(|first| first.len() > 1)?;
     let mut past = vec![b'/'];
-    past.extend_from_slice(readlinkat(CWD, &asked[..=name.len()], Vec::new()).ok()?.to_bytes());
-    past.extend_from_slice(&asked[1 + name.len()..]);
+    past.extend_from_slice(readlinkat(CWD, first, Vec::new()).ok()?.to_bytes());
+    past.extend_from_slice(&asked[first.len()..]);
     Some(past)
+}
+
+/// An absolute path's first component, with the slash before it; nothing of a relative one.
+pub(crate) fn first(asked: &[u8]) -> &[u8] {
+    match asked.split_first() {
+        Some((b'/', rest)) => {
+            let end = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
+            &asked[..=end]
+        }
+        _ => &[],
+    }
 }
 
 /// The directory entry that `asked` names, never followed.

@@ -97,6 +97,37 @@ fn symlink_swapped_by_a_racing_thread() {
 }
 
 #[test]
+fn file_that_was_read_swapped_for_a_link_by_a_racing_thread() {
+    attack(
+        "swapread",
+        r#"static char p[512];
+        static void *swap(void *_) { while (!over) { unlink(p); symlink("../ok/secret", p); unlink(p); int fd = open(p, O_CREAT | O_EXCL | O_WRONLY, 0600); close(fd); for (int i = 0; i < 3; i++) leaked(open(p, O_RDONLY)); } return 0; }
+        int main() { if (!getcwd(p, 400)) return 1; strcat(p, "/w/f"); pthread_t t; pthread_create(&t, 0, swap, 0); double end = now() + 2; long ok = 0, n = 0;
+            while (RACING(ok > 10 && ok < n)) { int fd = open(p, O_RDONLY); if (fd >= 0) ok++; leaked(fd); n++; }
+            over = 1; pthread_join(t, 0); puts(ok > 10 && ok < n ? "held" : "no race"); }"#,
+    );
+}
+
+#[test]
+fn file_that_was_read_is_a_fifo_now() {
+    attack(
+        "fifo",
+        r#"static char p[512];
+        static void fresh() { unlink(p); int fd = open(p, O_CREAT | O_EXCL | O_WRONLY, 0600); if (fd < 0 || write(fd, "x", 1) != 1) exit(2); close(fd);
+            for (int i = 0; i < 9; i++) { char c; fd = open(p, O_RDONLY); if (read(fd, &c, 1) != 1 || c != 'x' || fcntl(fd, F_GETFL) & O_NONBLOCK || fcntl(fd, F_GETFD)) exit(3); close(fd);
+                fd = open(p, O_RDONLY | O_NONBLOCK | O_CLOEXEC); if (!(fcntl(fd, F_GETFL) & O_NONBLOCK) || fcntl(fd, F_GETFD) != FD_CLOEXEC) exit(4); close(fd); } }
+        int main() { if (!getcwd(p, 400)) return 1; strcat(p, "/w/f"); fresh();
+            unlink(p); if (mkfifo(p, 0600)) return 5;
+            int fd = open(p, O_RDONLY | O_NONBLOCK); if (fd < 0 || !(fcntl(fd, F_GETFL) & O_NONBLOCK)) return 6; close(fd);
+            fresh(); unlink(p); if (mkfifo(p, 0600)) return 7;
+            if (!fork()) { usleep(100000); int w = open(p, O_WRONLY); _exit(write(w, "y", 1) != 1); }
+            char c; int status; fd = open(p, O_RDONLY); if (fcntl(fd, F_GETFL) & O_NONBLOCK || read(fd, &c, 1) != 1 || c != 'y') return 8;
+            wait(&status); if (status) return 9;
+            unlink(p); symlink("../ok/secret", p); must_fail("link", open(p, O_RDONLY)); puts("held"); }"#,
+    );
+}
+
+#[test]
 fn directory_swapped_for_a_link_while_something_is_created_below() {
     attack(
         "swapdir",

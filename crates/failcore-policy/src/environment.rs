@@ -255,8 +255,10 @@ impl Reals {
         };
         let above = self.follow(&parent);
         let Ok(here) = above.path.join(name) else { return Real { path: path.clone(), exists: false } };
+        if !above.exists {
+            return Real { path: here, exists: false };
+        }
         let found = match std::fs::symlink_metadata(here.as_path()) {
-            _ if !above.exists => Real { path: here, exists: false },
             Ok(found) if found.is_symlink() => match real(&here) {
                 Some(path) => Real { path, exists: true },
                 None => Real { path: here, exists: false },

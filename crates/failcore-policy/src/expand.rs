@@ -442,7 +442,9 @@ impl<'a> Expansion<'a> {
     ) {
         let Some(value) = value else { return };
         let text = self.text.get(value.span()).unwrap_or_default().to_owned();
-        match read(value.get()) {
+        // The resolved policy is TOML too, whose integers have a sign.
+        let small = |most: u64| i64::try_from(most).map(|_| most).map_err(|_| "nothing is as large as that");
+        match read(value.get()).and_then(small) {
             Ok(most) => {
                 let id = RuleId::from(&format!("{}#limits.{name}", self.source));
                 let object = Object::Budget { name: name.into(), most };

@@ -81,7 +81,7 @@ impl PolicySet {
     /// Symbolic links in the policy's paths are followed now: who can change them before the run starts can
     /// change what is granted.
     pub fn load(file: &Path, env: &Environment) -> Result<Self, PolicyError> {
-        Self::compile(source::load(file, env)?)
+        Ok(Self::compile(source::load(file, env)?))
     }
 
     /// Reads a policy from text; `dir` is what its relative paths are relative to.
@@ -89,7 +89,7 @@ impl PolicySet {
     /// # Errors
     /// As [`PolicySet::load`].
     pub fn parse(name: &str, text: &str, dir: &AbsPath, env: &Environment) -> Result<Self, PolicyError> {
-        Self::compile(source::parse(name, text, dir, env)?)
+        Ok(Self::compile(source::parse(name, text, dir, env)?))
     }
 
     /// Reads what [`PolicySet::resolved`] wrote; depends on nothing but the text.
@@ -97,26 +97,22 @@ impl PolicySet {
     /// # Errors
     /// [`PolicyError`] where it is no resolved policy.
     pub fn from_resolved(text: &str) -> Result<Self, PolicyError> {
-        Ok(Self::of(Resolved::from_text(text)?, text))
+        let read = Self::compile(Resolved::from_text(text)?);
+        Ok(Self { written: Written::of(text).into(), ..read })
     }
 
-    pub(crate) fn compile(resolved: Resolved) -> Result<Self, PolicyError> {
-        let text = resolved.to_text()?;
-        Ok(Self::of(resolved, &text))
-    }
-
-    fn of(resolved: Resolved, text: &str) -> Self {
+    pub(crate) fn compile(resolved: Resolved) -> Self {
         Self {
             index: Index::build(&resolved),
             by_id: resolved.rules.iter().zip(0..).map(|(rule, n)| (rule.id.clone(), n)).collect(),
-            written: Written::of(text).into(),
+            written: OnceLock::new(),
             resolved,
         }
     }
 
     fn written(&self) -> &Written {
-        // What was added to a text that could be written can be written as well; should it fail all the same, there is
-        // no policy to be read, and nobody who needs one gets anything.
+        // All that a policy's text can say can be written again; should it fail all the same, there is no policy to be
+        // read, and nobody who needs one gets anything.
         self.written.get_or_init(|| Written::of(&self.resolved.to_text().unwrap_or_default()))
     }
 
@@ -323,8 +319,6 @@ impl Written {
 /// The policy without a rule: it refuses everything.
 impl Default for PolicySet {
     fn default() -> Self {
-        let empty = Resolved::empty();
-        let text = empty.to_text().unwrap_or_default();
-        Self::of(empty, &text)
+        Self::compile(Resolved::empty())
     }
 }

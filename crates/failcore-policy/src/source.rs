@@ -175,10 +175,7 @@ impl<'a> Loader<'a> {
     fn rows(&self, document: &Document, origin: &Origin<'_>, own: &Draft) -> Vec<(Range<usize>, Wrong)> {
         let mut draft = self.built_in.clone();
         draft.add(own.clone());
-        let set = match PolicySet::compile(draft.finish(document, self.env)) {
-            Ok(set) => set,
-            Err(error) => return vec![(0..0, Wrong::new(error.to_string()))],
-        };
+        let set = PolicySet::compile(draft.finish(document, self.env));
         let mut wrongs = Vec::new();
         for row in &document.test {
             let row = row.get();

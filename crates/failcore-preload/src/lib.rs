@@ -4,12 +4,16 @@
 //! `PySys_AddAuditHook` it does nothing but make forks succeed ([`fork`]). Where it has, the extension module named by
 //! `FAILCORE_HOOK` is loaded and told to join the run; a Python that cannot join ends here, with status 126. From then on
 //! the process's calls of open(2) come by here, so that what the hook judged is opened as it was judged.
+//!
+//! Every program that starts pays for what is in here. So it is built without the standard library, which would bring
+//! the unwinder's object with it: one more file to find, open and relocate in each process (profile `preload`).
+#![cfg_attr(panic = "abort", no_std)]
 #![allow(unsafe_code, reason = "a constructor of the dynamic loader, in C's terms")]
 
-use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
-use std::mem::transmute;
-use std::ptr::null_mut;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use core::mem::transmute;
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 /// `failcore_attach` of the extension module.
 type Attach = unsafe extern "C" fn(*mut c_char, usize) -> c_int;
@@ -37,9 +41,7 @@ extern "C" fn load() {
     if !in_python() {
         return;
     }
-    if let Err(why) = join() {
-        leave(&why);
-    }
+    join(leave);
 }
 
 /// `fork` of the C library, made anew where a signal came between.
@@ -93,20 +95,22 @@ fn in_python() -> bool {
     unsafe { !libc::dlsym(libc::RTLD_DEFAULT, c"PySys_AddAuditHook".as_ptr()).is_null() }
 }
 
-fn join() -> Result<(), String> {
-    const VARIABLE: &str = "FAILCORE_HOOK";
-    let hook = std::env::var_os(VARIABLE).ok_or_else(|| format!("`{VARIABLE}` is not set"))?;
-    let hook = CString::new(hook.into_encoded_bytes()).map_err(|_| format!("`{VARIABLE}` is no path"))?;
-    // SAFETY: C strings; the object is never unloaded. Its symbol has the type above by contract of the package,
-    // which ships both.
+/// Joins the run; else `tell` is told why not.
+fn join(tell: fn(&CStr) -> c_int) -> c_int {
+    // SAFETY: C strings; no other thread changes the environment yet. The object is never unloaded. Its symbol has the
+    // type above by contract of the package, which ships both.
     let attach = unsafe {
-        let object = libc::dlopen(hook.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL);
+        let hook = libc::getenv(c"FAILCORE_HOOK".as_ptr());
+        if hook.is_null() {
+            return tell(c"`FAILCORE_HOOK` is not set");
+        }
+        let object = libc::dlopen(hook, libc::RTLD_NOW | libc::RTLD_LOCAL);
         if object.is_null() {
-            return Err(loader_error());
+            return loader_error(tell);
         }
         let symbol = libc::dlsym(object, c"failcore_attach".as_ptr());
         if symbol.is_null() {
-            return Err(loader_error());
+            return loader_error(tell);
         }
         OPEN.store(libc::dlsym(object, c"failcore_open".as_ptr()), Ordering::Release);
         transmute::<*mut libc::c_void, Attach>(symbol)
@@ -114,10 +118,10 @@ fn join() -> Result<(), String> {
     let mut message = [0; 1024];
     // SAFETY: the buffer has that size, and no interpreter has started: this runs before `main`.
     if unsafe { attach(message.as_mut_ptr(), message.len()) } == 0 {
-        return Ok(());
+        return 0;
     }
     // SAFETY: the function leaves a C string in the buffer.
-    Err(unsafe { CStr::from_ptr(message.as_ptr()) }.to_string_lossy().into_owned())
+    tell(unsafe { CStr::from_ptr(message.as_ptr()) })
 }
 
 /// Stands before the C library's function of that name, which all of CPython's opens go through. The mode is passed as
@@ -145,22 +149,32 @@ pub unsafe extern "C" fn open64(path: *const c_char, flags: c_int, mode: c_uint)
     unsafe { transmute::<*mut c_void, Open>(real)(path, flags, mode) }
 }
 
-fn loader_error() -> String {
-    // SAFETY: called right after a failure; the text is copied at once.
+fn loader_error(tell: fn(&CStr) -> c_int) -> c_int {
+    // SAFETY: called right after a failure.
     let text = unsafe { libc::dlerror() };
     if text.is_null() {
-        return "the dynamic loader does not say why".into();
+        return tell(c"the dynamic loader does not say why");
     }
-    // SAFETY: a C string of the loader's.
-    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+    // SAFETY: a C string of the loader's, which nothing replaces before it is told.
+    tell(unsafe { CStr::from_ptr(text) })
 }
 
 /// Ends the process: a Python without the gate must not run.
-fn leave(why: &str) -> ! {
-    let text = format!("failcore: this Python cannot start under the gate: {why}\n");
+fn leave(why: &CStr) -> c_int {
+    let part =
+        |text: &CStr| libc::iovec { iov_base: text.as_ptr().cast_mut().cast(), iov_len: text.count_bytes() };
+    let parts = [part(c"failcore: this Python cannot start under the gate: "), part(why), part(c"\n")];
     // SAFETY: a plain write and exit; whether the write succeeds does not matter.
     unsafe {
-        libc::write(2, text.as_ptr().cast(), text.len());
+        libc::writev(2, parts.as_ptr(), 3);
         libc::_exit(126)
     }
+}
+
+/// Nothing here panics; the language wants to be told what would happen.
+#[cfg(panic = "abort")]
+#[panic_handler]
+fn panicked(_: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: ends the process.
+    unsafe { libc::abort() }
 }

@@ -208,9 +208,8 @@ pub(crate) fn explain() {
     }
     // SAFETY: the GIL is held and this is the main interpreter.
     let py = unsafe { Python::assume_attached() };
-    if let Some(error) = PyErr::take(py) {
-        let value = error.value(py);
-        let attribute = |name: &str| value.getattr(name).ok().filter(|found| !found.is_none());
+    if let Some(raised) = UnderWay::take(py) {
+        let attribute = |name: &str| raised.value.getattr(name).ok().filter(|found| !found.is_none());
         let is_about_it =
             attribute("errno").and_then(|errno| errno.extract::<i32>().ok()) == Some(denial.errno);
         let files = [attribute("filename"), attribute("filename2")];
@@ -221,10 +220,39 @@ pub(crate) fn explain() {
         let explained =
             is_about_it && kept(py).is_some_and(|classes| build(py, &classes, &refusal, &denial).is_ok());
         if !explained {
-            error.restore(py);
+            raised.restore();
         }
     }
     RAISING.set(false);
+}
+
+/// The exception under way, taken up. Not a [`PyErr`], which gives its references back only where PyO3 itself has taken
+/// the GIL: here the interpreter has it already, and they would be kept for ever.
+struct UnderWay<'py> {
+    class: Bound<'py, PyAny>,
+    value: Bound<'py, PyAny>,
+    traceback: Option<Bound<'py, PyAny>>,
+}
+
+impl<'py> UnderWay<'py> {
+    fn take(py: Python<'py>) -> Option<Self> {
+        let (mut class, mut value, mut traceback) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
+        // SAFETY: the GIL is held; all three become references of ours, or null.
+        unsafe {
+            ffi::PyErr_Fetch(&raw mut class, &raw mut value, &raw mut traceback);
+            ffi::PyErr_NormalizeException(&raw mut class, &raw mut value, &raw mut traceback);
+            let owned = |object| Bound::from_owned_ptr_or_opt(py, object);
+            let traceback = owned(traceback);
+            Some(Self { class: owned(class)?, value: owned(value)?, traceback })
+        }
+    }
+
+    /// Lets it be under way again.
+    fn restore(self) {
+        let traceback = self.traceback.map_or(ptr::null_mut(), Bound::into_ptr);
+        // SAFETY: the GIL is held; the references are handed over.
+        unsafe { ffi::PyErr_Restore(self.class.into_ptr(), self.value.into_ptr(), traceback) };
+    }
 }
 
 /// Makes the exception without running Python code.

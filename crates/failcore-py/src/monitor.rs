@@ -237,6 +237,19 @@ pub(crate) fn grant_claimed(
     last.ask(action, scope, claims, addresses)
 }
 
+/// Whether the operation that the calling thread is about to attempt can be left to a supervisor alone: it is told what
+/// it cannot see, decides, and says why it refuses. So it is where no other gate is in force.
+pub(crate) fn leave_to_supervisor() -> bool {
+    let posts = POSTS.load();
+    let Some([post]) = posts.as_ref().map(|posts| posts.all.as_slice()) else { return false };
+    let Ok(stand) = post.stand() else { return false };
+    let Some(supervised) = &stand.1.supervised else { return false };
+    let scope = scope::current().held();
+    // Of an allowed read it is not kept; whether this is one, the supervisor finds out.
+    let claims = Claims { site: hook_site::here(), ..scope::claims_of(&scope) };
+    supervised::tell(supervised, &scope, &claims)
+}
+
 /// Calls `act` with what this process and its supervisor share.
 pub(crate) fn each_supervised(act: impl Fn(&Supervised)) {
     let posts = POSTS.load();

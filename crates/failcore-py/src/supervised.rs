@@ -46,6 +46,8 @@ struct Own {
     slot: Slot,
     /// What was claimed last.
     claimed: Option<(Held, Option<Text>)>,
+    /// Whether there was room for all of it.
+    whole: bool,
 }
 
 impl Drop for Own {
@@ -67,7 +69,13 @@ fn with_own<T>(supervised: &Supervised, act: impl FnOnce(&mut Own) -> T) -> Opti
             *own = None;
             let tid = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
             let slot = supervised.slots.take(tid)?;
-            *own = Some(Own { generation, slots: Arc::clone(&supervised.slots), slot, claimed: None });
+            *own = Some(Own {
+                generation,
+                slots: Arc::clone(&supervised.slots),
+                slot,
+                claimed: None,
+                whole: false,
+            });
         }
         own.as_mut().map(act)
     })
@@ -75,9 +83,10 @@ fn with_own<T>(supervised: &Supervised, act: impl FnOnce(&mut Own) -> T) -> Opti
     .flatten()
 }
 
-/// Tells the supervisor what the calling thread does from here on, and for whom.
-pub(crate) fn tell(supervised: &Supervised, scope: &Held, claims: &Claims) {
-    with_own(supervised, |own| {
+/// Tells the supervisor what the calling thread does from here on, and for whom. Returns whether it will know all of
+/// it, and can answer.
+pub(crate) fn tell(supervised: &Supervised, scope: &Held, claims: &Claims) -> bool {
+    let told = with_own(supervised, |own| {
         let same = own.claimed.as_ref().is_some_and(|(told, site)| {
             *site == claims.site
                 && match (told, scope) {
@@ -87,17 +96,20 @@ pub(crate) fn tell(supervised: &Supervised, scope: &Held, claims: &Claims) {
                 }
         });
         if same {
-            return;
+            return own.whole;
         }
         let json =
             if claims.is_empty() { Vec::new() } else { serde_json::to_vec(claims).unwrap_or_default() };
         // Too long a call site is no reason to lose the scope.
-        if !own.slots.claim(own.slot, &json) {
+        own.whole = own.slots.claim(own.slot, &json);
+        if !own.whole {
             let shorter = Claims { site: None, ..claims.clone() };
             own.slots.claim(own.slot, &serde_json::to_vec(&shorter).unwrap_or_default());
         }
         own.claimed = Some((scope.clone(), claims.site.clone()));
+        own.whole
     });
+    told.unwrap_or(false)
 }
 
 /// Tells the supervisor the calling thread's scope, as after it was entered or left.
@@ -107,7 +119,9 @@ pub(crate) fn tell_scope() {
     }
     let held = scope::current().held();
     let claims = scope::claims_of(&held);
-    monitor::each_supervised(|supervised| tell(supervised, &held, &claims));
+    monitor::each_supervised(|supervised| {
+        tell(supervised, &held, &claims);
+    });
 }
 
 /// Makes ready to hear of the next call alone: what was refused before is forgotten.

@@ -116,16 +116,20 @@ pub(crate) static SHAPES: LazyLock<Shapes> = LazyLock::new(|| {
 });
 
 /// Finds any sign in text whose letters were made small by [`fold`].
-struct Signs {
+enum Signs {
     /// Vectorised; not there on every machine.
-    packed: Option<packed::Searcher>,
-    any: Option<AhoCorasick>,
+    Packed(packed::Searcher),
+    Any(AhoCorasick),
+    /// Everything may be one.
+    None,
 }
 
 static FINDER: LazyLock<Signs> = LazyLock::new(|| {
     let folded = || SIGNS.iter().map(|sign| sign.bytes().map(fold).collect::<Vec<u8>>());
-    let packed = packed::Config::new().builder().extend(folded()).build();
-    Signs { packed, any: AhoCorasick::new(folded()).ok() }
+    match packed::Config::new().builder().extend(folded()).build() {
+        Some(packed) => Signs::Packed(packed),
+        None => AhoCorasick::new(folded()).map_or(Signs::None, Signs::Any),
+    }
 });
 
 /// Small letters for capital ones; what else becomes equal only costs a closer look.
@@ -183,10 +187,10 @@ pub(crate) fn names_a_secret(variable: &str) -> bool {
 
 impl Signs {
     fn is_match(&self, folded: &[u8]) -> bool {
-        match (&self.packed, &self.any) {
-            (Some(packed), _) => packed.find(folded).is_some(),
-            (None, Some(any)) => any.is_match(folded),
-            (None, None) => true,
+        match self {
+            Self::Packed(packed) => packed.find(folded).is_some(),
+            Self::Any(any) => any.is_match(folded),
+            Self::None => true,
         }
     }
 }
@@ -199,7 +203,7 @@ mod tests {
     fn every_pattern_compiles() {
         assert_eq!(SHAPES.each.len(), PATTERNS.len());
         assert_eq!(SHAPES.any.len(), PATTERNS.len());
-        assert!(FINDER.any.is_some() && OPTION.is_some());
+        assert!(!matches!(*FINDER, Signs::None) && OPTION.is_some());
         assert!(SIGNS.iter().all(|sign| sign.len() <= 32));
     }
 

@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use failcore_kernel::{Cgroup, HOOK_VAR, Plan, SOCKET_VAR, cgroup_mounts};
@@ -30,7 +31,7 @@ pub(super) struct Prepared {
     pub(super) agent: Option<Text>,
     pub(super) label: Option<Text>,
     pub(super) program: Program,
-    pub(super) policy: PolicySet,
+    pub(super) policy: Arc<PolicySet>,
     pub(super) hook: PathBuf,
     preload: PathBuf,
     command: Vec<Text>,
@@ -41,8 +42,9 @@ pub(super) struct Prepared {
     made: bool,
     /// Whether the trace in it was.
     begun: bool,
-    /// Where the program attaches; closed to it otherwise.
-    door: TempDir,
+    /// Where the program's processes attach; closed to them otherwise. Under a supervisor, which knows them, they need but
+    /// a path that nobody else uses.
+    door: Option<TempDir>,
     /// The program's private directory for temporary files.
     tmp: TempDir,
 }
@@ -75,7 +77,8 @@ impl Prepared {
                 .tempdir()
                 .map_err(io_problem("write in", &dir))
         };
-        let (door, tmp) = (private("run")?, private("tmp")?);
+        let tmp = private("tmp")?;
+        let door = (lane == Lane::Runtime).then(|| private("run")).transpose()?;
         let mut env = policy::environment();
         if program.is_python {
             env.python = Python::find(program.file.as_os_str(), &env.path);
@@ -111,7 +114,8 @@ impl Prepared {
             }
         }
         // Out of the program's reach, whatever the policy says; the control sockets of this run and of all others too.
-        let secrets = [key.clone(), door.path().to_owned()].into_iter().chain(control::paths());
+        let attach = door.as_ref().map_or_else(|| attach(None, &tmp), |door| door.path().to_owned());
+        let secrets = [key.clone(), attach].into_iter().chain(control::paths());
         let secrets = secrets.map(|path| real(&path)).collect::<Result<Vec<_>, _>>()?;
         let policy = policy.protect(&gates_own.collect::<Result<Vec<_>, _>>()?).hide(&secrets);
 
@@ -122,7 +126,7 @@ impl Prepared {
             label: args.label.as_deref().map(Text::from),
             command: args.command.iter().map(|arg| text(arg)).collect(),
             program,
-            policy,
+            policy: Arc::new(policy),
             hook,
             preload,
             key,
@@ -165,7 +169,10 @@ impl Prepared {
                 Some((rule, FileId { dev: found.dev(), ino: found.ino() }))
             })
             .collect();
-        self.policy = self.policy.clone().with_identities(&identities);
+        let policy = std::mem::take(Arc::make_mut(&mut self.policy));
+        self.policy = Arc::new(policy.with_identities(&identities));
+        // It is there until this process ends, which then has not to give back each of its many pieces.
+        std::mem::forget(Arc::clone(&self.policy));
         let redactor = Redactor::of_environment(std::env::vars_os(), |name| self.policy.redacts(name));
         let options = Options { redactor: Some(redactor), ..Options::default() };
         let mut writer =
@@ -212,7 +219,7 @@ impl Prepared {
 
     /// The socket where the program's processes attach.
     pub(super) fn socket(&self) -> PathBuf {
-        self.door.path().join("attach")
+        attach(self.door.as_ref(), &self.tmp)
     }
 
     /// What of this environment reaches the program, and what the lane adds.
@@ -287,6 +294,11 @@ fn choose(
     }
     ui.note("no policy: the program may use what Python needs and read its script; `failcore init` writes a policy");
     Ok((set, None))
+}
+
+/// Where a program's processes attach, given the directory made for that, if one was.
+fn attach(door: Option<&TempDir>, tmp: &TempDir) -> PathBuf {
+    door.unwrap_or(tmp).path().join(".failcore-attach")
 }
 
 /// The path after symbolic links, as far as it exists.

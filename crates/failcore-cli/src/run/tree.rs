@@ -40,8 +40,9 @@ pub(crate) struct Tree {
     page: u64,
     root: Option<Pid>,
     ended: Option<WaitStatus>,
-    /// Bytes that processes wrote which we reaped ourselves; those of others count with their parents.
-    written: u64,
+    /// Bytes that processes wrote which we reaped ourselves, where they are limited; those of others count with their
+    /// parents.
+    written: Option<u64>,
 }
 
 /// Which processes belong to the program: those that descend from us, but for our own.
@@ -60,12 +61,12 @@ pub(super) struct Member {
 }
 
 impl Tree {
-    /// Makes every descendant stay one.
-    pub(crate) fn adopt() -> Result<Self, Problem> {
+    /// Makes every descendant stay one; `written` says whether what they write is limited.
+    pub(crate) fn adopt(written: bool) -> Result<Self, Problem> {
         let own = getpid();
         set_child_subreaper(Some(own)).map_err(Problem::system("adopt orphaned processes"))?;
         let below = Below { own, guardian: None, helper: None };
-        Ok(Self { below, page: procfs::page_size(), root: None, ended: None, written: 0 })
+        Ok(Self { below, page: procfs::page_size(), root: None, ended: None, written: written.then_some(0) })
     }
 
     /// Whose end is the run's end; `counts` says whether it is a process of the program itself.
@@ -97,15 +98,16 @@ impl Tree {
         let (dead, alive): (Vec<_>, Vec<_>) = members.into_iter().partition(Member::is_dead);
         let mut sampled = Sampled { processes: alive.len() as u64, ..Sampled::default() };
         for member in &alive {
-            sampled.write_bytes += member.written();
             sampled.memory += member.stat.rss * self.page;
         }
         // Shared pages count once for each process in the resident sets; ask exactly only where it matters.
         if memory_limit.is_some_and(|limit| sampled.memory > limit) {
             sampled.memory = alive.iter().map(|member| member.proportional(self.page)).sum();
         }
-        // What they wrote counts with their parents once those have waited for them.
-        sampled.write_bytes += dead.iter().map(Member::written).sum::<u64>() + self.written;
+        if let Some(written) = self.written {
+            // What they wrote counts with their parents once those have waited for them.
+            sampled.write_bytes = alive.iter().chain(&dead).map(Member::written).sum::<u64>() + written;
+        }
         sampled
     }
 
@@ -175,7 +177,7 @@ impl Tree {
 
     /// Collects what ended, before its number can be another's: our children, and those that were held while they ended,
     /// which are handed on to their parents by that.
-    fn reap(&mut self) {
+    pub(crate) fn reap(&mut self) {
         let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         let started = Instant::now();
         while let Some(ended) = waitid(Id::All, look).ok().and_then(|status| status.pid()) {
@@ -184,20 +186,23 @@ impl Tree {
                 return;
             }
             let Some(pid) = Pid::from_raw(ended.as_raw()) else { return };
-            let written = Member::of(pid)
-                .ok()
-                .filter(|member| member.stat.ppid == raw(self.below.own))
-                .map_or(0, |member| member.written());
+            let wrote = self.written.map(|written| written + self.wrote(pid));
             let Ok(Some((_, status))) = waitpid(Some(pid), WaitOptions::NOHANG) else { return };
             // Who is held is told of as well.
             if status.stopped() {
                 continue;
             }
-            self.written += written;
+            self.written = wrote;
             if self.root == Some(pid) {
                 self.ended = Some(status);
             }
         }
+    }
+
+    /// Bytes that a child of ours wrote which has ended and is still there.
+    fn wrote(&self, pid: Pid) -> u64 {
+        let member = Member::of(pid).ok().filter(|member| member.stat.ppid == raw(self.below.own));
+        member.map_or(0, |member| member.written())
     }
 }
 
