@@ -18,8 +18,8 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     }
     let addrs: Vec<IpAddr> =
         (0..60).flat_map(|n| [[9, 9, 9, n].into(), [0x2606, 0, 0, 0, 0, 0, 0, 1].into()]).collect();
-    let canonical = HostName::parse("alias.example").ok();
-    let exists = Reply::Exists { addrs: &addrs, canonical: canonical.as_ref(), ttl: 60 };
+    let aliases: Vec<HostName> = ["cdn.example", "alias.example"].map(HostName::parse).into_iter().flatten().collect();
+    let exists = Reply::Exists { addrs: &addrs, aliases: &aliases, ttl: 60 };
     for reply in [Reply::NoName, Reply::Failed, exists] {
         let datagram = question.datagram(reply);
         assert!(datagram.len() <= 1232);

@@ -16,13 +16,16 @@ __all__ = [
     "Denied",
     "DeniedAbsent",
     "DeniedImport",
+    "Diverged",
     "IsolationError",
     "Policy",
     "Record",
+    "RecordError",
     "Session",
     "__version__",
     "current",
     "read_trace",
+    "replay",
     "scope",
     "seal",
     "tool",
@@ -30,12 +33,17 @@ __all__ = [
 
 if TYPE_CHECKING:
     from ._isolate import IsolationError
+    from ._tape import Diverged, RecordError, replay
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when asked for: it brings asyncio along, and few programs isolate tools.
+    # Loaded when asked for: they bring much along, and few programs isolate tools or replay them.
     if name == "IsolationError":
         from ._isolate import IsolationError
 
         return IsolationError
+    if name in ("Diverged", "RecordError", "replay"):
+        from . import _tape
+
+        return getattr(_tape, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

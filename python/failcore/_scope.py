@@ -6,12 +6,19 @@ import functools
 import sys
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, NamedTuple, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast, overload
 
 from ._failcore import _carry, _current, _enter, _Entered
 
+if TYPE_CHECKING:
+    from ._tape import replay
+
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+_tape: replay | None = None
+"""What answers the tools of this process in their place."""
 
 
 class Current(NamedTuple):
@@ -123,13 +130,25 @@ def _isolated(function: Callable[P, R], name: str, step: str | None) -> Callable
     wrapper: Any
     if inspect.iscoroutinefunction(function):
 
-        async def wrapper(*args: P.args, **kwargs: P.kwargs) -> Any:
+        async def isolated_async(*args: P.args, **kwargs: P.kwargs) -> Any:
             return await _isolate.call_async(function, args, kwargs, name, step)
+
+        async def wrapper(*args: P.args, **kwargs: P.kwargs) -> Any:
+            if _tape is not None:
+                async with scope(name, step=step):
+                    return await _tape.call_async(function, name, args, kwargs, isolated_async)
+            return await isolated_async(*args, **kwargs)
 
     else:
 
-        def wrapper(*args: P.args, **kwargs: P.kwargs) -> Any:
+        def isolated(*args: P.args, **kwargs: P.kwargs) -> Any:
             return _isolate.call(function, args, kwargs, name, step)
+
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> Any:
+            if _tape is not None:
+                with scope(name, step=step):
+                    return _tape.call(function, name, args, kwargs, isolated)
+            return isolated(*args, **kwargs)
 
     return cast(Callable[P, R], functools.wraps(function)(wrapper))
 
@@ -142,13 +161,16 @@ def _wrapped(function: Callable[P, R], name: str, step: str | None) -> Callable[
 
         async def wrapper(*args: P.args, **kwargs: P.kwargs) -> Any:
             async with scope(name, step=step):
+                if _tape is not None:
+                    return await _tape.call_async(function, name, args, kwargs, function)
                 return await function(*args, **kwargs)
 
     elif inspect.isasyncgenfunction(function):
 
         async def wrapper(*args: P.args, **kwargs: P.kwargs) -> Any:
             async with scope(name, step=step):
-                values = function(*args, **kwargs)
+                tape = _tape
+                values = tape.items_async(function, name, args, kwargs) if tape else function(*args, **kwargs)
             try:
                 while True:
                     # Between two values the caller runs, and it does not work for the tool.
@@ -165,7 +187,8 @@ def _wrapped(function: Callable[P, R], name: str, step: str | None) -> Callable[
     elif inspect.isgeneratorfunction(function):
 
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> Any:
-            values = function(*args, **kwargs)
+            tape = _tape
+            values = tape.items(function, name, args, kwargs) if tape else function(*args, **kwargs)
             sent = None
             try:
                 while True:
@@ -183,6 +206,8 @@ def _wrapped(function: Callable[P, R], name: str, step: str | None) -> Callable[
 
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> Any:
             with scope(name, step=step):
+                if _tape is not None:
+                    return _tape.call(function, name, args, kwargs, function)
                 return function(*args, **kwargs)
 
     return cast(Callable[P, R], functools.wraps(function)(wrapper))

@@ -4,12 +4,14 @@
 
 CONFIG is JSON: `names` maps a host name to its successive answers (the last one stays), each a list of addresses, in
 which `=NAME` stands for an alias; `addresses` are put on loopback, and a web server listens on `port` of each, a name
-server on port 53. Where they are given, `hosts` are lines of /etc/hosts and `unix` paths in /run at which somebody
+server on port 53; of `quiet` ones there is nothing but the address, of `silent` ones somebody who never answers, and a web server at those
+that `web` names. The web servers send whoever asks for `/to/URL`, quoted, to that URL. Where they are given, `hosts` are lines of /etc/hosts and `unix` paths in /run at which somebody
 listens. REPORT gets what was asked and who got through to what. Nothing leaves the namespace: it has no other
 interface.
 """
 
 import ctypes
+import errno
 import fcntl
 import ipaddress
 import json
@@ -20,9 +22,20 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
+import urllib.parse
 
 SIOCSIFADDR, SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8916, 0x8913, 0x8914, 1
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
+
+
+def interface6(address: str) -> None:
+    """Puts an IPv6 address on loopback: `struct in6_ifreq` of linux/ipv6.h."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as control:
+        packed = struct.pack(
+            "16sIi", socket.inet_pton(socket.AF_INET6, address), 128, socket.if_nametoindex("lo")
+        )
+        fcntl.ioctl(control, SIOCSIFADDR, packed)
 
 
 def interface(name: str, address: str | None) -> None:
@@ -122,8 +135,21 @@ def serve_unix(path: str, reached: dict[str, int]) -> None:
     threading.Thread(target=loop, daemon=True).start()
 
 
+def listening(address: str, port: int, backlog: int) -> socket.socket:
+    """A listening socket; the kernel may take a moment to have an IPv6 address."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    for _ in range(100):
+        try:
+            return socket.create_server((address, port), family=family, backlog=backlog)
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+            time.sleep(0.02)
+    raise TimeoutError(address)
+
+
 def serve_web(address: str, port: int, reached: dict[str, int]) -> None:
-    server = socket.create_server((address, port))
+    server = listening(address, port, 1024)
     reached[address] = 0
 
     def loop() -> None:
@@ -133,16 +159,34 @@ def serve_web(address: str, port: int, reached: dict[str, int]) -> None:
             with peer:
                 peer.settimeout(5)
                 try:
-                    peer.recv(65536)
+                    path = peer.recv(65536).split(b" ")[1:2]
                     body = f"page of {address}".encode()
+                    head = b"HTTP/1.1 200 OK\r\n"
+                    if path and path[0].startswith(b"/to/"):
+                        head = b"HTTP/1.1 302 Found\r\nLocation: %s\r\n" % urllib.parse.unquote_to_bytes(
+                            path[0][4:]
+                        )
                     peer.sendall(
-                        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
-                        + body
+                        b"%sConnection: close\r\nContent-Length: %d\r\n\r\n" % (head, len(body)) + body
                     )
                 except OSError:
                     pass
 
     threading.Thread(target=loop, daemon=True).start()
+
+
+def serve_silence(address: str, port: int) -> None:
+    """A socket whose queue is full: the kernel drops whatever comes."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    server = listening(address, port, 0)
+    waiting = [socket.socket(family) for _ in range(4)]
+    for one in waiting:
+        one.setblocking(False)
+        one.connect_ex((address, port))
+    KEPT.extend([server, *waiting])
+
+
+KEPT: list[socket.socket] = []
 
 
 def main() -> int:
@@ -151,15 +195,20 @@ def main() -> int:
         wanted = json.load(file)
     ctypes.CDLL(None).mount(None, b"/", None, MS_REC | MS_PRIVATE, None)
     interface("lo", None)
-    for i, address in enumerate(wanted["addresses"]):
-        interface(f"lo:{i}", address)
+    for i, address in enumerate([*wanted["addresses"], *wanted.get("quiet", []), *wanted.get("silent", [])]):
+        if ":" in address:
+            interface6(address)
+        else:
+            interface(f"lo:{i}", address)
     mount_over("/etc/resolv.conf", "nameserver 127.0.0.1\noptions timeout:2 attempts:1\n")
     mount_over("/etc/hosts", "127.0.0.1 localhost\n" + wanted.get("hosts", ""))
     asked: list[str] = []
     reached: dict[str, int] = {}
     serve_names(["127.0.0.1", *wanted["addresses"]], wanted["names"], asked)
-    for address in ["127.0.0.1", *wanted["addresses"]]:
+    for address in ["127.0.0.1", *wanted["addresses"], *wanted.get("web", [])]:
         serve_web(address, wanted["port"], reached)
+    for address in wanted.get("silent", []):
+        serve_silence(address, wanted["port"])
     if wanted.get("unix"):
         ctypes.CDLL(None).mount(b"none", b"/run", b"tmpfs", 0, None)
     for path in wanted.get("unix", []):

@@ -77,8 +77,12 @@ pub(crate) enum Command {
     /// Read and verify traces
     #[command(subcommand)]
     Trace(Trace),
-    /// Decide a whole trace again under another policy
+    /// Decide whole traces again under another policy
     Replay(Replay),
+    /// Say where two runs part
+    Diff(Diff),
+    /// Find the first operation of a trace that two policies decide otherwise
+    Bisect(Bisect),
     /// Say what this machine can hold, and why not
     Doctor(Doctor),
     /// Print the completions of a shell
@@ -375,13 +379,48 @@ fn verbs(text: &str) -> Result<Verbs, String> {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  failcore replay 0198f3a2 -p stricter.toml
+  failcore replay -p stricter.toml ~/.local/state/failcore/runs/*")]
 pub(crate) struct Replay {
-    /// The trace
-    #[arg(value_name = "TRACE", value_hint = ValueHint::DirPath)]
-    pub(crate) trace: PathBuf,
+    /// The trace; more than one are decided side by side and answered in this order
+    #[arg(required = true, value_name = "TRACE", value_hint = ValueHint::DirPath)]
+    pub(crate) traces: Vec<PathBuf>,
     /// The policy to decide by
     #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) policy: PathBuf,
+}
+
+/// Operations are matched by tool, verb and resource and by which of its kind each is, whatever order they came in.
+/// Process ids, session ids, names of temporary files and ports that the kernel chose count as equal.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  failcore diff 0198f3a2 0198f3b7")]
+pub(crate) struct Diff {
+    /// One trace
+    #[arg(value_name = "FIRST", value_hint = ValueHint::DirPath)]
+    pub(crate) first: PathBuf,
+    /// Another
+    #[arg(value_name = "SECOND", value_hint = ValueHint::DirPath)]
+    pub(crate) second: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  failcore bisect 0198f3a2 --good agent.toml --bad new.toml")]
+pub(crate) struct Bisect {
+    /// The trace
+    #[arg(value_name = "TRACE", value_hint = ValueHint::DirPath)]
+    pub(crate) trace: PathBuf,
+    /// One policy
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) good: PathBuf,
+    /// The other
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) bad: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -78,6 +78,10 @@ pub(crate) enum Problem {
     #[error("{what}")]
     #[diagnostic(help("{help}"))]
     Capabilities { what: String, help: &'static str },
+    /// Names cannot be looked up as the policy says.
+    #[error("the name servers of `[dns] upstream` cannot be asked: {why}")]
+    #[diagnostic(help("{help}"))]
+    Upstream { why: String, help: &'static str },
     /// The supervisor did not start the program; nothing of it ran.
     #[error("{error}")]
     Supervisor {
@@ -260,6 +264,7 @@ impl Problem {
             | Self::NotHeld { .. }
             | Self::LaneMissing { .. }
             | Self::Capabilities { .. }
+            | Self::Upstream { .. }
             | Self::Supervisor { .. }
             | Self::NotInstalled { .. }
             | Self::Spawn { .. }

@@ -4,9 +4,11 @@
 //! an answer to [`ui::Ui`] and an [`exit::Exit`]; it never prints for itself.
 
 mod args;
+mod bisect;
 mod check;
 mod completions;
 mod control;
+mod diff;
 mod doctor;
 mod exit;
 mod explain;
@@ -76,6 +78,8 @@ fn dispatch(command: &Command, ui: &mut Ui) -> Result<Exit, Failure> {
         Command::Trust(args) => trust::run(args, ui),
         Command::Trace(args) => trace::run(args, ui),
         Command::Replay(args) => replay::run(args, ui),
+        Command::Diff(args) => diff::run(args, ui),
+        Command::Bisect(args) => bisect::run(args, ui),
         Command::Doctor(args) => doctor::run(args, ui),
         Command::Completions(args) => completions::completions(args, ui),
         Command::Man(args) => completions::man(args, ui),

@@ -67,6 +67,15 @@ pub(crate) fn recorded(dir: &Path) -> Result<PolicySet, Failure> {
     Ok(PolicySet::from_resolved(&text)?)
 }
 
+/// The environment of the run that left the trace in `dir`: another policy for it means that run's interpreter and
+/// directories, not those of whoever asks. Records alone, as other tools may write them, do not say which those were.
+pub(crate) fn environment_of(dir: &Path) -> Result<Environment, Failure> {
+    if !dir.join("policy.toml").exists() {
+        return Ok(environment());
+    }
+    Ok(recorded(dir)?.environment())
+}
+
 /// The environment of a question asked outside a run: this one, with the first Python on PATH.
 pub(crate) fn environment() -> Environment {
     let mut env = Environment::current();
@@ -143,6 +152,8 @@ impl Difference {
         compare("trace.reads", reads(old), reads(new));
         let redact = |policy: &PolicySet| list(policy.redacted());
         compare("trace.redact", redact(old), redact(new));
+        let upstream = |policy: &PolicySet| list(policy.upstream().iter());
+        compare("dns.upstream", upstream(old), upstream(new));
         // A list that a tool has of its own narrows it even where it is empty, and so has no rule.
         let tools: BTreeSet<String> = old.tools().chain(new.tools()).map(|(name, _)| name).collect();
         for name in tools {

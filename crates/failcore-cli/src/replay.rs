@@ -1,12 +1,16 @@
-//! `failcore replay`: decides a whole trace again under another policy. Nothing is done again, only decided.
+//! `failcore replay`: decides whole traces again under another policy. Nothing is done again, only decided.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::path::Path;
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
 
 use failcore_gate::replay::{Change, Differences, what_if};
-use failcore_model::{Record, Verdict};
+use failcore_model::Verdict;
 use failcore_policy::Rule;
-use failcore_trace::{Alteration, Index, Integrity, Report, TraceError};
+use indicatif::ProgressBar;
 use serde::Serialize;
 
 use crate::args::Replay;
@@ -14,80 +18,96 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Problem};
 use crate::policy::{self, said};
 use crate::trace;
-use crate::ui::{Answer, BAD, FAINT, GOOD, STRONG, Styled, Ui, WARN, clause, count, place};
-
-/// From how many records on a trace gets an index, which a second replay reads several times faster.
-const WORTH_AN_INDEX: u64 = 50_000;
+use crate::ui::{self, Answer, BAD, FAINT, GOOD, Notes, STRONG, Styled, Ui, WARN, clause, count, place};
 
 /// Decides every record again; exit code 3 where a decision changed or could not be made.
 pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
-    let dir = trace::locate(&args.trace)?;
-    // The other policy means the recorded run's interpreter and directories, not those of whoever asks; records
-    // alone, as other tools may write them, do not say which those were.
-    let recorded = dir.join("policy.toml").exists().then(|| policy::recorded(&dir)).transpose()?;
-    let env = recorded.map_or_else(policy::environment, |recorded| recorded.environment());
-    let policy = policy::load(&args.policy, &env)?;
-    let Recorded { records, all } = recorded_decisions(&dir, believed(&dir, ui)?.as_ref())?;
-    let bar = ui.progress("deciding again", None);
-    let records = records.inspect(|_| bar.inc(1));
-    let found = what_if(records, &policy, |request| failcore_trace::redacted_field(request).is_some());
+    let (notes, bar) = (ui.notes(), trace::looking(ui, "verifying"));
+    let (mut exit, mut failed) = (Exit::Success, None);
+    let replayed = |name: &Path| again(name, &args.policy, notes, &bar);
+    side_by_side(&args.traces, replayed, |name, replayed| {
+        let replayed = match replayed {
+            Ok(replayed) => replayed,
+            // The others are answered all the same.
+            Err(failure) => {
+                failed.replace(failure).iter().for_each(ui::report);
+                return Ok(());
+            }
+        };
+        if !replayed.differences.is_empty() {
+            exit = Exit::Denied;
+        }
+        bar.suspend(|| {
+            if args.traces.len() > 1 && !ui.is_json() {
+                ui.with(|out| writeln!(out, "{}", Styled(STRONG, name.display())))?;
+            }
+            ui.answer(&replayed)
+        })
+    })?;
     bar.finish_and_clear();
-    let mut differences = found.map_err(Problem::trace)?;
+    failed.map_or(Ok(exit), Err)
+}
+
+/// Decides the trace called `name` again.
+fn again(name: &Path, policy: &Path, notes: Notes, bar: &ProgressBar) -> Result<Replayed, Failure> {
+    let dir = trace::locate(name)?;
+    let policy = policy::load(policy, &policy::environment_of(&dir)?)?;
+    let decisions = trace::decisions(&dir, notes, bar)?;
+    let all = decisions.all;
+    bar.set_message("deciding again");
+    let records = decisions.inspect(|_| bar.inc(1));
+    let mut differences = what_if(records, &policy, trace::is_undecidable).map_err(Problem::trace)?;
     differences.records = all.unwrap_or(differences.records);
-    let exit = if differences.is_empty() { Exit::Success } else { Exit::Denied };
     let rules =
         differences.changes.iter().map(|change| change.rule.as_ref().and_then(|id| policy.rule(id)).cloned());
     let rules = rules.collect();
-    ui.answer(&Replayed { differences, rules })?;
-    Ok(exit)
+    Ok(Replayed { trace: dir, differences, rules })
 }
 
-/// Refuses a trace whose records are not what was signed: what would have become of them says nothing. The report is of
-/// those that are, from the first to the last.
-fn believed(dir: &Path, ui: &Ui) -> Result<Option<Report>, Failure> {
-    if !dir.join("key.pub").exists() {
-        ui.note("these records carry no signature: nothing says that they are what was written");
-        return Ok(None);
-    }
-    let bar = trace::looking(ui, "verifying");
-    let report = failcore_trace::verify(dir, None);
-    bar.finish_and_clear();
-    let report = report.map_err(Problem::trace)?;
-    match &report.integrity {
-        Integrity::Altered(Alteration { seq, flaw, .. }) => {
-            let error = TraceError::Unverified(format!("{flaw} (record {seq})"));
-            Err(Problem::trace(error).into())
+/// Does `work` for every trace, as many at once as there are processors, and hands on what comes of it in their order.
+fn side_by_side<T: Send>(
+    traces: &[PathBuf],
+    work: impl Fn(&Path) -> T + Sync,
+    mut each: impl FnMut(&Path, T) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let next = AtomicUsize::new(0);
+    let (sender, receiver) = mpsc::channel();
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(traces.len());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            let (sender, next, work) = (sender.clone(), &next, &work);
+            scope.spawn(move || {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(name) = traces.get(at) else { break };
+                    // Where an answer could not be given, nobody listens any more.
+                    if sender.send((at, work(name))).is_err() {
+                        break;
+                    }
+                }
+            });
         }
-        // One whose end is missing is decided again as far as it goes.
-        Integrity::NotClosed { .. } => Ok(None),
-        Integrity::Valid => Ok(Some(report)),
-    }
-}
-
-/// The records to be decided again.
-struct Recorded {
-    records: Box<dyn Iterator<Item = Result<Record, TraceError>>>,
-    /// How many the trace has, where these are only some.
-    all: Option<u64>,
-}
-
-/// What was decided, of a whole trace from its index where there is one or it is worth making.
-fn recorded_decisions(dir: &Path, whole: Option<&Report>) -> Result<Recorded, Failure> {
-    if let Some(report) = whole {
-        let mut index = Index::open(dir, report).map_err(Problem::trace)?;
-        if index.is_none() && report.records >= WORTH_AN_INDEX {
-            // A directory that cannot be written to only costs the time.
-            index = Index::build(dir, report).ok();
+        drop(sender);
+        let receiver = receiver; // gone when this ends, so that nothing more is begun
+        let mut early = BTreeMap::new();
+        for (at, name) in traces.iter().enumerate() {
+            let answer = loop {
+                if let Some(answer) = early.remove(&at) {
+                    break answer;
+                }
+                // Every trace is answered, unless its thread panicked: the scope passes that on.
+                let Ok((at, answer)) = receiver.recv() else { return Ok(()) };
+                early.insert(at, answer);
+            };
+            each(name, answer)?;
         }
-        if let Some(index) = index {
-            return Ok(Recorded { records: Box::new(index), all: Some(report.records) });
-        }
-    }
-    Ok(Recorded { records: Box::new(trace::read(dir)?), all: None })
+        Ok(())
+    })
 }
 
 #[derive(Serialize)]
 struct Replayed {
+    trace: PathBuf,
     #[serde(flatten)]
     differences: Differences,
     /// The rule of each change, in the same order.

@@ -20,7 +20,7 @@ use std::time::Duration;
 use failcore_gate::Gate;
 use failcore_kernel::{Cgroup, Launch, Parent, Plan, Sampled, Served, Server, Supervisor};
 use failcore_model::{Event, Lane, Text};
-use failcore_net::{Broker, Hosts, Pins, Resolver};
+use failcore_net::{Broker, Hosts, Pins, Resolver, Upstream};
 use failcore_policy::Limits;
 use failcore_trace::Writer;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -489,7 +489,16 @@ fn supervise(
         .identity(prepared.agent.clone(), prepared.label.clone())
         .build();
     let gate = Arc::new(gate);
-    let broker = Broker::start(Arc::clone(&gate), Resolver::system(pins))
+    let resolver = match prepared.policy.upstream() {
+        [] => Resolver::system(pins),
+        servers => {
+            let help = "name servers over TLS prove who they are by the machine's certificate authorities";
+            let upstream =
+                Upstream::new(servers).map_err(|error| Problem::Upstream { why: error.to_string(), help })?;
+            Resolver::asking(pins, upstream)
+        }
+    };
+    let broker = Broker::start(Arc::clone(&gate), resolver)
         .map_err(|source| Problem::System { what: "serve host names", source })?;
     let launch = Launch {
         program: prepared.program.file.clone().into(),

@@ -1,5 +1,6 @@
 //! `failcore trace`: show, follow, verify, prove and export what was recorded.
 
+mod decisions;
 mod export;
 mod filter;
 mod rows;
@@ -20,6 +21,7 @@ use crate::failure::{Failure, Problem};
 use crate::policy;
 use crate::ui::{Answer, BAD, FAINT, GOOD, STRONG, Styled, Table, Ui, WARN, count};
 
+pub(crate) use decisions::{Decisions, decisions, is_undecidable};
 use filter::Chosen;
 use rows::Rows;
 

@@ -32,7 +32,9 @@ fn help_reads_well() {
       init         Write a commented policy to start from
       trust        Trust a failcore.toml, so that `run` uses it without -p
       trace        Read and verify traces
-      replay       Decide a whole trace again under another policy
+      replay       Decide whole traces again under another policy
+      diff         Say where two runs part
+      bisect       Find the first operation of a trace that two policies decide otherwise
       doctor       Say what this machine can hold, and why not
       completions  Print the completions of a shell
       man          Write the manual pages
@@ -254,6 +256,8 @@ fn every_answer_can_be_json() {
         &["trace", "explain", "./trace", "1"],
         &["trace", "export", "./trace"],
         &["replay", "./trace", "-p", "policy.toml"],
+        &["diff", "./trace", "./trace"],
+        &["bisect", "./trace", "--good", "policy.toml", "--bad", "policy.toml"],
         &["doctor"],
         &["completions", "bash"],
         &["man", "pages"],

@@ -28,6 +28,17 @@ const EARLIER: &[&str] = &[
     "fs.open read ./data/.env @ agent.py:5",
 ];
 
+/// And another one of the same program.
+const LATER: &[&str] = &[
+    "fs.open read ./agent.py",
+    "fs.open read ./settings.ini?",
+    "fs.open read ./data/prices.csv @ agent.py:4",
+    "fs.open read ./data/sales.csv",
+    "fs.open create+modify ./work/report.txt @ agent.py:2",
+    "fetch: net.connect api.example.com:443 @ agent.py:9",
+    "fs.open read ./data/.env @ agent.py:5",
+];
+
 #[test]
 fn the_examples_of_the_reference_are_true() {
     gate();
@@ -76,8 +87,10 @@ fn examples(world: &World, block: &str) -> String {
     let path = std::env::join_paths(path).unwrap();
     let mut said = String::new();
     for line in block.lines().filter_map(|line| line.strip_prefix("$ ")) {
-        if line.contains("./earlier") && !world.path().join("earlier").exists() {
-            world.trace_under(&world.path().join("agent.toml"), "earlier", EARLIER, true);
+        for (name, operations) in [("earlier", EARLIER), ("later", LATER)] {
+            if line.contains(&format!("./{name}")) && !world.path().join(name).exists() {
+                world.trace_under(&world.path().join("agent.toml"), name, operations, true);
+            }
         }
         // Without a terminal: whoever runs the tests is not asked.
         let shell = |line: &str| {

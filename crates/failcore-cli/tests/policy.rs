@@ -330,3 +330,69 @@ fn replay_from_the_index_says_what_the_records_say() {
     let from_index = replay();
     assert_eq!((from_index.code, from_index.out), (from_records.code, from_records.out));
 }
+
+#[test]
+fn several_traces_are_answered_in_the_order_they_were_named() {
+    let world = World::new();
+    world.trace_in("one", REQUESTS, true);
+    world.trace_in("two", &REQUESTS[2..], true);
+    world.write("strict.toml", POLICY.replace("\"./data\"", ""));
+    let replay = || world.failcore(&["replay", "./one", "./two", "./one", "-p", "strict.toml"]);
+    let said = replay();
+    assert_eq!(said.code, 3, "{}", said.err);
+    assert_reads!(said.out, @r#"
+    ./one
+    now denied ×2  no permit covers it
+           1 fs.open [dir]/data/a.txt (read)
+           2 fs.open [dir]/data/b.txt (read)
+
+    2 decisions would change: 4 operations decided again, of 6 records
+    ./two
+    nothing changes: 2 operations decided again, of 4 records
+    ./one
+    now denied ×2  no permit covers it
+           1 fs.open [dir]/data/a.txt (read)
+           2 fs.open [dir]/data/b.txt (read)
+
+    2 decisions would change: 4 operations decided again, of 6 records
+    "#);
+    for _ in 0..5 {
+        assert_eq!(replay().out, said.out);
+    }
+    // One that cannot be read takes nothing from the others, and makes the answer no answer of all.
+    let said = world.failcore(&["--json", "replay", "./one", "./none", "./two", "-p", "policy.toml"]);
+    let answers: Vec<serde_json::Value> =
+        said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let decided: Vec<_> = answers.iter().map(|answer| answer["decided"].as_u64()).collect();
+    assert_eq!((said.code, decided), (2, vec![Some(4), Some(2)]), "{}", said.err);
+    assert!(answers[1]["trace"].as_str().unwrap().ends_with("two"), "{}", answers[1]);
+    assert!(said.err.contains("./none"), "{}", said.err);
+}
+
+#[test]
+fn bisect_finds_where_two_policies_part_and_why() {
+    let world = World::new();
+    world.trace(REQUESTS);
+    world.write("strict.toml", POLICY.replace("connect = [\"api.example.com:443\"]", ""));
+    let said = world.failcore(&["bisect", "./trace", "--good", "policy.toml", "--bad", "strict.toml"]);
+    assert_eq!(said.code, 3, "{}", said.err);
+    assert_reads!(said.out, @r#"
+    record 3 is the first that they decide otherwise
+
+    policy.toml
+    allowed  net.connect 1.1.1.1:443 (api.example.com)
+      at       [dir]/lib/agent.py:7
+      because  a permit covers it and nothing forbids it (granted)
+      rule     permit net.connect api.example.com:443  policy.toml:10:12
+
+    strict.toml
+    denied  net.connect 1.1.1.1:443 (api.example.com)
+      at       [dir]/lib/agent.py:7
+      because  no permit covers it (not_granted)
+      seen as  Permission denied (os error 13)
+      remedy   no host is permitted; to permit: [net] connect = ["api.example.com:443"]
+    "#);
+    let said = world.failcore(&["bisect", "./trace", "--good", "policy.toml", "--bad", "policy.toml"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert_eq!(said.out, "no difference: they decide every operation alike");
+}

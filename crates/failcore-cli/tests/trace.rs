@@ -282,3 +282,48 @@ fn a_reader_that_goes_away_is_no_error() {
     assert_eq!((said.code, said.err.as_str()), (0, ""));
     assert_eq!(said.out.lines().count(), 1);
 }
+
+#[test]
+fn diff_tells_where_two_runs_part_whatever_their_order() {
+    let world = World::new();
+    world.trace_in("first", REQUESTS, true);
+    let mut later: Vec<&str> = REQUESTS.iter().rev().copied().collect();
+    world.trace_in("same", &later, true);
+    let said = world.failcore(&["diff", "./first", "./same"]);
+    assert_eq!((said.code, said.out.as_str()), (0, "no difference: 8 operations in both"), "{}", said.err);
+
+    later.pop();
+    later.insert(0, "web_search: net.connect api.example.com:80");
+    world.write("policy.toml", common::POLICY.replace("./work", "./elsewhere"));
+    world.trace_under(&world.path().join("policy.toml"), "second", &later, true);
+    let said = world.failcore(&["diff", "./first", "./second"]);
+    assert_eq!(said.code, 3, "{}", said.err);
+    assert_reads!(said.out, @r#"
+    first: record 1 of the second, net.connect 1.1.1.1:80 (api.example.com)
+
+    web_search
+      + net.connect 1.1.1.1:80 (api.example.com)  refused (not_granted)  #1
+
+    outside of tools
+      - fs.open [dir]/data/a.txt (read)  allowed  #2
+      ~ fs.open [dir]/elsewhere (read)  refused (absent) → allowed  #3 #7
+      ~ fs.open [dir]/work/out.txt (create, modify)  allowed → refused (not_granted)  #6 #4
+
+    they differ: 7 operations in both, 2 of them decided otherwise, 1 only in the first, 1 only in the second
+    "#);
+    let said = world.failcore(&["--json", "diff", "./first", "./second"]);
+    let answer: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(answer["common"], 7);
+    assert_eq!(answer["differences"].as_array().unwrap().len(), 4);
+}
+
+#[test]
+fn a_trace_that_was_altered_is_not_compared() {
+    let world = World::new();
+    world.trace_in("first", REQUESTS, true);
+    let file = world.trace_in("second", REQUESTS, true).join("trace.jsonl");
+    let whole = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, whole.replace("/data/a.txt", "/data/z.txt")).unwrap();
+    let said = world.failcore(&["diff", "./first", "./second"]);
+    assert_eq!((said.code, said.out.as_str()), (4, ""), "{}", said.err);
+}

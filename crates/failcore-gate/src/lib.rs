@@ -9,6 +9,7 @@
 //! [`Action`]: failcore_model::Action
 //! [`Denial`]: failcore_model::Denial
 
+pub mod compare;
 pub mod coverage;
 mod gate;
 mod ports;

@@ -107,6 +107,41 @@ pub fn what_if<E>(
     Ok(found)
 }
 
+/// The first recorded operation that two policies decide otherwise.
+#[derive(Debug, Clone)]
+pub struct Parting {
+    /// Its place in the trace.
+    pub seq: u64,
+    /// The operation.
+    pub request: Box<Request>,
+    /// What each policy decides.
+    pub decisions: [Decision; 2],
+}
+
+/// Finds the first record that two policies decide otherwise; memory is one record. What is `undecidable` is passed over
+/// (see [`what_if`]).
+///
+/// # Errors
+/// The first error of `records` before that.
+pub fn first_parting<E>(
+    records: impl IntoIterator<Item = Result<Record, E>>,
+    policies: [&PolicySet; 2],
+    undecidable: impl Fn(&Request) -> bool,
+) -> Result<Option<Parting>, E> {
+    for record in records {
+        let record = record?;
+        let Event::Decided { request, decision, .. } = record.event else { continue };
+        if !depends_on_policy(&decision) || undecidable(&request) {
+            continue;
+        }
+        let decisions = policies.map(|policy| policy.decide(&request));
+        if decisions[0].verdict != decisions[1].verdict {
+            return Ok(Some(Parting { seq: record.seq, request, decisions }));
+        }
+    }
+    Ok(None)
+}
+
 /// Whether another policy could have come to another decision: a fault or a full disk is no matter of policy.
 fn depends_on_policy(decision: &Decision) -> bool {
     !matches!(decision.reason, Reason::Fault | Reason::TraceUnwritable)

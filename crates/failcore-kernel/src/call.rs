@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use smallvec::SmallVec;
 
+use crate::calls::row;
 use crate::memory;
 use crate::notify::Notice;
 use crate::standstill::Leave;
@@ -205,6 +206,14 @@ impl Call<'_> {
         } else {
             self.concluded(grant, Err(Errno::SRCH)).map(|never: Infallible| match never {})
         }
+    }
+
+    /// Refuses what would carry a packet to somebody else than its address says, as such options of `setsockopt` are.
+    pub(crate) fn carried_elsewhere(&self) -> Errno {
+        let name = row(self.notice.nr).map_or("call", |row| row.name);
+        // In audit mode this may be granted on paper; it is refused all the same.
+        let _ = self.judge(Action::KernelCall(Text::from(name)));
+        Errno::PERM
     }
 
     /// Who calls.

@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use libc::*;
 
 use crate::filter::{Test, Test::*};
+use crate::groups::{JOIN_ANY, JOIN_V4, JOIN_V6};
 
 /// One system call's rule.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +78,10 @@ const PATH_ONLY: u64 = O_PATH as u64;
 /// Where the options of firewalls begin: they and what comes after ask for privilege. A user has that over the sockets of
 /// a network that he made himself, as a resolver may get one (`island`).
 const NETFILTER: u64 = 64;
+/// Where the options of multicast routing begin (linux/mroute6.h).
+const ROUTING: u64 = 200;
+/// Where the options by which SCTP binds, connects and parts begin (linux/sctp.h).
+const SCTP_PEERS: u64 = 100;
 /// Requests about sockets and interfaces that only look (linux/sockios.h). All others change something, and ask for
 /// privilege or name a receiver of signals.
 const NETWORK: &[u64] = &[
@@ -147,7 +152,7 @@ const EVERYWHERE: &[Row] = rows! {
     "narrows only: a filter or a domain added on top", Allow =>
         SYS_seccomp SYS_landlock_create_ruleset SYS_landlock_add_rule SYS_landlock_restrict_self;
     "sockets whose peer was judged when they were bound or connected", Allow =>
-        SYS_accept SYS_accept4 SYS_getsockname SYS_getpeername SYS_socketpair SYS_shutdown
+        SYS_accept SYS_accept4 SYS_getsockname SYS_getpeername SYS_shutdown
         SYS_recvfrom SYS_recvmsg SYS_recvmmsg;
     "numbers in tables of the whole machine, of which a run sees its own", Ask =>
         SYS_shmget SYS_shmat SYS_shmctl SYS_semget SYS_semop SYS_semctl SYS_semtimedop SYS_msgget SYS_msgsnd SYS_msgrcv
@@ -168,19 +173,35 @@ const EVERYWHERE: &[Row] = rows! {
     "anonymous memory that could be run as a program", Ask => SYS_memfd_create;
     "starts an image", Ask => SYS_execve SYS_execveat;
 
-    "plain stream and datagram sockets reach nobody until they connect or send; other kinds are judged",
+    "plain stream and datagram sockets reach nobody until they connect or send; other kinds are judged, among them \
+     MPTCP, whose peer names further addresses that the kernel then connects to by itself",
         When(&[
             (Is(0, AF_UNIX as u64), Allow),
-            (Stream(IPPROTO_TCP as u64), Allow), (Stream(IPPROTO_MPTCP as u64), Allow),
+            (Stream(IPPROTO_TCP as u64), Allow),
             (Datagram(IPPROTO_UDP as u64), Allow),
         ], &Ask) => SYS_socket;
+    "as socket; its two ends reach nobody but each other, but making one loads the family's code",
+        When(&[(Is(0, AF_UNIX as u64), Allow)], &Ask) => SYS_socketpair;
     "whom a socket reaches", Ask => SYS_connect SYS_bind SYS_listen SYS_sendmsg SYS_sendmmsg;
     "an address in the call names a receiver; without one the connection was judged",
         When(&[(Bits(3, FASTOPEN), Ask), (Is(4, 0), Allow)], &Ask) => SYS_sendto;
     "routing options, marks, headers of one's own and a chosen interface would carry a packet to someone else than the \
-     address judged, loopback's included; options of firewalls and IPsec, and extension headers, ask for privilege; \
-     filters and the rest are harmless",
+     address judged, loopback's included, and so would the options that go with a flow label; options of firewalls and \
+     IPsec, and extension headers, ask for privilege; a group that is joined is judged, since the network is told; SCTP \
+     binds and connects by options as well; filters and the rest are harmless",
         When(&[
+            (Both(1, IPPROTO_IP as u64, 2, JOIN_V4[0] as u64), Ask),
+            (Both(1, IPPROTO_IP as u64, 2, JOIN_V4[1] as u64), Ask),
+            (Both(1, IPPROTO_IP as u64, 2, JOIN_ANY[0] as u64), Ask),
+            (Both(1, IPPROTO_IP as u64, 2, JOIN_ANY[1] as u64), Ask),
+            (Both(1, IPPROTO_IPV6 as u64, 2, JOIN_V6 as u64), Ask),
+            (Both(1, IPPROTO_IPV6 as u64, 2, JOIN_ANY[0] as u64), Ask),
+            (Both(1, IPPROTO_IPV6 as u64, 2, JOIN_ANY[1] as u64), Ask),
+            (Both(1, IPPROTO_IPV6 as u64, 2, 27), Forbid(EPERM)), // IPV6_JOIN_ANYCAST
+            (Both(1, IPPROTO_IPV6 as u64, 2, 32), Forbid(EPERM)), // IPV6_FLOWLABEL_MGR
+            (Both(1, IPPROTO_IP as u64, 2, IP_TRANSPARENT as u64), Forbid(EPERM)),
+            (Both(1, IPPROTO_IPV6 as u64, 2, IPV6_TRANSPARENT as u64), Forbid(EPERM)),
+            (From(1, IPPROTO_SCTP as u64, 2, SCTP_PEERS), Forbid(EPERM)),
             (Both(1, SOL_SOCKET as u64, 2, SO_BINDTODEVICE as u64), Forbid(EPERM)),
             (Both(1, SOL_SOCKET as u64, 2, 62), Forbid(EPERM)), // SO_BINDTOIFINDEX
             (Both(1, IPPROTO_IP as u64, 2, 50), Forbid(EPERM)), // IP_UNICAST_IF
@@ -199,13 +220,14 @@ const EVERYWHERE: &[Row] = rows! {
             (Both(1, IPPROTO_IPV6 as u64, 2, 59), Forbid(EPERM)), // IPV6_DSTOPTS
             (Both(1, IPPROTO_IPV6 as u64, 2, NETFILTER), Forbid(EPERM)),
             (Both(1, IPPROTO_IPV6 as u64, 2, NETFILTER + 1), Forbid(EPERM)),
+            (From(1, IPPROTO_IPV6 as u64, 2, ROUTING), Forbid(EPERM)),
             (Both(1, IPPROTO_IP as u64, 2, IP_OPTIONS as u64), Forbid(EPERM)),
             (Both(1, IPPROTO_IPV6 as u64, 2, IPV6_RTHDR as u64), Forbid(EPERM)),
             (Both(1, IPPROTO_IPV6 as u64, 2, 5), Forbid(EPERM)), // IPV6_2292RTHDR
             (Both(1, IPPROTO_IPV6 as u64, 2, 6), Forbid(EPERM)), // IPV6_2292PKTOPTIONS
         ], &Allow) => SYS_setsockopt;
 
-    "the firewall's tables, as above; where a connection was redirected from is no table",
+    "the firewall's tables and SCTP, as above; where a connection was redirected from is no table",
         When(&[
             (Both(1, IPPROTO_IP as u64, 2, 80), Allow), // SO_ORIGINAL_DST
             (From(1, IPPROTO_IP as u64, 2, NETFILTER), Forbid(EPERM)),
@@ -213,6 +235,7 @@ const EVERYWHERE: &[Row] = rows! {
             (Both(1, IPPROTO_IPV6 as u64, 2, NETFILTER + 1), Forbid(EPERM)),
             (Both(1, IPPROTO_IPV6 as u64, 2, NETFILTER + 4), Forbid(EPERM)),
             (Both(1, IPPROTO_IPV6 as u64, 2, NETFILTER + 5), Forbid(EPERM)),
+            (From(1, IPPROTO_SCTP as u64, 2, SCTP_PEERS), Forbid(EPERM)), // SCTP_SOCKOPT_CONNECTX3 connects
         ], &Allow) => SYS_getsockopt;
 
     "threads of one process run free; a new process is counted; a new namespace would change what names mean, and a \
@@ -237,12 +260,13 @@ const EVERYWHERE: &[Row] = rows! {
         SYS_setpriority SYS_ioprio_set;
     "whom signals about a descriptor go to",
         When(&[(Is(1, F_SETOWN as u64), Ask), (Is(1, 15), Forbid(EPERM))], &Allow) => SYS_fcntl; // F_SETOWN_EX
-    "most are requests to a device that was judged when opened; a few change attributes, types at a terminal or \
-     name a receiver of signals",
+    "most are requests to a device that was judged when opened; a few change attributes, type at a terminal, name a \
+     receiver of signals or make a network interface",
         When(&[
             (Is(1, 0x5412), Forbid(EPERM)),      // TIOCSTI
             (Is(1, 0x541c), Forbid(EPERM)),      // TIOCLINUX
             (TypeBut(1, 0x89, NETWORK), Forbid(EPERM)),
+            (Is(1, 0x4004_54ca), Forbid(EPERM)), // TUNSETIFF
             (Is(1, 0x4008_6602), Ask),           // FS_IOC_SETFLAGS
             (Is(1, 0x4004_6602), Ask),           // FS_IOC32_SETFLAGS
             (Is(1, 0x401c_5820), Ask),           // FS_IOC_FSSETXATTR

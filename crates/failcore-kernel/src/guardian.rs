@@ -349,7 +349,8 @@ fn kill_all(of: &Prepared) {
 
 /// Removes the cgroup, which nobody else is there to do any more.
 fn clear_away(of: &Prepared) {
-    const ROUNDS: u32 = 1000;
+    // Some 20 seconds: on a machine with much to do it takes its time.
+    const ROUNDS: u32 = 20_000;
     let Some(cgroup) = &of.cgroup else { return };
     for _ in 0..ROUNDS {
         // SAFETY: a live descriptor and a live string.
@@ -359,7 +360,7 @@ fn clear_away(of: &Prepared) {
         if done == 0 || errno() != libc::EBUSY {
             return;
         }
-        let nap = libc::timespec { tv_sec: 0, tv_nsec: 500_000 };
+        let nap = libc::timespec { tv_sec: 0, tv_nsec: 1_000_000 };
         // SAFETY: one live timespec.
         unsafe { libc::nanosleep(&raw const nap, null_mut()) };
     }

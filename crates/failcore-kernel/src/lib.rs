@@ -18,6 +18,7 @@ mod directories;
 mod exec;
 mod features;
 mod filter;
+mod groups;
 mod guardian;
 mod inherited;
 mod ipc;

@@ -109,6 +109,7 @@ fn send(call: &Call<'_>, socket: &mut Socket, message: &Message, flags: i32) -> 
     }
     let opens = flags & libc::MSG_FASTOPEN != 0;
     let flags = flags & !libc::MSG_FASTOPEN;
+    let (control, _fds) = ancillary(call, &message.control)?;
     let mut name = Vec::new();
     let mut grant = None;
     if socket.is_unix_stream() && !message.name.is_empty() {
@@ -126,7 +127,6 @@ fn send(call: &Call<'_>, socket: &mut Socket, message: &Message, flags: i32) -> 
         held = peer(call, socket, &message.name, of)?.ok_or(Errno::INVAL)?;
         if let Some(carried) = Carried::of(call, &held.action) {
             let name = carried.prepare(call, socket, message.control.is_empty())?;
-            let (control, _fds) = ancillary(call, &message.control)?;
             return transfer(call, socket, message, &name, &control, flags);
         }
         grant = Some(call.judge(held.action.clone())?);
@@ -145,7 +145,6 @@ fn send(call: &Call<'_>, socket: &mut Socket, message: &Message, flags: i32) -> 
         }
         name.clear();
     }
-    let (control, _fds) = ancillary(call, &message.control)?;
     let sent = transfer(call, socket, message, &name, &control, flags);
     finish(call, grant, sent)
 }
@@ -257,6 +256,7 @@ fn broken_pipe(call: &Call<'_>) {
 /// a packet to somebody else is refused; credentials are those of whoever sends.
 fn ancillary(call: &Call<'_>, raw: &[u8]) -> Result<(Vec<u8>, Vec<OwnedFd>), Errno> {
     const HEAD: usize = size_of::<libc::cmsghdr>();
+    const FLOW_LABEL: i32 = 11; // IPV6_FLOWINFO
     let (mut out, mut held) = (Vec::new(), Vec::new());
     let mut rest = raw;
     while rest.len() >= HEAD {
@@ -280,20 +280,21 @@ fn ancillary(call: &Call<'_>, raw: &[u8]) -> Result<(Vec<u8>, Vec<OwnedFd>), Err
             }
             (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => own_credentials(call, data)?,
             // By which routing table.
-            (libc::SOL_SOCKET, libc::SO_MARK) => return Err(Errno::PERM),
+            (libc::SOL_SOCKET, libc::SO_MARK) => return Err(call.carried_elsewhere()),
             // By which interface (ip(7), ipv6(7), RFC 3542): loopback's addresses are other machines' elsewhere.
             (libc::IPPROTO_IP, libc::IP_PKTINFO) if data.get(..4) != Some(&[0; 4]) => {
-                return Err(Errno::PERM);
+                return Err(call.carried_elsewhere());
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO | libc::IPV6_2292PKTINFO)
                 if data.get(16..20) != Some(&[0; 4]) =>
             {
-                return Err(Errno::PERM);
+                return Err(call.carried_elsewhere());
             }
-            // Source routes (as above).
-            (libc::IPPROTO_IP, libc::IP_RETOPTS) | (libc::IPPROTO_IPV6, libc::IPV6_RTHDR | 5) => {
-                return Err(Errno::PERM);
-            }
+            // Source routes (as above), and the headers and the flow label that they can come in or with.
+            (libc::IPPROTO_IP, libc::IP_RETOPTS)
+            | (libc::IPPROTO_IPV6, libc::IPV6_RTHDR | 3..=5 | FLOW_LABEL | 54 | 55 | 59)
+            // Further peers of an association (linux/sctp.h: SCTP_DSTADDRV4, SCTP_DSTADDRV6).
+            | (libc::IPPROTO_SCTP, 7 | 8) => return Err(call.carried_elsewhere()),
             _ => append(&mut out, &rest[..HEAD], data),
         }
         rest = rest.get(len.next_multiple_of(8)..).unwrap_or_default();

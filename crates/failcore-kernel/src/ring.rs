@@ -77,6 +77,7 @@ impl Producer {
         if shared.len() != HEADER + CAPACITY {
             return Err(Errno::INVAL);
         }
+        shared.populate();
         Ok(Self { shared, page, at: Mutex::new((0, Vec::with_capacity(4096))) })
     }
 

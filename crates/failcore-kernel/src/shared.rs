@@ -67,6 +67,13 @@ impl Shared {
         Ok(Self { start, len, alone: None })
     }
 
+    /// Brings every page into memory now, at once and not one by one as they are first written to. Where that is not
+    /// possible they come later.
+    pub(crate) fn populate(&self) {
+        // SAFETY: exactly the range that was mapped; nothing of it changes (madvise(2), `MADV_POPULATE_WRITE`).
+        let _ = unsafe { madvise(self.start.as_ptr().cast(), self.len, Advice::LinuxPopulateWrite) };
+    }
+
     /// Bytes mapped.
     pub(crate) fn len(&self) -> usize {
         self.len

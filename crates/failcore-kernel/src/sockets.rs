@@ -81,6 +81,23 @@ impl Socket {
         self.domain == AddressFamily::UNIX && self.kind == SocketType::STREAM
     }
 
+    /// Whether all that it sends goes by one interface (socket(7), `SO_BINDTOIFINDEX`); where that cannot be told, it does.
+    fn has_interface(&self) -> bool {
+        const SO_BINDTOIFINDEX: libc::c_int = 62;
+        let (mut index, mut len) = (0i32, 4);
+        // SAFETY: the kernel writes at most four bytes to a live i32, and the length.
+        let done = unsafe {
+            libc::getsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                SO_BINDTOIFINDEX,
+                (&raw mut index).cast(),
+                &raw mut len,
+            )
+        };
+        done != 0 || index != 0
+    }
+
     fn is_inet(&self) -> bool {
         matches!(self.domain, AddressFamily::INET | AddressFamily::INET6)
     }
@@ -119,6 +136,11 @@ pub(crate) fn peer(
     match SockAddr::decode(bytes) {
         SockAddr::Invalid | SockAddr::UnixUnnamed => Err(Errno::INVAL),
         SockAddr::Unspecified(_) => Ok(None),
+        // Connecting or binding to an address of one link leaves the socket with that link, where loopback's addresses are
+        // another machine's.
+        SockAddr::Inet(addr) if socket.is_inet() && !is_of_link(addr) && socket.has_interface() => {
+            Err(call.carried_elsewhere())
+        }
         SockAddr::Inet(addr) if socket.is_inet() => {
             ready(of(Endpoint::Inet { transport: socket.transport(), addr }), inet(addr))
         }
@@ -153,6 +175,17 @@ pub(crate) fn peer(
             ready(of(Endpoint::Other { family: family.into(), raw }), bytes.to_vec())
         }
         _ => Err(Errno::INVAL),
+    }
+}
+
+/// Whether an address means something on one link alone, so that it is named with an interface (RFC 4007).
+fn is_of_link(addr: SocketAddr) -> bool {
+    match addr {
+        SocketAddr::V4(_) => false,
+        SocketAddr::V6(v6) => {
+            let [first, second, ..] = v6.ip().octets();
+            v6.ip().is_unicast_link_local() || first == 0xff && matches!(second & 0xf, 1 | 2)
+        }
     }
 }
 
@@ -383,7 +416,8 @@ pub(crate) fn listen(call: &Call<'_>) -> Reply {
     DONE
 }
 
-fn local(socket: &Socket) -> Result<Vec<u8>, Errno> {
+/// What a socket is bound to.
+pub(crate) fn local(socket: &Socket) -> Result<Vec<u8>, Errno> {
     let mut bytes = vec![0u8; STORAGE];
     let mut len = length(&bytes);
     // SAFETY: the kernel writes at most `len` bytes to a live buffer of that length, and the length itself.
@@ -392,7 +426,7 @@ fn local(socket: &Socket) -> Result<Vec<u8>, Errno> {
     Ok(bytes)
 }
 
-/// `socket(family, type, protocol)` of a kind that is not free.
+/// `socket(family, type, protocol)` of a kind that is not free, and `socketpair`, whose first arguments are the same.
 pub(crate) fn socket(call: &Call<'_>) -> Reply {
     let _grant = call.judge(Action::Socket {
         family: Family::from_number(call.int(0)),

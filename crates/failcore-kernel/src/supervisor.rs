@@ -28,7 +28,7 @@ use crate::patience::{self, Patience};
 use crate::privileges::Lacks;
 use crate::standstill::Standstill;
 use crate::tasks::{Process, Tasks, Verified, descends};
-use crate::{attributes, exec, ipc, messages, names, open, processes, sockets};
+use crate::{attributes, exec, groups, ipc, messages, names, open, processes, sockets};
 
 /// Workers that may wait at once; more calls queue in the kernel.
 const MOST_WORKERS: usize = 1024;
@@ -459,7 +459,8 @@ fn handler(nr: i64) -> Option<fn(&Call<'_>) -> Reply> {
         libc::SYS_execve => exec::execve,
         libc::SYS_execveat => exec::execveat,
         libc::SYS_clone => fork,
-        libc::SYS_socket => sockets::socket,
+        libc::SYS_socket | libc::SYS_socketpair => sockets::socket,
+        libc::SYS_setsockopt => groups::join,
         libc::SYS_connect => sockets::connect,
         libc::SYS_bind => sockets::bind,
         libc::SYS_listen => sockets::listen,

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use failcore_gate::{Actor, Carrier, DNS_PORT, Gate, Sender, now};
 use failcore_model::{Claims, Coverage, Hold, Text, Transport, Verb};
+use failcore_policy::{AskedBy, NameServer};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use crate::Resolver;
@@ -51,7 +52,7 @@ const LONGEST: usize = 4096;
 /// let gate = Arc::new(Gate::builder(policy, sink, Lane::Kernel).names(pins.clone()).build());
 /// let broker = Broker::start(gate.clone(), Resolver::system(pins))?;
 /// // Supervisor::start(&launch, &plan, Parent { gate, carrier: Some(broker.carrier()), … });
-/// // Broker::covers(&mut coverage) says what it holds.
+/// // Broker::covers(&mut coverage, &[]) says what it holds.
 /// // … and the broker is dropped after the supervisor.
 /// # drop(broker); Ok(()) }
 /// ```
@@ -138,22 +139,36 @@ impl Broker {
     }
 
     /// Says in a coverage what a lane with a broker holds of names.
-    pub fn covers(coverage: &mut Coverage) {
+    /// `upstream` are the name servers that are asked, where it is not the machine's own resolver.
+    pub fn covers(coverage: &mut Coverage, upstream: &[NameServer]) {
         if let Some(held) = coverage.verbs.iter_mut().find(|held| held.verb == Verb::NetResolve) {
             held.hold = Hold::Binding;
             held.by = "name broker".into();
         }
         coverage.notes.extend(NOT_HELD.iter().map(|note| (*note).into()));
+        if upstream.is_empty() {
+            coverage.notes.push(ALIASES_NOT_SEEN.into());
+        }
+        for server in upstream {
+            coverage.notes.push(match server.by {
+                AskedBy::Plain => {
+                    format!("names are asked of {server}, whose answers anybody on the way can change")
+                }
+                _ => format!("names are asked of {server}, which proves who it is"),
+            });
+        }
     }
 }
 
 /// What the broker does not hold.
 const NOT_HELD: &[&str] = &[
     "a name in the hosts file is resolved by the program itself: its look-up is not recorded, the connection to it is",
-    "of a name that is an alias, the last name in the chain is compared with what is denied, those in between are not",
     "a resolver that does not connect its socket and looks where an answer comes from hears nothing where this user may \
      neither write whole packets nor make namespaces; a notice says so",
 ];
+
+/// Nor this, by the machine's own resolver.
+const ALIASES_NOT_SEEN: &str = "of a name that is an alias, the last name in the chain is compared with what is denied, those in between are not";
 
 impl Drop for Broker {
     fn drop(&mut self) {

@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use failcore_gate::{Gate, Grant, Sender, now};
-use failcore_model::{Action, Denial, HostName, Reason, Text, Timestamp};
+use failcore_model::{Action, Denial, Event, HostName, Reason, Text, Timestamp};
+use hickory_proto::rr::{Record, RecordType};
 
 use crate::question::{About, Question, Reply};
-use crate::resolver::{ResolveError, Resolver};
+use crate::resolver::{EAI_NODATA, EAI_NONAME, ResolveError, Resolver};
 
 /// A program asks for both families of addresses of a name, and perhaps for more, one right after the other. Within
 /// this time that is one operation: one judgement, one record, one look-up.
@@ -25,6 +27,8 @@ pub(crate) struct Judged {
     gate: Arc<Gate>,
     resolver: Resolver,
     remembered: Mutex<HashMap<Key, Remembered>>,
+    /// Whether it was said that nobody can be asked.
+    unreachable: AtomicBool,
 }
 
 /// Who asks, in which tool scope, for what.
@@ -45,8 +49,10 @@ struct Operation {
 /// What an operation came to.
 #[derive(Debug, Clone)]
 pub(crate) enum Said {
-    /// The name's addresses, and until when they are pinned.
-    Exists { addrs: Arc<[IpAddr]>, canonical: Option<HostName>, until: Timestamp },
+    /// The name's addresses, and until when they may be kept.
+    Exists { addrs: Arc<[IpAddr]>, aliases: Arc<[HostName]>, until: Timestamp },
+    /// The same of other records.
+    Has { records: Arc<[Record]>, aliases: Arc<[HostName]>, until: Timestamp },
     /// As [`Reply::NoName`].
     NoName,
     /// As [`Reply::Failed`].
@@ -55,7 +61,7 @@ pub(crate) enum Said {
 
 impl Judged {
     pub(crate) fn new(gate: Arc<Gate>, resolver: Resolver) -> Self {
-        Self { gate, resolver, remembered: Mutex::default() }
+        Self { gate, resolver, remembered: Mutex::default(), unreachable: AtomicBool::new(false) }
     }
 
     /// Answers a question. Blocks as long as the judgement, which may ask a person, and the system's resolver do.
@@ -78,6 +84,7 @@ impl Judged {
         match granted {
             Err(said) => said.clone(),
             Ok(_) if about == About::Other => Said::nothing(),
+            Ok(grant) if let About::Records(kind) = about => self.records(asker, kind, grant),
             Ok(grant) => operation.found.get_or_init(|| self.look_up(asker, &name, grant)).clone(),
         }
     }
@@ -103,32 +110,74 @@ impl Judged {
 
     fn look_up(&self, asker: &Sender, name: &HostName, grant: &Grant) -> Said {
         let resolve = |name: &HostName| Action::Resolve(name.clone());
-        let found = match self.resolver.look_up(grant) {
+        let mut refused = None;
+        let found = match self.resolver.look_up(grant, |alias| self.may_follow(asker, alias, &mut refused)) {
             Ok(found) => found,
-            Err(error) => return failed(&error),
+            Err(error) => return refused.unwrap_or_else(|| self.failed(&error)),
         };
-        // An alias need not be granted, or no name at a content network would ever be; but what is refused by its own
-        // name is not reached by another.
-        if let Some(alias) = &found.canonical
-            && let Some(Reason::Forbidden | Reason::Always | Reason::Caution) =
-                self.gate.foresee(resolve(alias), asker.claims.clone(), &[])
-            && let Err(said) = self.check(asker, resolve(alias), &[])
-        {
-            return said;
-        }
         let grants = |addr| self.gate.foresee(resolve(name), asker.claims.clone(), &[addr]).is_none();
-        match self.resolver.admit(name, &found.addrs, now(), grants) {
-            Ok(answer) => {
-                Said::Exists { addrs: answer.addrs.into(), canonical: found.canonical, until: answer.until }
-            }
+        match self.resolver.admit(name, &found, now(), grants) {
+            Ok(answer) => Said::Exists {
+                addrs: answer.addrs.into(),
+                aliases: found.aliases.into(),
+                until: answer.fresh,
+            },
             Err(error) => {
                 if let ResolveError::NotPublic { dropped, .. } = &error {
                     // Judged again with the addresses, which says why and leaves a record.
                     let addrs: Vec<_> = dropped.iter().map(|(addr, _)| *addr).collect();
                     drop(self.check(asker, resolve(name), &addrs));
                 }
-                failed(&error)
+                self.failed(&error)
             }
+        }
+    }
+
+    /// Other records than addresses.
+    fn records(&self, asker: &Sender, kind: RecordType, grant: &Grant) -> Said {
+        let mut refused = None;
+        let may = |alias: &HostName| self.may_follow(asker, alias, &mut refused);
+        match self.resolver.records(grant, kind, may) {
+            Ok(None) => Said::nothing(),
+            Ok(Some(chain)) => Said::Has {
+                until: now().plus(u64::from(chain.ttl()).saturating_mul(1_000_000_000)),
+                records: chain.records().into(),
+                aliases: chain.aliases().into(),
+            },
+            Err(error) => refused.unwrap_or_else(|| self.failed(&error)),
+        }
+    }
+
+    /// Whether a name may be an alias of this one. It need not be granted, or no name at a content network would ever
+    /// be; but what is refused by its own name is not reached by another.
+    fn may_follow(&self, asker: &Sender, alias: &HostName, refused: &mut Option<Said>) -> bool {
+        if refused.is_some() {
+            return false;
+        }
+        let resolve = || Action::Resolve(alias.clone());
+        let foreseen = self.gate.foresee(resolve(), asker.claims.clone(), &[]);
+        if let Some(Reason::Forbidden | Reason::Always | Reason::Caution) = foreseen
+            && let Err(said) = self.check(asker, resolve(), &[])
+        {
+            *refused = Some(said);
+        }
+        refused.is_none()
+    }
+
+    /// What a failure is answered with; that nobody can be asked at all is said once.
+    fn failed(&self, error: &ResolveError) -> Said {
+        if let ResolveError::Lookup { source, .. } = error
+            && source.is_unreachable()
+            && !self.unreachable.swap(true, Relaxed)
+        {
+            let text = format!("no name server of `[dns] upstream` could be asked: {source}");
+            // What cannot be written shows with the next decision.
+            let _ = self.gate.record(&Event::Notice { text });
+        }
+        match error.eai() {
+            EAI_NONAME => Said::NoName,
+            EAI_NODATA => Said::nothing(),
+            _ => Said::Failed,
         }
     }
 
@@ -142,17 +191,16 @@ impl Judged {
 impl Said {
     /// The name is there, and has none of what was asked for.
     fn nothing() -> Self {
-        Self::Exists { addrs: Arc::default(), canonical: None, until: Timestamp(0) }
+        Self::Exists { addrs: Arc::default(), aliases: Arc::default(), until: Timestamp(0) }
     }
 
     /// As it is put into a message at this moment.
     pub(crate) fn reply(&self, now: Timestamp) -> Reply<'_> {
         match self {
-            Self::Exists { addrs, canonical, until } => {
-                let left = until.0.saturating_sub(now.0) / 1_000_000_000;
-                let ttl = u32::try_from(left.min(MOST_SECONDS)).unwrap_or(0);
-                Reply::Exists { addrs, canonical: canonical.as_ref(), ttl }
+            Self::Exists { addrs, aliases, until } => {
+                Reply::Exists { addrs, aliases, ttl: left(*until, now) }
             }
+            Self::Has { records, aliases, until } => Reply::Has { records, aliases, ttl: left(*until, now) },
             Self::NoName => Reply::NoName,
             Self::Failed => Reply::Failed,
         }
@@ -166,13 +214,9 @@ fn refused(denial: &Denial) -> Said {
     }
 }
 
-fn failed(error: &ResolveError) -> Said {
-    // netdb.h of glibc; musl has EAI_NODATA too.
-    const NO_NAME: i32 = -2;
-    const NO_DATA: i32 = -5;
-    match error.eai() {
-        NO_NAME => Said::NoName,
-        NO_DATA => Said::nothing(),
-        _ => Said::Failed,
-    }
+/// Seconds that an answer may be kept.
+fn left(until: Timestamp, now: Timestamp) -> u32 {
+    // To the nearest one, since the answer came a moment ago.
+    let left = until.0.saturating_sub(now.0).saturating_add(500_000_000) / 1_000_000_000;
+    u32::try_from(left.min(MOST_SECONDS)).unwrap_or(0)
 }

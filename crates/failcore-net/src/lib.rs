@@ -1,12 +1,13 @@
 //! Enforcement at the network edge: resolve once, pin, carry or refuse.
 //!
-//! A name is judged, looked up once through the system's own resolver, its answers are filtered by address class
+//! A name is judged, looked up once through the system's own resolver or the owner's, its answers are filtered by address class
 //! and pinned; a connect is then judged by the socket address that the kernel will use, with the names pinned to
 //! it. So a name that leads elsewhere at the second look leads nowhere.
 //!
 //! Nothing here decides: the caller brings the judgement, and [`Pins`] answers the gate's question which names an
 //! address was reached by.
 
+mod answers;
 mod as_asked;
 mod askers;
 mod broker;
@@ -15,10 +16,13 @@ mod judged;
 mod pins;
 mod question;
 mod resolver;
+mod upstream;
 
+pub use answers::{Chain, NoChain};
 pub use broker::Broker;
 pub use failcore_gate::SockAddr;
 pub use hosts::Hosts;
 pub use pins::Pins;
 pub use question::{About, NoQuestion, Question, Reply};
 pub use resolver::{Answer, Found, LookupError, ResolveError, Resolver};
+pub use upstream::{Upstream, UpstreamError};

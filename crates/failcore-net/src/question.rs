@@ -10,6 +10,8 @@ use hickory_proto::rr::rdata::{A, AAAA, CNAME};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, BinEncodable, BinEncoder};
 
+use crate::answers::{host_name, is_handed_out};
+
 /// Answers over UDP are no longer, whatever the asker takes: what no path has to cut (RFC 9715).
 const PAYLOAD: u16 = 1232;
 /// What every asker takes in a datagram (RFC 1035 section 4.2.1).
@@ -42,6 +44,8 @@ pub enum About {
     V4,
     /// Its IPv6 addresses.
     V6,
+    /// Other records, which are handed out where they can be looked up.
+    Records(RecordType),
     /// Another kind of record, which we have none of.
     Other,
     /// What is no question for a record: a zone's transfer, another class than the internet's.
@@ -55,9 +59,18 @@ pub enum Reply<'a> {
     Exists {
         /// Its addresses, of both families; those that were not asked for are left out.
         addrs: &'a [IpAddr],
-        /// The name it is an alias of.
-        canonical: Option<&'a HostName>,
+        /// The names it is an alias of, one after the other.
+        aliases: &'a [HostName],
         /// Seconds that the answer may be kept.
+        ttl: u32,
+    },
+    /// The name has other records.
+    Has {
+        /// The records, of the kind that was asked for.
+        records: &'a [Record],
+        /// As above.
+        aliases: &'a [HostName],
+        /// As above.
         ttl: u32,
     },
     /// There is no such name, or none for this asker: nobody asks again, as they would after `REFUSED`.
@@ -121,6 +134,7 @@ impl Question {
             RecordType::AAAA => About::V6,
             // RFC 1035 section 3.2.3, RFC 2930, RFC 6891, RFC 8945: no records of a name.
             kind if matches!(u16::from(kind), 0 | 41 | 249..=254) => About::Unknown,
+            kind if is_handed_out(kind) => About::Records(kind),
             _ => About::Other,
         }
     }
@@ -130,18 +144,7 @@ impl Question {
     /// # Errors
     /// [`HostError`] for what is no host name; so is a label with a dot in it, which reads as two.
     pub fn name(&self) -> Result<HostName, HostError> {
-        let mut text = String::new();
-        for label in self.query.name() {
-            let label = std::str::from_utf8(label).map_err(|_| HostError::Character)?;
-            if label.contains('.') {
-                return Err(HostError::Character);
-            }
-            if !text.is_empty() {
-                text.push('.');
-            }
-            text.push_str(label);
-        }
-        HostName::parse(&text)
+        host_name(self.query.name())
     }
 
     /// The question in words, for a record; whatever its bytes, it is text.
@@ -164,32 +167,37 @@ impl Question {
         match reply {
             Reply::NoName => self.write(ResponseCode::NXDomain, &[], most),
             Reply::Failed => self.write(ResponseCode::ServFail, &[], most),
-            Reply::Exists { addrs, canonical, ttl } => {
-                self.write(ResponseCode::NoError, &self.records(addrs, canonical, ttl), most)
+            Reply::Exists { addrs, aliases, ttl } => {
+                let about = self.about();
+                let data = addrs.iter().filter_map(|addr| match (about, addr) {
+                    (About::V4, IpAddr::V4(v4)) => Some(RData::A(A(*v4))),
+                    (About::V6, IpAddr::V6(v6)) => Some(RData::AAAA(AAAA(*v6))),
+                    _ => None,
+                });
+                let aliases = if matches!(about, About::V4 | About::V6) { aliases } else { &[] };
+                self.write(ResponseCode::NoError, &self.chain(aliases, data, ttl), most)
+            }
+            Reply::Has { records, aliases, ttl } => {
+                let data = records
+                    .iter()
+                    .filter(|record| record.record_type() == self.query.query_type())
+                    .map(|record| record.data.clone());
+                self.write(ResponseCode::NoError, &self.chain(aliases, data, ttl), most)
             }
         }
     }
 
-    fn records(&self, addrs: &[IpAddr], canonical: Option<&HostName>, ttl: u32) -> Vec<Record> {
-        let about = self.about();
-        if !matches!(about, About::V4 | About::V6) {
-            return Vec::new();
-        }
+    /// Aliases from the name on, and data at their end.
+    fn chain(&self, aliases: &[HostName], data: impl Iterator<Item = RData>, ttl: u32) -> Vec<Record> {
         let mut owner = self.query.name().clone();
         let mut records = Vec::new();
-        let alias = canonical.and_then(|name| Name::from_ascii(format!("{name}.")).ok());
-        if let Some(alias) = alias.filter(|alias| *alias != owner) {
-            let data = RData::CNAME(CNAME(alias.clone()));
-            records.push(Record::from_rdata(std::mem::replace(&mut owner, alias), ttl, data));
+        for alias in aliases.iter().filter_map(|name| Name::from_ascii(format!("{name}.")).ok()) {
+            if alias != owner {
+                let data = RData::CNAME(CNAME(alias.clone()));
+                records.push(Record::from_rdata(std::mem::replace(&mut owner, alias), ttl, data));
+            }
         }
-        records.extend(addrs.iter().filter_map(|addr| {
-            let data = match (about, addr) {
-                (About::V4, IpAddr::V4(v4)) => RData::A(A(*v4)),
-                (About::V6, IpAddr::V6(v6)) => RData::AAAA(AAAA(*v6)),
-                _ => return None,
-            };
-            Some(Record::from_rdata(owner.clone(), ttl, data))
-        }));
+        records.extend(data.map(|data| Record::from_rdata(owner.clone(), ttl, data)));
         records
     }
 
@@ -305,7 +313,7 @@ mod tests {
     }
 
     fn exists(addrs: &[IpAddr]) -> Reply<'_> {
-        Reply::Exists { addrs, canonical: None, ttl: 60 }
+        Reply::Exists { addrs, aliases: &[], ttl: 60 }
     }
 
     #[test]
@@ -315,7 +323,10 @@ mod tests {
         assert_eq!(question.name().unwrap().as_str(), "www.example");
         assert_eq!(question.text(), "IN A Www.example.");
         assert_eq!(read(&example(28)).about(), About::V6);
-        for kind in [2, 6, 12, 15, 16, 33, 64, 65, 255, 0xff00] {
+        for kind in [2, 5, 6, 12, 15, 16, 33, 35, 44, 52, 64, 65, 257] {
+            assert_eq!(read(&example(kind)).about(), About::Records(RecordType::from(kind)), "{kind}");
+        }
+        for kind in [11, 38, 42, 45, 48, 255, 260, 0xff00] {
             assert_eq!(read(&example(kind)).about(), About::Other, "{kind}");
         }
         for kind in [0, 41, 249, 250, 251, 252, 253, 254] {
@@ -409,15 +420,22 @@ mod tests {
 
     #[test]
     fn an_alias_is_told() {
-        let alias = HostName::parse("real.example").unwrap();
+        let aliases = ["cdn.example", "real.example"].map(|name| HostName::parse(name).unwrap());
         let found = addrs(1);
-        let reply = Reply::Exists { addrs: &found, canonical: Some(&alias), ttl: 5 };
+        let reply = Reply::Exists { addrs: &found, aliases: &aliases, ttl: 5 };
         let answer = Message::from_vec(&read(&example(1)).datagram(reply)).unwrap();
         let text: Vec<_> = answer.answers.iter().map(ToString::to_string).collect();
-        assert_eq!(text, ["Www.example. 5 IN CNAME real.example.", "real.example. 5 IN A 9.9.9.0"]);
+        assert_eq!(
+            text,
+            [
+                "Www.example. 5 IN CNAME cdn.example.",
+                "cdn.example. 5 IN CNAME real.example.",
+                "real.example. 5 IN A 9.9.9.0"
+            ]
+        );
         // A name is no alias of itself, however it is spelt.
         let same = HostName::parse("www.example").unwrap();
-        let reply = Reply::Exists { addrs: &found, canonical: Some(&same), ttl: 5 };
+        let reply = Reply::Exists { addrs: &found, aliases: &[same], ttl: 5 };
         assert_eq!(Message::from_vec(&read(&example(1)).datagram(reply)).unwrap().answers.len(), 1);
     }
 

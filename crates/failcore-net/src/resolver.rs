@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use failcore_gate::Grant;
 use failcore_model::{Action, HostName, IpClass, Timestamp};
+use hickory_proto::rr::RecordType;
 
 use crate::Pins;
+use crate::answers::Chain;
+use crate::upstream::Upstream;
 
-/// Looks names up through the system's resolver (getaddrinfo(3): /etc/hosts, nsswitch.conf, DNS), and pins what
-/// may be connected to.
+/// Looks names up, through the system's resolver (getaddrinfo(3): /etc/hosts, nsswitch.conf, DNS) or by asking name
+/// servers of the owner's choice, and pins what may be connected to.
 ///
-/// The program and this process therefore see the same names. The name is asked as it was judged: lower-case
+/// By the system's resolver the program and this process see the same names. The name is asked as it was judged: lower-case
 /// A-labels without a final dot, so that the system's search list applies as it would have anyway.
 ///
 /// # Security
@@ -23,18 +26,45 @@ use crate::Pins;
 pub struct Resolver {
     pins: Arc<Pins>,
     ttl: Duration,
-    lookup: Box<Lookup>,
+    // Behind a trait, so that whoever asks the system alone links nothing of what asks name servers.
+    source: Box<dyn Source>,
 }
 
-type Lookup = dyn Fn(&HostName) -> Result<Found, LookupError> + Send + Sync;
+/// Which alias may be followed.
+pub(crate) type May<'a> = dyn FnMut(&HostName) -> bool + 'a;
+
+/// Who knows what a name leads to.
+pub(crate) trait Source: Send + Sync {
+    /// Addresses of both families. `may` says which names it may be an alias of.
+    fn addresses(&self, name: &HostName, may: &mut May<'_>) -> Result<Found, LookupError>;
+
+    /// Other records, as [`Source::addresses`]; nothing where it knows of none.
+    fn records(&self, _: &HostName, _: RecordType, _: &mut May<'_>) -> Result<Option<Chain>, LookupError> {
+        Ok(None)
+    }
+}
+
+/// A function that finds addresses, as the system's does.
+struct Function<F>(F);
+
+impl<F: Fn(&HostName) -> Result<Found, LookupError> + Send + Sync> Source for Function<F> {
+    fn addresses(&self, name: &HostName, may: &mut May<'_>) -> Result<Found, LookupError> {
+        let mut found = self.0(name)?;
+        found.aliases.retain(|alias| alias != name);
+        if found.aliases.iter().all(may) { Ok(found) } else { Err(LookupError::refused()) }
+    }
+}
 
 /// What a look-up found, before anything is filtered.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Found {
     /// The addresses.
     pub addrs: Vec<IpAddr>,
-    /// The name that the one looked up is an alias of, where it is one; judged by nobody.
-    pub canonical: Option<HostName>,
+    /// The names that the one looked up is an alias of, one after the other; judged by nobody. The system's resolver
+    /// tells the last one alone.
+    pub aliases: Vec<HostName>,
+    /// Seconds that it may be kept, where that is known.
+    pub ttl: Option<u32>,
 }
 
 /// What a name resolved to.
@@ -46,6 +76,8 @@ pub struct Answer {
     pub dropped: Vec<(IpAddr, IpClass)>,
     /// When the pins end.
     pub until: Timestamp,
+    /// Until when whoever asked may keep it; no longer than the pins.
+    pub fresh: Timestamp,
 }
 
 /// Why a name gave no address.
@@ -63,7 +95,7 @@ pub enum ResolveError {
         /// The addresses with the class of each.
         dropped: Vec<(IpAddr, IpClass)>,
     },
-    /// The system's resolver failed.
+    /// Whoever was asked could not tell.
     #[error("`{name}` cannot be resolved: {source}")]
     Lookup {
         /// The name.
@@ -73,7 +105,7 @@ pub enum ResolveError {
     },
 }
 
-/// A failure of getaddrinfo(3).
+/// A failure of getaddrinfo(3), or what would be one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct LookupError {
@@ -82,12 +114,16 @@ pub struct LookupError {
     /// `errno`, where the code is `EAI_SYSTEM`.
     pub errno: Option<i32>,
     message: String,
+    unreachable: bool,
 }
 
 impl Resolver {
-    /// How long a pin counts. getaddrinfo(3) tells no time to live, so it is one span for all: long enough for a
-    /// program that keeps addresses for its next connections, short enough that a name that moved is asked again.
+    /// How long a pin counts at most. getaddrinfo(3) tells no time to live, so it is one span for all then: long enough
+    /// for a program that keeps addresses for its next connections, short enough that a name that moved is asked again.
     pub const TTL: Duration = Duration::from_secs(300);
+    /// How long a pin counts at least, since a program connects to what it looked up a moment ago, and tries one
+    /// address after the other.
+    pub const LEAST: Duration = Duration::from_secs(60);
     /// Files by which the system's resolver finds what a name means: nsswitch.conf(5), hosts(5), resolv.conf(5),
     /// host.conf(5), gai.conf(5).
     ///
@@ -108,10 +144,19 @@ impl Resolver {
         pins: Arc<Pins>,
         lookup: impl Fn(&HostName) -> Result<Found, LookupError> + Send + Sync + 'static,
     ) -> Self {
-        Self { pins, ttl: Self::TTL, lookup: Box::new(lookup) }
+        Self::from(pins, Function(lookup))
     }
 
-    /// Pins for this long instead of [`Resolver::TTL`].
+    /// A resolver that asks these name servers.
+    pub fn asking(pins: Arc<Pins>, upstream: Upstream) -> Self {
+        Self::from(pins, upstream)
+    }
+
+    fn from(pins: Arc<Pins>, source: impl Source + 'static) -> Self {
+        Self { pins, ttl: Self::TTL, source: Box::new(source) }
+    }
+
+    /// Pins for this long at most, instead of [`Resolver::TTL`].
     #[must_use]
     pub fn with_ttl(self, ttl: Duration) -> Self {
         Self { ttl, ..self }
@@ -136,24 +181,42 @@ impl Resolver {
         grants: impl Fn(IpAddr) -> bool,
     ) -> Result<Answer, ResolveError> {
         let Action::Resolve(name) = grant.action() else { return Err(ResolveError::NotGranted) };
-        self.admit(name, &self.look_up(grant)?.addrs, now, grants)
+        self.admit(name, &self.look_up(grant, |_| true)?, now, grants)
     }
 
     /// Looks the name up that was granted, and leaves it to [`Resolver::admit`] what of the answer may be used.
     ///
+    /// `may` says which names it may be an alias of; where name servers are asked, none is asked for before.
+    ///
     /// # Errors
     /// [`ResolveError`], but for [`ResolveError::NotPublic`].
-    pub fn look_up(&self, grant: &Grant) -> Result<Found, ResolveError> {
+    pub fn look_up(
+        &self,
+        grant: &Grant,
+        mut may: impl FnMut(&HostName) -> bool,
+    ) -> Result<Found, ResolveError> {
         match grant.action() {
-            Action::Resolve(name) => self.ask(name),
+            Action::Resolve(name) => self.ask(name, &mut may),
             _ => Err(ResolveError::NotGranted),
         }
     }
 
-    fn ask(&self, name: &HostName) -> Result<Found, ResolveError> {
-        let found =
-            (self.lookup)(name).map_err(|source| ResolveError::Lookup { name: name.clone(), source })?;
-        Ok(Found { canonical: found.canonical.filter(|other| other != name), ..found })
+    fn ask(&self, name: &HostName, may: &mut May<'_>) -> Result<Found, ResolveError> {
+        let found = self.source.addresses(name, may);
+        found.map_err(|source| ResolveError::Lookup { name: name.clone(), source })
+    }
+
+    /// Looks up other records than addresses of the name that was granted, as [`Resolver::look_up`]; nothing where
+    /// only the system's resolver could be asked.
+    pub(crate) fn records(
+        &self,
+        grant: &Grant,
+        kind: RecordType,
+        mut may: impl FnMut(&HostName) -> bool,
+    ) -> Result<Option<Chain>, ResolveError> {
+        let Action::Resolve(name) = grant.action() else { return Err(ResolveError::NotGranted) };
+        let found = self.source.records(name, kind, &mut may);
+        found.map_err(|source| ResolveError::Lookup { name: name.clone(), source })
     }
 
     /// Filters and pins addresses that a judged name resolved to elsewhere, as where the program's own call of
@@ -164,13 +227,16 @@ impl Resolver {
     pub fn admit(
         &self,
         name: &HostName,
-        found: &[IpAddr],
+        found: &Found,
         now: Timestamp,
         grants: impl Fn(IpAddr) -> bool,
     ) -> Result<Answer, ResolveError> {
-        let until = now.plus(u64::try_from(self.ttl.as_nanos()).unwrap_or(u64::MAX));
-        let mut answer = Answer { addrs: Vec::new(), dropped: Vec::new(), until };
-        for &addr in found.iter().take(Self::MOST) {
+        let after = |span: Duration| now.plus(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX));
+        let told = found.ttl.map_or(self.ttl, |ttl| Duration::from_secs(ttl.into()));
+        let pinned = told.max(Self::LEAST).min(self.ttl);
+        let (until, fresh) = (after(pinned), after(told.min(pinned)));
+        let mut answer = Answer { addrs: Vec::new(), dropped: Vec::new(), until, fresh };
+        for &addr in found.addrs.iter().take(Self::MOST) {
             let class = IpClass::of(addr);
             if class.is_public() || grants(addr) {
                 if !answer.addrs.contains(&addr) {
@@ -187,7 +253,7 @@ impl Resolver {
                 ResolveError::NotPublic { name: name.clone(), dropped: answer.dropped }
             });
         }
-        self.pins.pin(name, &answer.addrs, self.ttl, now);
+        self.pins.pin(name, &answer.addrs, pinned, now);
         Ok(answer)
     }
 }
@@ -212,16 +278,47 @@ impl ResolveError {
 impl LookupError {
     /// A failure with its `EAI_*` code.
     pub fn new(code: i32, message: impl Into<String>) -> Self {
-        Self { code, errno: None, message: message.into() }
+        Self { code, errno: None, message: message.into(), unreachable: false }
     }
 
-    fn no_name() -> Self {
+    pub(crate) fn no_name() -> Self {
         Self::new(EAI_NONAME, "the name has no address")
+    }
+
+    pub(crate) fn no_data() -> Self {
+        Self::new(EAI_NODATA, "the name has none of what was asked for")
+    }
+
+    /// An alias may not be followed.
+    pub(crate) fn refused() -> Self {
+        Self::new(EAI_NONAME, "it is an alias of a name that is refused")
+    }
+
+    pub(crate) fn again(message: impl Into<String>) -> Self {
+        Self::new(EAI_AGAIN, message)
+    }
+
+    /// No name server answered, or none proved who it is.
+    pub(crate) fn unreachable(message: impl Into<String>) -> Self {
+        Self { unreachable: true, ..Self::again(message) }
+    }
+
+    /// Whether nobody answered at all.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.unreachable
+    }
+
+    /// Whether asking again would come to the same.
+    pub(crate) fn is_final(&self) -> bool {
+        matches!(self.code, EAI_NONAME | EAI_NODATA)
     }
 }
 
 /// netdb.h of glibc and musl.
-const EAI_NONAME: i32 = -2;
+pub(crate) const EAI_NONAME: i32 = -2;
+const EAI_AGAIN: i32 = -3;
+/// netdb.h of glibc; musl has it too.
+pub(crate) const EAI_NODATA: i32 = -5;
 /// SOCK_STREAM, so that each address comes once and not for every kind of socket.
 const SOCK_STREAM: i32 = 1;
 /// AI_CANONNAME of netdb.h, in glibc and musl.
@@ -238,14 +335,16 @@ fn getaddrinfo(name: &HostName) -> Result<Found, LookupError> {
                 found.addrs.push(info.sockaddr.ip());
                 // What is no host name is not passed on.
                 let canonical = info.canonname.and_then(|name| HostName::parse(&name).ok());
-                found.canonical = found.canonical.or(canonical);
+                if found.aliases.is_empty() {
+                    found.aliases.extend(canonical);
+                }
             }
             Ok(found)
         })
         .map_err(|error| {
             let code = error.error_num();
             let error = io::Error::from(error);
-            LookupError { code, errno: error.raw_os_error(), message: error.to_string() }
+            LookupError { errno: error.raw_os_error(), ..LookupError::new(code, error.to_string()) }
         })
 }
 
@@ -270,7 +369,7 @@ mod tests {
     }
 
     fn answering(texts: &[&str]) -> Resolver {
-        let found = Found { addrs: addrs(texts), canonical: None };
+        let found = Found { addrs: addrs(texts), ..Found::default() };
         Resolver::new(Arc::default(), move |_| Ok(found.clone()))
     }
 
@@ -283,7 +382,7 @@ mod tests {
         name: &HostName,
         grants: impl Fn(IpAddr) -> bool,
     ) -> Result<Answer, ResolveError> {
-        resolver.admit(name, &resolver.ask(name)?.addrs, NOW, grants)
+        resolver.admit(name, &resolver.ask(name, &mut |_| true)?, NOW, grants)
     }
 
     #[test]
@@ -328,6 +427,25 @@ mod tests {
         let answer = resolve(&resolver, |addr| addr == IpAddr::from([10, 0, 0, 2])).unwrap();
         assert_eq!(answer.addrs, addrs(&["10.0.0.2"]));
         assert_eq!(answer.dropped, [(IpAddr::from([10, 0, 0, 1]), IpClass::Private)]);
+    }
+
+    #[test]
+    fn the_time_that_is_told_counts_within_bounds() {
+        for (told, fresh, pinned) in [
+            (Some(0), 0, 60),
+            (Some(59), 59, 60),
+            (Some(120), 120, 120),
+            (Some(86_400), 300, 300),
+            (None, 300, 300),
+        ] {
+            let resolver = answering(&[]);
+            let found = Found { addrs: addrs(&["9.9.9.9"]), ttl: told, ..Found::default() };
+            let answer = resolver.admit(&name("a.example"), &found, NOW, |_| false).unwrap();
+            let seconds = |until: Timestamp| (until.0 - NOW.0) / 1_000_000_000;
+            assert_eq!((seconds(answer.fresh), seconds(answer.until)), (fresh, pinned), "{told:?}");
+            let pinned_at = |time| !resolver.pins().names(answer.addrs[0], time).is_empty();
+            assert!(pinned_at(Timestamp(answer.until.0 - 1)) && !pinned_at(answer.until));
+        }
     }
 
     #[test]

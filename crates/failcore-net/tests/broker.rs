@@ -106,7 +106,7 @@ fn found(text: &str) -> Found {
     for word in text.split_whitespace() {
         match word.parse() {
             Ok(addr) => found.addrs.push(addr),
-            Err(_) => found.canonical = Some(HostName::parse(word).unwrap()),
+            Err(_) => found.aliases.push(HostName::parse(word).unwrap()),
         }
     }
     found

@@ -55,8 +55,8 @@ pub(crate) struct Document {
     pub(crate) record: Option<At<Later>>,
     /// Credentials that the broker adds. Not held yet.
     pub(crate) credential: Option<At<Later>>,
-    /// The upstream resolver. Not held yet.
-    pub(crate) dns: Option<At<Later>>,
+    /// How names are looked up.
+    pub(crate) dns: Dns,
     /// Linux capabilities.
     pub(crate) capabilities: Capabilities,
     /// The standard streams.
@@ -159,6 +159,15 @@ pub(crate) struct Budgets {
 pub(crate) struct Capabilities {
     /// Those that the program keeps, as named in capabilities(7): `net_bind_service`.
     pub(crate) keep: Option<Vec<At<CapabilityName>>>,
+}
+
+/// How names are looked up: without this, as the machine does. Kernel lane only.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Dns {
+    /// Name servers that are asked instead of the machine's own resolver: `tls://9.9.9.9#dns.quad9.net`,
+    /// `https://9.9.9.9/dns-query#dns.quad9.net`, `dns://10.0.0.53`. Stands instead of what the file extends.
+    pub(crate) upstream: Option<Vec<At<String>>>,
 }
 
 /// The standard streams.

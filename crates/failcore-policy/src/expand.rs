@@ -17,6 +17,7 @@ use crate::presets;
 use crate::resolved::{self, Resolved};
 use crate::rule::{Effect, Key, Object, Rule, Way};
 use crate::set::Stdin;
+use crate::upstream::NameServer;
 
 /// Version of the policy language.
 const VERSION: u32 = 1;
@@ -29,6 +30,7 @@ pub(crate) struct Draft {
     singles: Singles,
     stdin: Stdin,
     redact: Vec<Glob>,
+    upstream: Option<Vec<NameServer>>,
 }
 
 /// What the keys that hold one value instead of a list grant the session; `None` is a value that grants nothing.
@@ -39,6 +41,9 @@ impl Draft {
     /// Returns those ids that were taken already.
     pub(crate) fn put_on_top(&mut self, own: Self) -> Vec<RuleId> {
         self.singles.retain(|key, _| !own.singles.contains_key(key));
+        if own.upstream.is_some() {
+            self.upstream = None;
+        }
         self.add(own)
     }
 
@@ -48,6 +53,9 @@ impl Draft {
         // What takes the input away stands, whoever says it.
         self.stdin = self.stdin.max(other.stdin);
         self.redact.extend(other.redact);
+        if let Some(upstream) = other.upstream {
+            self.upstream.get_or_insert_default().extend(upstream);
+        }
         let offset = self.tools.len() as u16;
         let mut taken = Vec::new();
         for mut rule in other.rules {
@@ -85,6 +93,7 @@ impl Draft {
             reads: document.trace.reads,
             stdin: self.stdin,
             redact: self.redact,
+            upstream: self.upstream.unwrap_or_default(),
             run: resolved::Run::of(env),
             tools: self.tools,
             rules: self.rules.into_iter().chain(self.singles.into_values().flatten()).collect(),
@@ -151,7 +160,6 @@ impl<'a> Expansion<'a> {
         let later = [
             ("[record]", &document.record, "recording of payloads"),
             ("[[credential]]", &document.credential, "credentials that the broker adds"),
-            ("[dns]", &document.dns, "a choice of upstream resolver"),
             ("http", &document.net.http, "rules about single HTTP requests"),
             ("request_bytes", &document.net.request_bytes, "a budget of bytes sent"),
             ("response_bytes", &document.net.response_bytes, "a budget of bytes received"),
@@ -199,6 +207,16 @@ impl<'a> Expansion<'a> {
                 Ok(name) => self.draft.redact.push(name),
                 Err(error) => self.wrongs.push((name.span(), wrong_pattern(error))),
             }
+        }
+        if let Some(upstream) = &document.dns.upstream {
+            let mut servers = Vec::new();
+            for server in upstream {
+                match NameServer::parse(server.get()) {
+                    Ok(server) => servers.push(server),
+                    Err(wrong) => self.wrongs.push((server.span(), wrong)),
+                }
+            }
+            self.draft.upstream = Some(servers);
         }
         for (n, tool) in document.tool.iter().enumerate() {
             self.scope(n, tool);

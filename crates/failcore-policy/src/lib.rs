@@ -26,6 +26,7 @@ mod set;
 mod source;
 mod tally;
 mod trie;
+mod upstream;
 
 pub use ask::{AskError, ask};
 pub use capability::Capability;
@@ -36,3 +37,4 @@ pub use limits::{Limits, duration};
 pub use pattern::{Glob, Part, Pattern, PatternError};
 pub use rule::{Args, Effect, HostPattern, Key, Object, Over, Rule, Way};
 pub use set::{Mode, PolicySet, Reads, Stdin};
+pub use upstream::{AskedBy, NameServer};

@@ -8,6 +8,7 @@ use crate::environment::{Environment, Python};
 use crate::error::{PolicyError, Problem};
 use crate::rule::{Key, Rule};
 use crate::set::{Mode, Reads, Stdin};
+use crate::upstream::NameServer;
 
 /// A policy with everything in it expanded. [`crate::PolicySet`] is this, compiled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +25,9 @@ pub(crate) struct Resolved {
     /// Patterns over the names of variables whose values are kept out of the record.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) redact: Vec<crate::pattern::Glob>,
+    /// Whom names are asked of, instead of the machine's own resolver.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) upstream: Vec<NameServer>,
     #[serde(default, skip_serializing_if = "Run::is_none")]
     pub(crate) run: Run,
     #[serde(default, rename = "tool", skip_serializing_if = "Vec::is_empty")]
@@ -79,6 +83,7 @@ impl Resolved {
             reads: Reads::Binding,
             stdin: Stdin::Inherit,
             redact: Vec::new(),
+            upstream: Vec::new(),
             run: Run::default(),
             tools: Vec::new(),
             rules: Vec::new(),

@@ -17,6 +17,7 @@ use crate::pattern::Pattern;
 use crate::resolved::{self, Resolved};
 use crate::rule::{Args, Effect, Key, Object, Rule};
 use crate::source;
+use crate::upstream::NameServer;
 
 /// A policy, checked and compiled. Immutable; share it in an `Arc`.
 #[derive(Debug, Clone)]
@@ -178,6 +179,11 @@ impl PolicySet {
     /// The patterns of those variables' names whose values are kept out of the record.
     pub fn redacted(&self) -> impl Iterator<Item = String> {
         self.resolved.redact.iter().map(|name| String::from_utf8_lossy(name.text()).into_owned())
+    }
+
+    /// Whom the run's names are asked of, in this order; nobody, where that is the machine's own resolver.
+    pub fn upstream(&self) -> &[NameServer] {
+        &self.resolved.upstream
     }
 
     /// Each `[[tool]]` entry: the pattern of its name, and the lists it has of its own, the empty ones too.

@@ -65,7 +65,14 @@ fn syntax() {
 #[test]
 fn what_no_lane_holds_is_not_promised() {
     insta::assert_snapshot!(errors(
-        "[net]\nhttp = [\"GET api.github.com/repos/**\"]\n[record]\npayloads = true\n[[credential]]\nhost = \"x\"\n[dns]\nupstream = \"9.9.9.9\"\n"
+        "[net]\nhttp = [\"GET api.github.com/repos/**\"]\n[record]\npayloads = true\n[[credential]]\nhost = \"x\"\n"
+    ));
+}
+
+#[test]
+fn a_name_server_is_an_address_and_how_it_is_asked() {
+    insta::assert_snapshot!(errors(
+        "[dns]\nupstream = [\"9.9.9.9\", \"https://dns.google/dns-query\", \"tls://9.9.9.9#dns.quad9.net\"]\n"
     ));
 }
 

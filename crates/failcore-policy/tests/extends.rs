@@ -151,3 +151,25 @@ fn what_is_kept_out_of_the_record_adds_up() {
         assert_eq!(["CORP_X", "DB_PIN", "DB_PINS", "PATH"].map(redacts), [true, true, false, false]);
     }
 }
+
+#[test]
+fn name_servers_are_the_files_own_or_those_of_what_it_extends() {
+    let files = Files::new(&[
+        ("one.toml", "[dns]\nupstream = [\"tls://9.9.9.9#dns.quad9.net\"]"),
+        ("two.toml", "[dns]\nupstream = [\"dns://10.0.0.53\"]"),
+        ("silent.toml", "extends = [\"one.toml\"]"),
+        ("both.toml", "extends = [\"one.toml\", \"two.toml\"]"),
+        ("own.toml", "extends = [\"both.toml\"]\n[dns]\nupstream = [\"https://1.1.1.1\"]"),
+        ("none.toml", "extends = [\"both.toml\"]\n[dns]\nupstream = []"),
+    ]);
+    let servers = |name: &str| {
+        let set = files.load(name);
+        assert_eq!(PolicySet::from_resolved(set.resolved()).unwrap().upstream(), set.upstream());
+        set.upstream().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let (one, two) = ("tls://9.9.9.9:853#dns.quad9.net", "dns://10.0.0.53:53");
+    assert_eq!(servers("silent.toml"), [one]);
+    assert_eq!(servers("both.toml"), [one, two]);
+    assert_eq!(servers("own.toml"), ["https://1.1.1.1:443/dns-query"]);
+    assert_eq!(servers("none.toml"), [""; 0], "the machine's own resolver");
+}

@@ -103,6 +103,12 @@ fn _events() -> (Vec<(&'static str, Option<&'static str>, Option<&'static str>)>
     (TABLE.iter().map(row).collect(), FAMILIES.to_vec())
 }
 
+/// A text without the secrets that have a known shape.
+#[pyfunction]
+fn _redact(text: &str) -> String {
+    failcore_trace::without_secrets(text)
+}
+
 /// Every function that has a stand-in, as `module.name` or `module.Class.name`.
 #[pyfunction]
 fn _stand_ins() -> Vec<String> {
@@ -140,6 +146,7 @@ fn _failcore(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(_current, module)?)?;
     module.add_function(wrap_pyfunction!(seal, module)?)?;
     module.add_function(wrap_pyfunction!(_events, module)?)?;
+    module.add_function(wrap_pyfunction!(_redact, module)?)?;
     module.add_function(wrap_pyfunction!(_stand_ins, module)?)?;
     Ok(())
 }

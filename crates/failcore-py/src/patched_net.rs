@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use failcore_gate::now;
 use failcore_gate::resolve::Follow;
 use failcore_model::{Action, Endpoint, HostName, Text, Transport, UnixAddr};
-use failcore_net::{Pins, ResolveError, Resolver};
+use failcore_net::{Found, Pins, ResolveError, Resolver};
 use rustix::net::{AddressFamily, SocketAddrAny};
 
 use crate::decode_net::{Peer, Socket, Sought, judge_name, peer, socket, sought};
@@ -38,7 +38,8 @@ fn granted(addr: IpAddr, port: u16) -> bool {
 
 /// Admits the addresses that a judged name resolved to, and returns those to be kept.
 fn admit(name: &HostName, found: &[IpAddr], port: u16) -> Result<Vec<IpAddr>, Box<Refusal>> {
-    match RESOLVER.admit(name, found, now(), |addr| granted(addr, port)) {
+    let found = Found { addrs: found.to_vec(), ..Found::default() };
+    match RESOLVER.admit(name, &found, now(), |addr| granted(addr, port)) {
         Ok(answer) => Ok(answer.addrs),
         Err(error) => Err(refused(name, &error)),
     }

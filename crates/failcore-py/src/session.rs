@@ -69,6 +69,9 @@ struct Own {
 
 impl Own {
     fn create(&self) -> Result<Arc<OwnTrace>, String> {
+        if !self.policy.upstream().is_empty() {
+            return Err("`[dns] upstream` is not held in a program that looks names up itself; `failcore run` holds it".into());
+        }
         let own = std::process::id();
         let dir = if own == self.opener {
             self.dir.clone()

@@ -30,7 +30,7 @@ pub use layout::discard;
 pub use packed::{Unpacker, pack};
 pub use prove::{Proof, prove, verify_proof};
 pub use reader::Reader;
-pub use redact::{Redactor, is_redacted, redacted_field};
+pub use redact::{Redactor, is_redacted, redacted_field, without_secrets};
 pub use runs::{is_session_id, key_path, locate, locate_in, new_session_id, runs_dir, state_dir};
 pub use verify::{Alteration, Flaw, Integrity, Report, verify};
 pub use writer::{Options, Writer};

@@ -44,6 +44,17 @@ pub(super) fn check_capabilities(lane: Lane, policy: &PolicySet) -> Result<(), P
     Err(Problem::Capabilities { what, help })
 }
 
+/// Whether the lane asks the name servers that the policy names, and no others.
+pub(super) fn check_upstream(lane: Lane, policy: &PolicySet) -> Result<(), Problem> {
+    if lane == Lane::Kernel || policy.upstream().is_empty() {
+        return Ok(());
+    }
+    Err(Problem::Upstream {
+        why: "in the runtime lane the program looks names up itself".into(),
+        help: "run with `--lane kernel`, or take `[dns]` out of the policy",
+    })
+}
+
 /// What the kernel is to hold of a policy in a lane, and what is held in all: the cgroup of the run `session`, if there can
 /// be one, is made on the way.
 pub(super) fn lower(lane: Lane, session: &str, policy: &PolicySet) -> (Option<Cgroup>, Plan, Coverage) {
@@ -52,7 +63,7 @@ pub(super) fn lower(lane: Lane, session: &str, policy: &PolicySet) -> (Option<Cg
         return (None, Plan::default(), hook);
     }
     let (plan, mut coverage) = failcore_kernel::lower(policy, &Features::probe());
-    Broker::covers(&mut coverage);
+    Broker::covers(&mut coverage, policy.upstream());
     let cgroup = Cgroup::create(session, policy.limits());
     coverage.notes.extend(limits_held(policy.limits(), cgroup.as_ref()));
     (cgroup.ok(), plan, coverage.beside(&hook))

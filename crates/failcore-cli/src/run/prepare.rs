@@ -92,6 +92,7 @@ impl Prepared {
         }
 
         lane::check_capabilities(lane, &policy)?;
+        lane::check_upstream(lane, &policy)?;
         let own = std::env::current_exe().unwrap_or_default();
         let state = failcore_trace::state_dir().map_err(Problem::trace)?;
         // A write there moves a process out of what holds the run.

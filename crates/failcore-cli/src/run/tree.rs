@@ -128,6 +128,9 @@ impl Tree {
             let past = |since: &mut Option<Instant>| since.get_or_insert_with(Instant::now).elapsed();
             let polite = surely.is_none() && polite(started.elapsed());
             let over = !polite && past(&mut surely) > PATIENCE;
+            // Before all of the machine's processes are looked at, which gives those that fork the time to.
+            let struck = if polite { Vec::new() } else { self.below.strike() };
+            let mut found = struck.into_iter().fold(false, |found, identity| found | known.insert(identity));
             // Who cannot be looked at is not gone.
             let Ok(members) = self.below.members() else {
                 if over {
@@ -142,9 +145,8 @@ impl Tree {
             if (alive.is_empty() && guarded.is_none()) || over {
                 return (known.len(), alive.len());
             }
-            let mut found = false;
             for member in &alive {
-                let identity = (member.stat.pid, member.stat.starttime);
+                let identity = member.identity();
                 found |= known.insert(identity);
                 if !polite {
                     member.signal(Signal::KILL);
@@ -232,6 +234,24 @@ impl Below {
         [self.guardian, self.helper].contains(&Pid::from_raw(pid))
     }
 
+    /// Ends most processes of the program, each before its children are listed, so that it can make no more; who they were.
+    fn strike(&self) -> Vec<(i32, u64)> {
+        let mut struck = Vec::new();
+        let mut parents = vec![raw(self.own)];
+        while let Some(parent) = parents.pop() {
+            for pid in children(parent).unwrap_or_default() {
+                parents.push(raw(pid));
+                let member =
+                    Member::of(pid).ok().filter(|member| !self.is_ours(raw(pid)) && !member.is_dead());
+                if let Some(member) = member {
+                    member.signal(Signal::KILL);
+                    struck.push(member.identity());
+                }
+            }
+        }
+        struck
+    }
+
     /// Most processes of the program, found without a look at every other there is.
     fn members_now(&self) -> io::Result<Vec<Member>> {
         let mut found = Vec::new();
@@ -297,6 +317,11 @@ fn is_gone(error: &io::Error) -> bool {
 impl Member {
     fn of(pid: Pid) -> io::Result<Self> {
         Ok(Self { stat: stat(Path::new(&format!("/proc/{}", raw(pid))))? })
+    }
+
+    /// Its number, and when it started.
+    fn identity(&self) -> (i32, u64) {
+        (self.stat.pid, self.stat.starttime)
     }
 
     /// Whether nothing of it runs any more: the first thread of a process can end before the others.
