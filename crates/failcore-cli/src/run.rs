@@ -163,10 +163,7 @@ impl Started {
                 self.end(|_| false);
                 stopped = Some(stop.limit);
             }
-            if !broken && let Some(why) = self.server.broken() {
-                ui.note(format_args!("{why}; everything is refused from now on"));
-                broken = true;
-            }
+            broken = broken || self.is_broken(ui);
             self.wait(watch, limits.wall_time);
             if !measured {
                 self.tree.reap();
@@ -183,6 +180,9 @@ impl Started {
                     }
                 }
             }
+        }
+        if !broken {
+            self.is_broken(ui);
         }
         let sampled = Sampled::default();
         if stopped.is_none()
@@ -233,6 +233,15 @@ impl Started {
             return Err(Problem::NeverEntered { program: self.prepared.program.file }.into());
         }
         Ok(Exit::Child(code))
+    }
+
+    /// Whether the trace cannot be written any more, which is said then.
+    fn is_broken(&self, ui: &Ui) -> bool {
+        let why = self.server.broken();
+        if let Some(why) = &why {
+            ui.note(format_args!("{why}; everything is refused from now on"));
+        }
+        why.is_some()
     }
 
     /// A process that belongs to the supervisor and not to the program.

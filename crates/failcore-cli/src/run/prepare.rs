@@ -1,5 +1,6 @@
 //! Everything a run needs before its program starts; whatever fails here leaves nothing behind.
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -82,11 +83,12 @@ impl Prepared {
         };
         let tmp = private("tmp")?;
         let door = (lane == Lane::Runtime).then(|| private("run")).transpose()?;
+        let mut links = Links::default();
         let mut env = policy::environment();
         if program.is_python {
             env.python = Python::find(program.file.as_os_str(), &env.path);
         }
-        env.tmp = Some(real(tmp.path())?);
+        env.tmp = Some(links.real(tmp.path())?);
         let (policy, file) = choose(args, &program, &env, ui)?;
         if policy.mode() == Mode::Audit {
             ui.note("the policy only audits: what it would refuse is recorded and goes ahead");
@@ -109,7 +111,11 @@ impl Prepared {
             .filter(|file| !file.as_os_str().is_empty());
         // A link may be changed where it stands, and what it leads to there.
         let names = Resolver::FILES.map(Path::new);
-        let gates_own = gates_own.chain(names).map(real).chain(names.map(spelt));
+        let gates_own: Vec<AbsPath> = gates_own
+            .chain(names)
+            .map(|path| links.real(path))
+            .chain(names.map(spelt))
+            .collect::<Result<_, _>>()?;
         // The command itself, and what brings the hook into a Python, may be started and read; a deny still stands.
         let mut policy = policy;
         if lane == Lane::Kernel {
@@ -117,17 +123,17 @@ impl Prepared {
             policy = policy.permit_exec(&spelt(&program.file)?, &args);
             let certificates = means.as_ref().and_then(Means::certificates);
             for part in [hook.as_path(), &preload].into_iter().chain(certificates) {
-                policy = policy.permit_read(&real(part)?);
+                policy = policy.permit_read(&links.real(part)?);
             }
         }
         // Out of the program's reach, whatever the policy says; the control sockets of this run and of all others too.
         let attach = door.as_ref().map_or_else(|| attach(None, &tmp), |door| door.path().to_owned());
         let secrets = [key.clone(), attach].into_iter().chain(control::paths());
-        let mut secrets = secrets.map(|path| real(&path)).collect::<Result<Vec<_>, _>>()?;
+        let mut secrets = secrets.map(|path| links.real(&path)).collect::<Result<Vec<_>, _>>()?;
         for file in relayed::secret_files(&policy) {
-            secrets.extend([real(file.as_path())?, file]);
+            secrets.extend([links.real(file.as_path())?, file]);
         }
-        let policy = policy.protect(&gates_own.collect::<Result<Vec<_>, _>>()?).hide(&secrets);
+        let policy = policy.protect(&gates_own).hide(&secrets);
 
         Ok(Self {
             lane,
@@ -307,7 +313,7 @@ fn choose(
     }
     let mut set = policy::preset("preset:python", env)?;
     if let Some(script) = &program.script {
-        set = set.permit_read(&real(script)?);
+        set = set.permit_read(&Links::default().real(script)?);
     }
     ui.note("no policy: the program may use what Python needs and read its script; `failcore init` writes a policy");
     Ok((set, None))
@@ -318,22 +324,33 @@ fn attach(door: Option<&TempDir>, tmp: &TempDir) -> PathBuf {
     door.unwrap_or(tmp).path().join(".failcore-attach")
 }
 
-/// The path after symbolic links, as far as it exists.
-fn real(path: &Path) -> Result<AbsPath, Failure> {
-    let absolute = std::path::absolute(path).map_err(io_problem("resolve", path))?;
-    let mut rest = Vec::new();
-    let mut dir = absolute.as_path();
-    let found = loop {
-        match (dir.canonicalize(), dir.parent(), dir.file_name()) {
-            (Ok(found), ..) => break found,
-            (Err(_), Some(parent), Some(name)) => {
-                rest.push(name.to_owned());
-                dir = parent;
+/// Where paths lead: each directory on the way is followed once.
+#[derive(Default)]
+struct Links(HashMap<PathBuf, PathBuf>);
+
+impl Links {
+    /// The path after symbolic links, as far as it exists.
+    fn real(&mut self, path: &Path) -> Result<AbsPath, Failure> {
+        let absolute = std::path::absolute(path).map_err(io_problem("resolve", path))?;
+        spelt(&self.follow(&absolute).map_err(io_problem("resolve", path))?)
+    }
+
+    fn follow(&mut self, path: &Path) -> std::io::Result<PathBuf> {
+        let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
+            // The root, or `..`, which is for the kernel to go.
+            return path.canonicalize();
+        };
+        let dir = match self.0.get(above) {
+            Some(known) => known.clone(),
+            None => {
+                let found = self.follow(above)?;
+                self.0.insert(above.to_owned(), found.clone());
+                found
             }
-            (Err(error), ..) => return Err(Problem::io("resolve", path, error).into()),
-        }
-    };
-    spelt(&rest.iter().rev().fold(found, |path, name| path.join(name)))
+        };
+        let here = dir.join(name);
+        Ok(if here.is_symlink() { here.canonicalize().unwrap_or(here) } else { here })
+    }
 }
 
 /// An absolute path as policies speak of it.
@@ -342,4 +359,32 @@ fn spelt(path: &Path) -> Result<AbsPath, Failure> {
         what: format!("`{}`: {error}", path.display()),
         help: "name another path".into(),
     })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_followed_as_far_as_there_is_something() {
+        let base = tempfile::tempdir().unwrap();
+        let base = base.path().canonicalize().unwrap();
+        std::fs::create_dir_all(base.join("real/below")).unwrap();
+        std::fs::write(base.join("real/file"), "").unwrap();
+        std::os::unix::fs::symlink("real/below", base.join("link")).unwrap();
+        std::os::unix::fs::symlink("nowhere", base.join("dangling")).unwrap();
+        let mut links = Links::default();
+        for (path, leads) in [
+            ("real/file", "real/file"),
+            ("link", "real/below"),
+            ("link/later/on", "real/below/later/on"),
+            // Not where the spelling says.
+            ("link/../file", "real/file"),
+            ("dangling", "dangling"),
+            ("dangling/x", "dangling/x"),
+        ] {
+            assert_eq!(links.real(&base.join(path)).unwrap().as_path(), base.join(leads), "{path}");
+        }
+        assert!(links.real(&base.join("nowhere/../file")).is_err());
+    }
 }
