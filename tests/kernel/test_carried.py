@@ -486,6 +486,9 @@ HOSTILE = {
     "leading slashes": b"GET //other.test/repos/a HTTP/1.1\r\nHost: api.test\r\n\r\n",
     "injected": b"GET /repos/a%0d%0aX:%20y HTTP/1.1\r\nHost: api.test\r\n\r\n",
     "nul": b"GET /repos/a HTTP/1.1\r\nHost: api.test\r\nX: a\0b\r\n\r\n",
+    "another path in a field": b"GET /repos/a HTTP/1.1\r\nHost: api.test\r\nX-Original-URL: /user\r\n\r\n",
+    "rewritten": b"GET /repos/a HTTP/1.1\r\nHost: api.test\r\nx-rewrite-url: /user\r\n\r\n",
+    "another method in a field": b"GET /repos/a HTTP/1.1\r\nHost: api.test\r\nX-HTTP-Method-Override: DELETE\r\n\r\n",
     "http/2 in clear": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "old upgrade": b"GET /repos/a HTTP/1.1\r\nHost: api.test\r\nUpgrade: websocket\r\nContent-Length: 5\r\nConnection: upgrade\r\n\r\nhello",
 }
@@ -727,6 +730,7 @@ def test_what_http2_could_hide_is_not_carried(net: Net) -> None:
         "connection": two(("connection", "close, host")),
         "transfer encoding": two(("transfer-encoding", "chunked")),
         "false length": two(("content-length", "5")),
+        "another method in a field": two(("x-http-method-override", "DELETE")),
     }
     run = net.run(
         RAW

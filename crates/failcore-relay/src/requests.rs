@@ -24,6 +24,18 @@ use crate::server::Shared;
 /// Longest description of a request that is refused unread.
 const SHOWN: usize = 300;
 
+/// Fields in which some servers and frameworks look for another method or path than the request's own: IIS and what
+/// imitates its URL rewriting, Symfony, Rack, Express, Google's APIs.
+const REWRITING: [&str; 7] = [
+    "x-original-url",
+    "x-rewrite-url",
+    "x-original-uri",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-forwarded-uri",
+];
+
 /// An opened connection.
 pub(crate) struct Opened {
     pub(crate) shared: Arc<Shared>,
@@ -190,6 +202,9 @@ impl Opened {
         let (host, second) = (hosts.next(), hosts.next());
         if second.is_some() {
             return Err(Odd::bad("there are two hosts"));
+        }
+        if let Some(name) = REWRITING.into_iter().find(|name| headers.contains_key(*name)) {
+            return Err(Odd::bad(format!("`{name}` makes another request of it for some servers")));
         }
         let host = match (two, uri.authority()) {
             (true, Some(authority)) => {
