@@ -8,7 +8,6 @@ import datetime
 import decimal
 import difflib
 import fractions
-import functools
 import inspect
 import json
 import math
@@ -21,12 +20,10 @@ import uuid
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 from types import TracebackType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from . import _scope
 from ._failcore import Denied, DeniedAbsent, DeniedImport, _redact
-
-Mode: TypeAlias = Literal["none", "once", "new", "all"]
 
 _HEAD = {"failcore": "tools", "version": 1}
 _DENIED: dict[str, type[BaseException]] = {cls.__name__: cls for cls in (Denied, DeniedAbsent, DeniedImport)}
@@ -89,7 +86,9 @@ class replay:
     already.
     """
 
-    def __init__(self, record: str | os.PathLike[str], *, mode: Mode = "none") -> None:
+    def __init__(
+        self, record: str | os.PathLike[str], *, mode: Literal["none", "once", "new", "all"] = "none"
+    ) -> None:
         if mode not in ("none", "once", "new", "all"):
             raise ValueError(f"`{mode}` is no mode: none, once, new or all")
         self.record = pathlib.Path(record)
@@ -303,14 +302,9 @@ def _nearest(arguments: dict[str, Any], left: list[dict[str, Any]]) -> dict[str,
     )
 
 
-@functools.lru_cache(maxsize=256)
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    return inspect.signature(function)
-
-
 def _arguments(function: Callable[..., Any], name: str, args: Any, kwargs: Any) -> dict[str, Any]:
     """The arguments by their names, defaults included, as they stand in a record."""
-    bound = _signature(function).bind(*args, **kwargs)
+    bound = inspect.signature(function).bind(*args, **kwargs)
     bound.apply_defaults()
     found = {}
     for at, (argument, value) in enumerate(bound.arguments.items()):
