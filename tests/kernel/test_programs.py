@@ -619,6 +619,7 @@ if __name__ == "__main__":
 def test_asyncio_subprocesses(world: World) -> None:
     script = """
 import asyncio, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
 async def main():
     process = await asyncio.create_subprocess_exec("cat", stdin=-1, stdout=-1)
     print(await process.communicate(b"through cat"), process.returncode)

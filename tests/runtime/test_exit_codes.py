@@ -99,3 +99,15 @@ def test_a_trusted_policy_is_found_and_an_untrusted_one_is_not(world: World) -> 
     assert world.ask("trust", str(world.base / "failcore.toml")).returncode == 0
     run = world.run('attempt("read", lambda: len(open(SECRET).read()))', policy=None)
     run.worked("read")
+
+
+def test_what_the_caller_ignores_the_program_ignores(world: World) -> None:
+    """As nohup(1) and shells do it for jobs in the background (POSIX, `sh`, 2.11)."""
+    ignoring = ["/bin/sh", "-c", "trap '' HUP INT USR1; exec \"$@\"", "sh"]
+    names = ["SIGHUP", "SIGINT", "SIGUSR1", "SIGTERM", "SIGQUIT", "SIGUSR2"]
+    script = f"""
+import signal
+tell("ignored", [name for name in {names} if signal.getsignal(getattr(signal, name)) == signal.SIG_IGN])
+"""
+    assert world.run(script).attempts["ignored"].value == []
+    assert world.run(script, before=ignoring).attempts["ignored"].value == ["SIGHUP", "SIGINT", "SIGUSR1"]
