@@ -2,33 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::sync::{Arc, Mutex};
+mod common;
 
-use failcore_gate::{Approver, Gate, Meter, Sink, SinkError};
+use std::sync::Arc;
+
+use common::Kept;
+use failcore_gate::{Approver, Gate, Meter};
 use failcore_model::{
     AbsPath, Action, Answer, Claims, Counters, Event, FileRef, Lane, Reason, Request, Rights, Text,
     Timestamp, Verdict,
 };
 use failcore_policy::{Environment, PolicySet};
-
-/// Keeps events in memory, and fails or panics on demand.
-#[derive(Default)]
-struct Kept {
-    events: Mutex<Vec<Event>>,
-    fails: bool,
-    panics: bool,
-}
-
-impl Sink for Kept {
-    fn append(&self, event: &Event) -> Result<(), SinkError> {
-        assert!(!self.panics, "a sink that panics");
-        if self.fails {
-            return Err(SinkError("no space left on device".into()));
-        }
-        self.events.lock().unwrap().push(event.clone());
-        Ok(())
-    }
-}
 
 impl Kept {
     fn decided(&self) -> Vec<(Verdict, Reason, bool)> {
@@ -86,14 +70,14 @@ fn a_plain_grant_is_recorded_and_anything_else_leaves_no_trace() {
         assert!(gate.grant_plain(read(path), Claims::default()).is_none());
     }
     assert_eq!(sink.decided().len(), 1);
-    let failing = Arc::new(Kept { fails: true, ..Kept::default() });
+    let failing = Arc::new(Kept { full: true.into(), ..Kept::default() });
     let gate = self::gate("[fs]\nread = [\"/data\"]", &failing);
     assert!(gate.grant_plain(read("/data/a"), Claims::default()).is_none());
 }
 
 #[test]
 fn what_cannot_be_recorded_is_refused() {
-    let sink = Arc::new(Kept { fails: true, ..Kept::default() });
+    let sink = Arc::new(Kept { full: true.into(), ..Kept::default() });
     let denial =
         gate("[fs]\nread = [\"/data\"]", &sink).check(read("/data/a"), Claims::default(), &[]).unwrap_err();
     assert_eq!((denial.reason, denial.errno), (Reason::TraceUnwritable, 5));

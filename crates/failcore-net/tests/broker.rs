@@ -2,14 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../../failcore-gate/tests/common/mod.rs"]
+mod common;
+
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use failcore_gate::{Actor, Carrier, Gate, Names, Sender, Sink, SinkError, now};
+use common::Kept;
+use failcore_gate::{Actor, Carrier, Gate, Names, Sender, now};
 use failcore_model::{AbsPath, Action, Event, HostName, Lane, Reason, Transport, Verdict};
 use failcore_net::{Broker, Found, LookupError, Pins, Resolver};
 use failcore_policy::{Environment, PolicySet};
@@ -19,23 +23,6 @@ use hickory_proto::rr::{Name, RData, RecordType};
 const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3)), 53);
 const SERVER6: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)), 53);
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// What the gate recorded.
-#[derive(Default)]
-struct Kept {
-    events: Mutex<Vec<Event>>,
-    full: AtomicBool,
-}
-
-impl Sink for Kept {
-    fn append(&self, event: &Event) -> Result<(), SinkError> {
-        if self.full.load(SeqCst) {
-            return Err(SinkError("no space left on device".into()));
-        }
-        self.events.lock().unwrap().push(event.clone());
-        Ok(())
-    }
-}
 
 /// Answers by name, one after the other and the last for ever; a name without any is unknown.
 #[derive(Default)]

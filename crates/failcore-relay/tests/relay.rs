@@ -2,35 +2,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../../failcore-gate/tests/common/mod.rs"]
+mod common;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use failcore_gate::{Actor, Gate, Relay, Sender, Sink, SinkError, now};
+use common::Kept;
+use failcore_gate::{Actor, Gate, Relay, Sender, now};
 use failcore_model::{AbsPath, Event, Lane, Timestamp, Transport, Verdict};
 use failcore_policy::{Environment, PolicySet};
 use failcore_relay::{Credentials, Proxies, RelayServer, Setup, Trust};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// What the gate recorded.
-#[derive(Default)]
-struct Kept {
-    events: Mutex<Vec<Event>>,
-    full: AtomicBool,
-}
-
-impl Sink for Kept {
-    fn append(&self, event: &Event) -> Result<(), SinkError> {
-        if self.full.load(SeqCst) {
-            return Err(SinkError("no space left on device".into()));
-        }
-        self.events.lock().unwrap().push(event.clone());
-        Ok(())
-    }
-}
 
 /// A server without TLS that answers every request with `hello`, and keeps what it was sent.
 struct Upstream {
