@@ -66,7 +66,7 @@ fn check_tells_rules_without_effect() {
     let said = world.failcore(&["check", "shadowed.toml"]);
     assert_eq!(said.code, 0, "{}", said.err);
     assert_reads!(said.out, @r#"
-    the policy is valid: 21 rules, 1 of yours without effect
+    the policy is valid: 25 rules, 1 of yours without effect
       does nothing: permit fs.read ./keys  shadowed.toml:3:36
         a deny covers all that it grants: forbid fs.deny ./keys  shadowed.toml:4:9
     "#);
@@ -80,7 +80,7 @@ fn check_matrix_says_what_each_lane_holds() {
     let said = world.failcore(&["check", "policy.toml", "--matrix"]);
     assert_eq!(said.code, 0, "{}", said.err);
     assert_reads!(said.out, @r#"
-    tested is valid: 21 rules
+    tested is valid: 25 rules
       rule                                                                                  runtime  kernel       bpf
       permit fs.read ./data                                                                 exact    exact        exact
       permit fs.write ./work                                                                exact    exact        exact

@@ -176,7 +176,7 @@ pub enum Obligation {
     Approve,
     /// The record is flagged and the owner notified.
     Audit,
-    /// The connection is made to the carrier, which judges what is said on it.
+    /// The connection is made to the relay, which judges what is said on it.
     Carry,
 }
 
