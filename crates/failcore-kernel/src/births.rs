@@ -143,6 +143,10 @@ mod tests {
         let mut line = String::new();
         said.read_line(&mut line).unwrap();
         let last = line.trim().parse().unwrap();
+        // Between two commands a shell waits for whatever has ended; while it reads it does not.
+        let reads = format!("{} 0x0 ", libc::SYS_read);
+        let call = format!("/proc/{}/syscall", shell.id());
+        while !std::fs::read_to_string(&call).unwrap().starts_with(&reads) {}
         let three = Births::new(3, shell.id());
         // Nothing is known of the two that were started before it began to count, until it looks.
         assert!(three.grant(shell.id(), shell.id()) && three.grant(shell.id(), shell.id()));
