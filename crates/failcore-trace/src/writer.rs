@@ -337,9 +337,11 @@ impl Writer {
         let written = self.write_batch();
         self.discard();
         written?;
+        // What was assured and not used makes room for what goes with the records.
+        self.file.set_len(self.len).map_err(TraceError::io("end", &self.path))?;
+        self.reserved = self.len;
         self.checkpoint()?;
         self.closed = true;
-        self.file.set_len(self.len).map_err(TraceError::io("end", &self.path))?;
         for file in [&self.file, &self.leaves, &self.checkpoints] {
             file.sync_all().map_err(TraceError::io("sync", &self.dir))?;
         }
