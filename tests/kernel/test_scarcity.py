@@ -8,6 +8,7 @@ import struct
 import pytest
 
 from tests.conftest import Run, World, only, records
+from tests.runtime.test_full_disk import SCRIPT as FILL
 
 pytestmark = only("kernel")
 
@@ -52,16 +53,7 @@ def test_a_full_file_system_under_the_trace(world: World) -> None:
     mounted = (
         f'mount -t tmpfs -o size=20m,mode=700 none {trace} && "$@"; code=$?; cp -a {trace} {copy}; exit $code'
     )
-    script = """
-done = 0
-for number in range(200_000):
-    try: os.close(os.open("file", os.O_WRONLY | os.O_CREAT))
-    except OSError as error: tell("refused", [error.errno, getattr(error, "reason", None)]); break
-    done += 1
-tell("done", done)
-attempt("still", open, "other", "w")
-"""
-    run = world.run(script, before=["unshare", "-m", "/bin/sh", "-c", mounted, "sh"])
+    run = world.run(FILL, before=["unshare", "-m", "/bin/sh", "-c", mounted, "sh"])
     assert run.code == 0, run.explain()
     assert run.attempts["refused"].value[0] == errno.EIO, run.explain()
     kept = Run(run.code, run.out, run.err, copy, records(copy))
