@@ -21,7 +21,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from ._failcore import Denied, DeniedAbsent, DeniedImport, _enter
+from ._failcore import _enter
+from ._refusals import CLASSES, FACTS
 
 # Threads of the program are no reason against a fork here: the child runs the tool's thread alone and ends with it.
 warnings.filterwarnings("ignore", r".*use of fork\(\)", DeprecationWarning, r"failcore\._isolate")
@@ -46,8 +47,6 @@ _PLAIN = {
     ("builtins", "slice"),
     ("collections", "OrderedDict"),
 }
-_DENIED = {cls.__name__: cls for cls in (Denied, DeniedAbsent, DeniedImport)}
-_FACTS = ("verb", "resource", "rule", "reason", "hint", "retry")
 
 
 class IsolationError(RuntimeError):
@@ -211,13 +210,13 @@ def _said(function: Callable[..., Any], args: Any, kwargs: Any) -> bytes:
 def _raised(error: BaseException) -> bytes:
     kind = type(error)
     facts = (
-        {fact: getattr(error, fact, None) for fact in _FACTS}
-        if isinstance(error, tuple(_DENIED.values()))
+        {fact: getattr(error, fact, None) for fact in FACTS}
+        if isinstance(error, tuple(CLASSES.values()))
         else {}
     )
     extra = {name: getattr(error, name, None) for name in ("filename", "filename2")}
     text = "".join(traceback.format_exception(kind, error, error.__traceback__))
-    module = "failcore" if kind.__name__ in _DENIED else kind.__module__
+    module = "failcore" if kind.__name__ in CLASSES else kind.__module__
     for args in (error.args, (str(error),)):
         with contextlib.suppress(Exception):
             data = pickle.dumps(("raised", module, kind.__qualname__, args, facts, extra, text))
@@ -246,9 +245,9 @@ def _opened(answer: bytes | None, status: int) -> Any:
 def _rebuilt(module: Any, name: Any, args: Any, facts: Any, extra: Any, text: Any) -> BaseException:
     """The exception that the tool raised, made anew here."""
     error: BaseException | None = None
-    if module == "failcore" and name in _DENIED:
-        error = _DENIED[name](*args)
-        for fact in _FACTS:
+    if module == "failcore" and name in CLASSES:
+        error = CLASSES[name](*args)
+        for fact in FACTS:
             setattr(error, fact, facts.get(fact))
     elif module == "builtins":
         cls = getattr(builtins, str(name), None)

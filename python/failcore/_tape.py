@@ -23,11 +23,10 @@ from types import TracebackType
 from typing import Any, Literal
 
 from . import _scope
-from ._failcore import Denied, DeniedAbsent, DeniedImport, _redact
+from ._failcore import _redact
+from ._refusals import CLASSES, FACTS
 
 _HEAD = {"failcore": "tools", "version": 1}
-_DENIED: dict[str, type[BaseException]] = {cls.__name__: cls for cls in (Denied, DeniedAbsent, DeniedImport)}
-_FACTS = ("verb", "resource", "rule", "reason", "hint", "retry")
 
 
 class Diverged(RuntimeError):
@@ -394,14 +393,14 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
 
 def _raised(error: Exception) -> dict[str, Any]:
     kind = type(error)
-    module = "failcore" if kind.__name__ in _DENIED else kind.__module__
+    module = "failcore" if kind.__name__ in CLASSES else kind.__module__
     found: dict[str, Any] = {"type": f"{module}.{kind.__qualname__}", "text": _redact(str(error))}
     try:
         found["args"] = _encoded(list(error.args), "")
     except RecordError:
         found["args"] = [found["text"]]
-    if isinstance(error, tuple(_DENIED.values())):
-        found["facts"] = {fact: _encoded(getattr(error, fact, None), "") for fact in _FACTS}
+    if isinstance(error, tuple(CLASSES.values())):
+        found["facts"] = {fact: _encoded(getattr(error, fact, None), "") for fact in FACTS}
     return found
 
 
@@ -409,12 +408,12 @@ def _rebuilt(raised: dict[str, Any]) -> BaseException:
     """The exception again: of a class that is loaded, or as a `RecordError` that says which it was."""
     module, _, name = str(raised.get("type")).rpartition(".")
     args = _decoded(raised.get("args", []))
-    cls = _DENIED.get(name) if module == "failcore" else getattr(sys.modules.get(module), name, None)
+    cls = CLASSES.get(name) if module == "failcore" else getattr(sys.modules.get(module), name, None)
     if isinstance(cls, type) and issubclass(cls, Exception):
         with contextlib.suppress(Exception):
             error = cls(*args)
             for fact, value in raised.get("facts", {}).items():
-                if fact in _FACTS:
+                if fact in FACTS:
                     setattr(error, fact, value)
             return error
     return RecordError(f"the tool raised {raised.get('type')}: {raised.get('text')}")

@@ -1,17 +1,10 @@
 """Carried connections in the interpreter lane, which carries none: it says so, and lets none through."""
 
-from tests.conftest import World, only
+from tests.conftest import WORKSPACE, World, only
 
 pytestmark = only("runtime")
 
-POLICY = """
-version = 1
-extends = ["preset:python"]
-[fs]
-write = ["./work"]
-[net]
-http = ["GET localhost:{port}/**"]
-"""
+POLICY = WORKSPACE + '[net]\nhttp = ["GET localhost:{port}/**"]\n'
 
 
 def test_a_run_does_not_start(world: World, listen) -> None:

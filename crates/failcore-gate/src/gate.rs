@@ -68,7 +68,7 @@ impl Grant {
         self.op
     }
 
-    /// Whether it is a connection that is to be made to the carrier, and nowhere else.
+    /// Whether it is a connection that is to be made to the relay, and nowhere else.
     pub fn is_carried(&self) -> bool {
         self.decision.obligations.contains(&Obligation::Carry)
     }

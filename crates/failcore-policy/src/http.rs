@@ -128,7 +128,7 @@ pub(crate) fn requests(text: &str) -> Result<Vec<Object>, Wrong> {
     Ok(objects)
 }
 
-/// Headers that say how a message is to be read or passed on, which are the carrier's.
+/// Headers that say how a message is to be read or passed on, which are the relay's.
 const FRAMING: [&str; 11] = [
     "host",
     "content-length",

@@ -144,7 +144,7 @@ pub enum Object {
         /// The path.
         path: UrlPattern,
     },
-    /// A header that the carrier adds. It grants nothing.
+    /// A header that the relay adds. It grants nothing.
     Credential(Credential),
     /// Unix sockets in the file system.
     UnixPath {
