@@ -18,7 +18,7 @@ use failcore_kernel::Cgroup;
 use nix::sys::ptrace;
 use nix::unistd;
 use procfs::FromRead;
-use procfs::process::Stat;
+use procfs::process::{Stat, Status};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::tree::{Below, Member};
@@ -60,7 +60,7 @@ impl Frozen {
                 // Whoever waits for its supervisor, or for a child that shares its memory, is told only when that is
                 // over: the kernel does not call such a cgroup frozen, though nothing in it runs.
                 Err(rustix::io::Errno::TIMEDOUT) => {
-                    return rest(below, |state| state == 'R').map(|()| frozen);
+                    return rest(below).map(|()| frozen);
                 }
                 // An older kernel.
                 Err(_) => {}
@@ -79,12 +79,12 @@ impl Drop for Frozen {
     }
 }
 
-/// Waits until no thread of the program is in a state that counts as running.
-fn rest(below: Below, runs: impl Fn(char) -> bool) -> Result<(), Unfrozen> {
+/// Waits until no thread of the program runs.
+fn rest(below: Below) -> Result<(), Unfrozen> {
     let until = Instant::now() + PATIENCE;
     'look: loop {
         for member in below.members()? {
-            if member.threads()?.iter().any(|thread| runs(thread.state)) {
+            if member.threads()?.iter().any(|thread| thread.state == 'R') {
                 if Instant::now() > until {
                     return Err(Unfrozen::Process(member.stat.pid));
                 }
@@ -143,11 +143,7 @@ fn go_on(stopped: &[OwnedFd]) {
 /// Seizes until nobody is left that was not seized, and nobody runs any more; those that were stopped instead.
 fn seize_all(below: Below) -> Result<Vec<OwnedFd>, Unfrozen> {
     let mut stopped = Vec::new();
-    let seized = seize_each(below, &mut stopped);
-    // What sleeps wakes at the interruption; what waits for a disk, for its supervisor or for a child that shares its
-    // memory ends that call alone before it stands.
-    let rests = seized.and_then(|()| rest(below, |state| matches!(state, 'R' | 'S')));
-    match rests {
+    match seize_each(below, &mut stopped) {
         Ok(()) => Ok(stopped),
         Err(why) => {
             go_on(&stopped);
@@ -159,32 +155,60 @@ fn seize_all(below: Below) -> Result<Vec<OwnedFd>, Unfrozen> {
 fn seize_each(below: Below, stopped: &mut Vec<OwnedFd>) -> Result<(), Unfrozen> {
     let until = Instant::now() + PATIENCE;
     let mut seen = HashSet::new();
+    let mut stood = false;
     loop {
-        let mut found = false;
+        let (mut found, mut running) = (false, None);
         for member in below.members()? {
             for thread in member.threads()? {
-                if !is_dead(thread.state) && seen.insert((thread.pid, thread.starttime)) {
+                if is_dead(thread.state) {
+                    continue;
+                }
+                if seen.insert((thread.pid, thread.starttime)) {
                     found = true;
                     if !seize(&thread) && is_alive(&thread) {
                         stopped.extend(stop(&member)?);
                     }
+                // What sleeps wakes at the interruption; what waits for a disk, for its supervisor or for a child that
+                // shares its memory ends that call alone before it stands.
+                } else if matches!(thread.state, 'R' | 'S') {
+                    running = Some(thread.pid);
                 }
             }
         }
-        if !found {
+        // Who came to rest while the others were looked at can have had a child since the listing: all that are listed
+        // after that have to be known, and to stand.
+        let stands = !found && running.is_none();
+        if stands && stood {
             return Ok(());
         }
+        stood = stands;
         if Instant::now() > until {
-            return Err(Unfrozen::TooMany);
+            return Err(running.map_or(Unfrozen::TooMany, Unfrozen::Process));
+        }
+        // Whoever forks faster than we look is not given the time.
+        if running.is_some() && !found {
+            std::thread::sleep(LOOK);
         }
     }
 }
 
-/// Seizes one thread and interrupts it.
+/// Seizes one thread and interrupts it; whoever it starts from then on is seized as it is born.
 fn seize(thread: &Stat) -> bool {
     let tid = unistd::Pid::from_raw(thread.pid);
+    let born = ptrace::Options::PTRACE_O_TRACEFORK
+        | ptrace::Options::PTRACE_O_TRACEVFORK
+        | ptrace::Options::PTRACE_O_TRACECLONE;
     // Its number can have become another's; one that is seized and not interrupted runs on.
-    ptrace::seize(tid, ptrace::Options::empty()).is_ok() && is_alive(thread) && ptrace::interrupt(tid).is_ok()
+    match ptrace::seize(tid, born) {
+        Ok(()) => is_alive(thread) && ptrace::interrupt(tid).is_ok(),
+        Err(_) => is_ours(thread),
+    }
+}
+
+/// Whether this thread of ours holds it already: it was born of one that was seized.
+fn is_ours(thread: &Stat) -> bool {
+    let status = Status::from_file(format!("/proc/{}/status", thread.pid));
+    status.is_ok_and(|status| status.tracerpid == unistd::gettid().as_raw())
 }
 
 /// Whether it is still there, and can run.
