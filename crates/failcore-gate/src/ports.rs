@@ -1,7 +1,7 @@
 //! What a gate needs from the outside, as traits that the faces wire up.
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use failcore_model::{
     Action, Answer, Claims, Counters, Event, HostName, Request, Text, Timestamp, Transport,
@@ -85,6 +85,22 @@ pub trait Relay: Send + Sync {
     /// Makes a connection known that was addressed to `to`, before anything can be sent on it, and that is cut when what
     /// grants it ends. What comes from other sockets is closed.
     fn carry(&self, sender: Sender, to: SocketAddr, ends: Option<Timestamp>);
+}
+
+/// Somebody who sees what a program learns from outside, before it does.
+///
+/// # Errors
+/// Where it cannot be kept, each of these fails, and what the program is about to learn is refused.
+pub trait Witness: Send + Sync {
+    /// The program names `asked`, from the directory `from` where it is relative; `follow` says whether it means what a
+    /// link in the last place leads to.
+    fn looks(&self, from: &[u8], asked: &[u8], follow: bool) -> Result<(), SinkError>;
+
+    /// The program is about to get a descriptor of this file or directory; `emptied` says that nothing is left in it.
+    fn opens(&self, opened: BorrowedFd<'_>, emptied: bool) -> Result<(), SinkError>;
+
+    /// The program is about to run the file that `asked` names, as in [`Witness::looks`].
+    fn runs(&self, from: &[u8], asked: &[u8]) -> Result<(), SinkError>;
 }
 
 /// The port of DNS servers, unencrypted (RFC 1035 section 4.2): what is sent there in a run with a name broker is carried

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use failcore_gate::{Carrier, Gate, Relay};
+use failcore_gate::{Carrier, Gate, Relay, Witness};
 use failcore_model::Denial;
 use failcore_policy::Capability;
 use landlock::RulesetCreated;
@@ -66,6 +66,8 @@ pub struct Parent {
     pub carrier: Option<Arc<dyn Carrier>>,
     /// Takes over connections that are to be carried; without it, they cannot be made.
     pub relay: Option<Arc<dyn Relay>>,
+    /// Sees what the program learns from outside; without one, calls that only look are not even asked about.
+    pub witness: Option<Arc<dyn Witness>>,
 }
 
 /// A program that runs under supervision.
@@ -176,7 +178,7 @@ impl Supervisor {
                 .map(|(name, value)| c_string(&[name.as_bytes(), b"=", value.as_bytes()].concat()))
                 .collect::<Result<_, _>>()?,
             cwd: launch.cwd.as_ref().map(|cwd| c_string(cwd.as_os_str().as_bytes())).transpose()?,
-            filter: assemble(),
+            filter: assemble(parent.witness.is_some()),
             link: far.as_raw_fd(),
             life: life_read.as_raw_fd(),
             domain: domain.as_ref().map_or(-1, AsRawFd::as_raw_fd),

@@ -31,6 +31,7 @@ mod memory;
 mod messages;
 mod names;
 mod notify;
+mod observed;
 mod open;
 mod own;
 mod page;
@@ -54,6 +55,7 @@ mod supervisor;
 mod tasks;
 mod walk;
 mod wire;
+mod world;
 
 pub use attach::{AttachError, Attachment, Supervised};
 pub use cgroup::{Cgroup, CgroupError, mounts as cgroup_mounts};
@@ -71,6 +73,7 @@ pub use server::{Door, Ledger, Served, Server, ServerError, Tally};
 pub use slots::{Slot, Slots};
 pub use tasks::descends;
 pub use wire::{WireError, receive, send};
+pub use world::{World, WorldError};
 
 /// Environment variable with the path of the run's attach socket.
 pub const SOCKET_VAR: &str = "FAILCORE_SOCKET";

@@ -28,7 +28,7 @@ use crate::patience::{self, Patience};
 use crate::privileges::Lacks;
 use crate::standstill::Standstill;
 use crate::tasks::{Process, Tasks, Verified, descends};
-use crate::{attributes, exec, groups, ipc, messages, names, open, processes, sockets};
+use crate::{attributes, exec, groups, ipc, messages, names, observed, open, processes, sockets};
 
 /// Workers that may wait at once; more calls queue in the kernel.
 const MOST_WORKERS: usize = 1024;
@@ -370,13 +370,22 @@ fn answer(shared: &Shared, notice: Notice) -> Reply {
     }
     let call = Call { shared, notice, process };
     let Some(row) = row(notice.nr) else { return unmapped(&call, "a call without a name") };
+    let witness = shared.parent.witness.as_deref();
+    if let Some(witness) = witness {
+        observed::before(&call, witness)?;
+    }
     match ruling(row.rule, &notice.args) {
         Rule::Forbid(errno) => {
             // In audit mode this may be granted on paper; it is refused all the same.
             let _ = call.judge(Action::KernelCall(Text::from(row.name)));
             Err(Errno::from_raw_os_error(errno))
         }
-        _ => perform(&call, row),
+        // It was asked about for the recording alone.
+        Rule::Allow if witness.is_some() => Ok(Answer::Proceed),
+        _ => match witness {
+            Some(witness) => observed::after(&call, witness, perform(&call, row)),
+            None => perform(&call, row),
+        },
     }
 }
 

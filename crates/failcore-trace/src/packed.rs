@@ -320,6 +320,8 @@ impl<'a> Fact<'a> {
             | Event::RunResumed { .. }
             | Event::RunStopped { .. }
             | Event::Notice { .. }
+            | Event::RecordingStarted { .. }
+            | Event::Input { .. }
             | Event::SessionClosed { .. } => return None,
         })
     }
