@@ -4,6 +4,7 @@
 //! else is in. There it does what `failcore run` does, under the recorded policy. So nothing that the program does reaches
 //! anything, whatever it is, and the gate says where it does something that it did not do before.
 
+use std::ffi::OsString;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use failcore_gate::expected::Expected;
 use failcore_kernel::World;
+use failcore_model::AbsPath;
 use failcore_record::{BadRecording, Recording, Store};
 use failcore_trace::{Alteration, Integrity, TraceError};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
@@ -19,6 +21,7 @@ use crate::args::{LaneChoice, Replay, Run, Stdin};
 use crate::exit::Exit;
 use crate::failure::{Failure, Problem};
 use crate::install::Installation;
+use crate::interpreter::Program;
 use crate::run::{self, Again, os};
 use crate::ui::Ui;
 use crate::{control, policy, trace};
@@ -46,7 +49,7 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
             not_again(error.to_string(), "`failcore trace verify` says who signed it")
         }
     })?;
-    let expected = Arc::new(Expected::read(trace::read(&dir)?).map_err(Problem::trace)?);
+    let expected = Expected::read(trace::read(&dir)?).map_err(Problem::trace)?;
     let policy = policy::recorded(&dir)?.without_identities();
     let installation = Installation::find();
     let own = std::env::current_exe().unwrap_or_default();
@@ -66,12 +69,17 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
         let made_now = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(made);
         made_now.map_err(|error| Problem::io("make", made, error))?;
     }
-    enter(&recording, &Store::of(&dir), &bound).map_err(|(why, help)| not_again(why, help))?;
     let mut command: Vec<_> = vec![os(&start.program)];
     command.extend(start.args.iter().map(os));
     if !args.command.is_empty() {
         command.clone_from(&args.command);
     }
+    // What is named on the command line is what is to be tried out: it is taken as it is now.
+    let own_files = if args.command.is_empty() { Vec::new() } else { files_of(&args.command)? };
+    let paths = own_files.iter().filter_map(|path| AbsPath::new(path.as_os_str().as_encoded_bytes()).ok());
+    let expected = Arc::new(expected.of_program(paths.collect()));
+    bound.extend(own_files);
+    enter(&recording, &Store::of(&dir), &bound).map_err(|(why, help)| not_again(why, help))?;
     rustix::process::umask(Mode::from_raw_mode(start.umask));
     let cwd = PathBuf::from(os(&start.cwd));
     rustix::process::chdir(&cwd).map_err(|errno| Problem::io("enter", &cwd, errno.into()))?;
@@ -89,6 +97,12 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
         command,
     };
     run::again(&args, Again { start, policy, expected, installation, own }, ui)
+}
+
+/// The files that a program consists of: its own, and its script.
+fn files_of(command: &[OsString]) -> Result<Vec<PathBuf>, Problem> {
+    let Program { file, script, .. } = Program::any(command)?;
+    Ok([Some(file), script].into_iter().flatten().filter_map(|file| file.canonicalize().ok()).collect())
 }
 
 /// Whether every record is what was signed, and the end is there.
@@ -117,7 +131,7 @@ fn enter(recording: &Recording, store: &Store, bound: &[PathBuf]) -> Result<(), 
     let start = &recording.start;
     let world =
         World::begin(place.path(), start.uid, start.gid).map_err(|error| (error.to_string(), NAMESPACES))?;
-    recording.lay_out(place.path(), store).map_err(|error| (error.to_string(), CHANGED))?;
+    recording.lay_out(place.path(), store, bound).map_err(|error| (error.to_string(), CHANGED))?;
     let root = place.keep();
     world.enter(bound).map_err(|error| (error.to_string(), NAMESPACES))?;
     if let (Ok(above), Some(name)) = (above, root.file_name()) {

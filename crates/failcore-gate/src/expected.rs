@@ -3,9 +3,10 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use failcore_model::{Action, Event, Record, Request, Text};
+use failcore_model::{AbsPath, Action, Endpoint, Event, NativeObject, Record, Request, SignalTarget, Text};
 use serde::Serialize;
 
 use crate::compare::normal;
@@ -16,6 +17,10 @@ use crate::{Sink, SinkError};
 pub struct Expected {
     /// How often each is still to come.
     left: Mutex<HashMap<Key, u64>>,
+    /// Files that are not those of the record.
+    own: Vec<AbsPath>,
+    /// Whether the program itself was started.
+    started: AtomicBool,
     parted: OnceLock<Divergence>,
 }
 
@@ -36,11 +41,14 @@ pub struct Divergence {
     /// The recorded operation that is most like it, where there is one of its kind.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nearest: Option<String>,
+    /// Whether it would reach somebody outside, of whom nothing is recorded.
+    pub outside: bool,
 }
 
 impl fmt::Display for Divergence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.recorded {
+            _ if self.outside => write!(f, "{} reaches somebody of whom nothing is recorded", self.operation),
             0 => write!(f, "the recorded run had no {}", self.operation),
             n => write!(f, "the recorded run had {} {n} times, and no more", self.operation),
         }
@@ -59,7 +67,14 @@ impl Expected {
                 *left.entry(key(&request)).or_default() += 1;
             }
         }
-        Ok(Self { left: Mutex::new(left), parted: OnceLock::new() })
+        Ok(Self { left: Mutex::new(left), ..Self::default() })
+    }
+
+    /// The same of a program that is not quite the one that was recorded: it consists of these files, and what it does with
+    /// them is free.
+    #[must_use]
+    pub fn of_program(self, own: Vec<AbsPath>) -> Self {
+        Self { own, ..self }
     }
 
     /// Where the runs part, once they have.
@@ -68,25 +83,31 @@ impl Expected {
     }
 
     /// Whether the recorded run did this too, so often; the first that it did not is kept.
-    fn meets(&self, request: &Request) -> bool {
+    fn meets(&self, request: &Request, goes_ahead: bool) -> bool {
         if self.parted.get().is_some() {
             return false;
         }
         let key = key(request);
+        let first =
+            matches!(request.action, Action::Exec { .. }) && !self.started.swap(true, Ordering::Relaxed);
+        let free = first || touches(&request.action, &self.own);
+        let outside = goes_ahead && outside(&request.action);
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         match left.get_mut(&key) {
+            _ if outside => {}
             Some(0) if repeats(&request.action) => return true,
             Some(count @ 1..) => {
                 *count -= 1;
                 return true;
             }
+            _ if free => return true,
             _ => {}
         }
         let recorded = u64::from(left.contains_key(&key));
-        let nearest = if recorded > 0 { None } else { nearest(left.keys(), &key) };
+        let nearest = if recorded > 0 || outside { None } else { nearest(left.keys(), &key) };
         let (scope, operation) = key;
         let site = request.subject.claimed.site.clone();
-        let _ = self.parted.set(Divergence { operation, scope, site, recorded, nearest });
+        let _ = self.parted.set(Divergence { operation, scope, site, recorded, nearest, outside });
         false
     }
 }
@@ -98,6 +119,31 @@ fn key(request: &Request) -> Key {
 /// Whether it may happen more often than it did: it only reads what is the same each time.
 fn repeats(action: &Action) -> bool {
     action.reads()
+}
+
+/// Whether it is about one of these files.
+fn touches(action: &Action, files: &[AbsPath]) -> bool {
+    match action {
+        Action::Open { file, .. }
+        | Action::Read(file)
+        | Action::Exec { image: file, .. }
+        | Action::Load(NativeObject::Library(file)) => files.contains(&file.path),
+        _ => false,
+    }
+}
+
+/// Whether it reaches somebody who is not of the run. On the network of a run that is run again there is nobody else, and
+/// its loopback is its own.
+fn outside(action: &Action) -> bool {
+    match action {
+        Action::Connect(Endpoint::Inet { addr, .. }) | Action::Send(Endpoint::Inet { addr, .. }) => {
+            let ip = addr.ip().to_canonical();
+            !ip.is_loopback() && !ip.is_unspecified()
+        }
+        Action::Resolve(_) => true,
+        Action::Signal { to: SignalTarget::Outside, .. } => true,
+        _ => false,
+    }
 }
 
 /// The recorded operation of the same kind that begins most like this one.
@@ -126,9 +172,9 @@ pub struct Matching {
 impl Sink for Matching {
     fn append(&self, event: &Event) -> Result<(), SinkError> {
         self.trace.append(event)?;
-        let Event::Decided { request, .. } = event else { return Ok(()) };
+        let Event::Decided { request, decision, enforced, .. } = event else { return Ok(()) };
         let before = self.expected.parted().is_some();
-        if self.expected.meets(request) {
+        if self.expected.meets(request, decision.is_allow() || !enforced) {
             return Ok(());
         }
         if let Some(divergence) = self.expected.parted().filter(|_| !before) {
@@ -190,6 +236,22 @@ mod tests {
         let parted = parted.unwrap();
         assert_eq!((went, parted.operation.as_str(), parted.recorded), (0, "fs.read /w/other.csv", 0));
         assert_eq!(parted.nearest.as_deref(), Some("fs.read /w/data.csv"));
+    }
+
+    #[test]
+    fn the_program_itself_may_be_another_and_nobody_outside_is_reached() {
+        let record = |(seq, words): (u64, &&str)| {
+            Ok::<_, ()>(Record { seq, ts: Timestamp(0), session: "s".into(), event: decided(words) })
+        };
+        let did = ["process.exec /x", "net.connect 203.0.113.1:443", "net.connect 127.0.0.1:80"];
+        let expected = Expected::read((0..).zip(&did).map(record)).unwrap();
+        let expected = Arc::new(expected.of_program(vec![AbsPath::new(b"/agent").unwrap()]));
+        let sink = Matching { trace: Arc::new(Kept(Mutex::default())), expected: Arc::clone(&expected) };
+        for words in ["process.exec /y", "fs.read /agent", "net.connect 127.0.0.1:80"] {
+            assert!(sink.append(&decided(words)).is_ok(), "{words}");
+        }
+        assert!(sink.append(&decided("net.connect 203.0.113.1:443")).is_err());
+        assert!(expected.parted().unwrap().outside);
     }
 
     #[test]

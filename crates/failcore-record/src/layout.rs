@@ -1,6 +1,7 @@
 //! Laying out what was recorded as a tree of files.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -38,25 +39,27 @@ struct Layout<'a> {
     recording: &'a Recording,
     store: &'a Store,
     root: &'a Path,
+    live: &'a [PathBuf],
     children: HashMap<&'a [u8], Vec<&'a [u8]>>,
 }
 
 impl Recording {
     /// Makes the tree of files below `root`, an empty directory, as the program found it at first. What was seen and never
     /// read is there with its length and holds nothing; devices and the like are empty files. Contents that were not
-    /// kept are taken from the same place on this machine, if they are still the same.
+    /// kept are taken from the same place on this machine, if they are still the same; what lies below `live` is left out,
+    /// for whoever shows what is there now.
     ///
     /// # Errors
     /// [`Unready`].
-    pub fn lay_out(&self, root: &Path, store: &Store) -> Result<(), Unready> {
-        let layout = Layout { recording: self, store, root, children: self.children() };
+    pub fn lay_out(&self, root: &Path, store: &Store, live: &[PathBuf]) -> Result<(), Unready> {
+        let layout = Layout { recording: self, store, root, live, children: self.children() };
         layout.fill(b"/")
     }
 }
 
 impl Layout<'_> {
     fn at(&self, path: &[u8]) -> PathBuf {
-        self.root.join(std::ffi::OsStr::from_bytes(&path[1..]))
+        self.root.join(OsStr::from_bytes(&path[1..]))
     }
 
     /// Makes what stands in a directory that is there, and then gives that its mode and time.
@@ -110,11 +113,13 @@ impl Layout<'_> {
             Node::File { mode, modified, size, contents } => {
                 let mut file =
                     OpenOptions::new().write(true).create_new(true).mode(0o600).open(&at).map_err(failed)?;
+                let is_live =
+                    || self.live.iter().any(|live| Path::new(OsStr::from_bytes(path)).starts_with(live));
                 match contents {
-                    Some(contents) => {
+                    Some(contents) if !is_live() => {
                         file.write_all(&self.contents(path, contents)?).map_err(failed)?;
                     }
-                    None => file.set_len(*size).map_err(failed)?,
+                    _ => file.set_len(*size).map_err(failed)?,
                 }
                 drop(file);
                 chmod(&at, Mode::from_raw_mode(*mode)).and_then(|()| stamp(&at, *modified))
@@ -127,7 +132,7 @@ impl Layout<'_> {
         if contents.kept {
             return Ok(self.store.get(&contents.sha256)?);
         }
-        let here = Path::new(std::ffi::OsStr::from_bytes(path));
+        let here = Path::new(OsStr::from_bytes(path));
         let bytes = File::open(here).and_then(|mut file| {
             let mut bytes = Vec::new();
             io::Read::read_to_end(&mut file, &mut bytes)?;
