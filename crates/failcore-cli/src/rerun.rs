@@ -96,7 +96,8 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
         self_contained: false,
         command,
     };
-    run::again(&args, Again { start, policy, expected, installation, own }, ui)
+    let replayed = Arc::new(recording.replayed());
+    run::again(&args, Again { start, policy, expected, replayed, installation, own }, ui)
 }
 
 /// The files that a program consists of: its own, and its script.

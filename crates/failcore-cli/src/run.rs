@@ -591,7 +591,11 @@ fn supervise(
         door: Some(server.door()),
         carrier: Some(broker.carrier()),
         relay: relay.as_ref().map(RelayServer::relay),
-        witness: recorder.clone().map(|recorder| recorder as Arc<dyn Witness>),
+        witness: match (&recorder, &prepared.replayed) {
+            (Some(recorder), _) => Some(Arc::clone(recorder) as Arc<dyn Witness>),
+            (None, Some(replayed)) => Some(Arc::clone(replayed) as Arc<dyn Witness>),
+            (None, None) => None,
+        },
     };
     let supervisor = Supervisor::start(&launch, plan, parent).map_err(Problem::supervisor)?;
     Ok(Supervised { supervisor, _broker: broker, relay, recorder })

@@ -45,6 +45,8 @@ pub struct Divergence {
     pub outside: bool,
 }
 
+impl std::error::Error for Divergence {}
+
 impl fmt::Display for Divergence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.recorded {
@@ -177,10 +179,13 @@ impl Sink for Matching {
         if self.expected.meets(request, decision.is_allow() || !enforced) {
             return Ok(());
         }
-        if let Some(divergence) = self.expected.parted().filter(|_| !before) {
+        let Some(divergence) = self.expected.parted() else {
+            return Err(SinkError("nothing says where the runs part".into()));
+        };
+        if !before {
             self.trace.append(&Event::Notice { text: format!("diverged: {divergence}") })?;
         }
-        Err(SinkError("the run has parted from the recorded one".into()))
+        Err(SinkError(Box::new(divergence.clone())))
     }
 }
 

@@ -53,6 +53,8 @@ mod sockets;
 mod standstill;
 mod supervisor;
 mod tasks;
+mod vdso;
+mod voices;
 mod walk;
 mod wire;
 mod world;

@@ -4,20 +4,24 @@
 
 #![allow(non_upper_case_globals, reason = "the calls bear the names that the kernel gave them")]
 
+use std::sync::{Arc, PoisonError};
+
 use libc::*;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use failcore_gate::{SinkError, Witness};
+use failcore_model::input::Moment;
 
 use crate::call::{Answer, Call, Reply};
 use crate::memory;
+use crate::notify::last;
 use crate::walk::{self, View};
 
 /// Calls that only look, and are asked about for a recording alone.
 pub(crate) fn is_look(nr: i64) -> bool {
     #[cfg(target_arch = "x86_64")]
-    if matches!(nr, SYS_stat | SYS_lstat | SYS_access | SYS_readlink) {
+    if matches!(nr, SYS_stat | SYS_lstat | SYS_access | SYS_readlink | SYS_time | SYS_arch_prctl) {
         return true;
     }
     matches!(
@@ -33,6 +37,12 @@ pub(crate) fn is_look(nr: i64) -> bool {
             | SYS_lgetxattr
             | SYS_listxattr
             | SYS_llistxattr
+            // What a clock says, and chance.
+            | SYS_clock_gettime
+            | SYS_gettimeofday
+            | SYS_getrandom
+            // Every program begins with one of these, so that it is seen before it asks for anything.
+            | SYS_set_tid_address
     )
 }
 
@@ -44,6 +54,9 @@ pub(crate) fn opens(nr: i64) -> Option<usize> {
     }
     (nr == SYS_openat).then_some(2)
 }
+
+/// Most random bytes that a call gives; it may give fewer than were asked for.
+const MOST_RANDOM: usize = 1 << 20;
 
 /// A path that a call names.
 struct Look {
@@ -96,6 +109,94 @@ fn looks(call: &Call<'_>) -> [Option<Look>; 2] {
         SYS_renameat | SYS_renameat2 | SYS_linkat => [at(0, false), at(2, false)],
         SYS_symlinkat => [at(1, false), None],
         _ => [None, None],
+    }
+}
+
+/// Sees to it that nothing which an image asks for stays unseen, the first time that it calls.
+///
+/// # Errors
+/// `EIO` where that cannot be had.
+pub(crate) fn image(call: &Call<'_>) -> Result<(), Errno> {
+    let (image, process) = (call.process.image(), &call.process);
+    let mut rewritten = process.rewritten.lock().unwrap_or_else(PoisonError::into_inner);
+    if rewritten.as_ref().is_some_and(|known| Arc::ptr_eq(known, &image)) {
+        return Ok(());
+    }
+    if let Some(rewriter) = &call.shared.rewriter {
+        rewriter.rewrite(process.pid).map_err(|_| Errno::IO)?;
+    }
+    *rewritten = Some(image);
+    Ok(())
+}
+
+/// Lets a call through that only looks; what nobody but this thread is told comes from the recording.
+///
+/// # Errors
+/// As the call itself fails, and as [`before`].
+pub(crate) fn tell(call: &Call<'_>, witness: &dyn Witness) -> Reply {
+    let who = || call.shared.voices.of(&call.process, call.tid());
+    let time = |clock: i32| witness.clock(&who(), clock, now(call, clock)?).map_err(lost);
+    #[cfg(target_arch = "x86_64")]
+    if call.notice.nr == SYS_time {
+        let at = time(CLOCK_REALTIME)?.s;
+        if call.arg(0) != 0 {
+            memory::write(call.tid(), call.arg(0), &at.to_ne_bytes())?;
+        }
+        return Ok(Answer::Value(at));
+    }
+    match call.notice.nr {
+        SYS_clock_gettime if (0..=CLOCK_TAI).contains(&call.int(0)) => {
+            let at = time(call.int(0))?;
+            memory::write(call.tid(), call.arg(1), &pair(at.s, at.ns.into()))?;
+        }
+        SYS_gettimeofday => {
+            let at = time(CLOCK_REALTIME)?;
+            if call.arg(0) != 0 {
+                memory::write(call.tid(), call.arg(0), &pair(at.s, i64::from(at.ns / 1000)))?;
+            }
+            if call.arg(1) != 0 {
+                memory::write(call.tid(), call.arg(1), &[0; 8])?;
+            }
+        }
+        SYS_getrandom if call.int(2) & !7 == 0 => {
+            let len = usize::try_from(call.arg(1)).unwrap_or(usize::MAX).min(MOST_RANDOM);
+            let mut bytes = vec![0; len];
+            let flags = rustix::rand::GetRandomFlags::empty();
+            let mut filled = 0;
+            while filled < len {
+                filled += rustix::io::retry_on_intr(|| rustix::rand::getrandom(&mut bytes[filled..], flags))?;
+            }
+            let bytes = witness.random(&who(), bytes).map_err(lost)?;
+            memory::write(call.tid(), call.arg(0), &bytes)?;
+            return Ok(Answer::Value(i64::try_from(bytes.len()).unwrap_or_default()));
+        }
+        _ => return Ok(Answer::Proceed),
+    }
+    Ok(Answer::Value(0))
+}
+
+/// Two words, as `struct timespec` and `struct timeval` are.
+fn pair(one: i64, other: i64) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&one.to_ne_bytes());
+    bytes[8..].copy_from_slice(&other.to_ne_bytes());
+    bytes
+}
+
+/// What the task's clock says.
+#[allow(unsafe_code, reason = "rustix reads only one's own clocks")]
+fn now(call: &Call<'_>, clock: i32) -> Result<Moment, Errno> {
+    // The processor time of another process or thread has a clock by its number (clock_getcpuclockid(3)).
+    let id = match clock {
+        CLOCK_PROCESS_CPUTIME_ID => !call.process.pid.cast_signed() << 3 | 2,
+        CLOCK_THREAD_CPUTIME_ID => !call.tid().cast_signed() << 3 | 4 | 2,
+        other => other,
+    };
+    let mut at = timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one `timespec` to a live one.
+    match unsafe { clock_gettime(id, &raw mut at) } {
+        0 => Ok(Moment { s: at.tv_sec, ns: u32::try_from(at.tv_nsec).unwrap_or_default() }),
+        _ => Err(last()),
     }
 }
 

@@ -28,6 +28,8 @@ use crate::patience::{self, Patience};
 use crate::privileges::Lacks;
 use crate::standstill::Standstill;
 use crate::tasks::{Process, Tasks, Verified, descends};
+use crate::vdso::Rewriter;
+use crate::voices::Voices;
 use crate::{attributes, exec, groups, ipc, messages, names, observed, open, processes, sockets};
 
 /// Workers that may wait at once; more calls queue in the kernel.
@@ -68,6 +70,10 @@ pub(crate) struct Shared {
     root: u32,
     /// What root's program finds itself without.
     pub(crate) lacks: Lacks,
+    /// Has the program's clocks and random numbers seen, where somebody wants to.
+    pub(crate) rewriter: Option<Rewriter>,
+    /// Names of threads that are the same in every run.
+    pub(crate) voices: Voices,
     /// Counts processes, where they are limited.
     births: Option<Births>,
     /// Whether it was said that there may be no more of them.
@@ -83,7 +89,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(listener: Listener, parent: Parent, root: u32) -> Result<Arc<Self>, Errno> {
+    pub(crate) fn new(
+        listener: Listener,
+        parent: Parent,
+        root: u32,
+        rewriter: Option<Rewriter>,
+    ) -> Result<Arc<Self>, Errno> {
         // Before Linux 6.6 the kernel cannot; wake-ups then cross processors and cost more.
         let _ = listener.wake_in_place();
         let own = openat(CWD, "/proc/self/fd", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
@@ -95,6 +106,8 @@ impl Shared {
             by_identity: parent.gate.policy().has_identities(),
             lacks: Lacks::new(&parent.gate.policy().capabilities()),
             births: parent.gate.policy().limits().processes.map(|most| Births::new(most, root)),
+            rewriter,
+            voices: Voices::default(),
             crowded: AtomicBool::new(false),
             listener: Arc::new(listener),
             parent,
@@ -372,6 +385,7 @@ fn answer(shared: &Shared, notice: Notice) -> Reply {
     let Some(row) = row(notice.nr) else { return unmapped(&call, "a call without a name") };
     let witness = shared.parent.witness.as_deref();
     if let Some(witness) = witness {
+        observed::image(&call)?;
         observed::before(&call, witness)?;
     }
     match ruling(row.rule, &notice.args) {
@@ -380,9 +394,8 @@ fn answer(shared: &Shared, notice: Notice) -> Reply {
             let _ = call.judge(Action::KernelCall(Text::from(row.name)));
             Err(Errno::from_raw_os_error(errno))
         }
-        // It was asked about for the recording alone.
-        Rule::Allow if witness.is_some() => Ok(Answer::Proceed),
-        _ => match witness {
+        rule => match witness {
+            Some(witness) if rule == Rule::Allow => observed::tell(&call, witness),
             Some(witness) => observed::after(&call, witness, perform(&call, row)),
             None => perform(&call, row),
         },

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::input::{Input, Start};
+use crate::input::{Input, Start, Told};
 use crate::{Coverage, Decision, Request, Text, Timestamp};
 
 /// Version of the trace's schema, the `v` of every record.
@@ -131,6 +131,14 @@ pub enum Event {
         /// What stood there.
         input: Input,
     },
+    /// The kernel gave a thread a value that it gives no other.
+    Told {
+        /// The thread: its process by descent and in the order of birth, as `0.1` for the second child of the program, and
+        /// its own number there.
+        thread: Text,
+        /// The value.
+        told: Told,
+    },
     /// The session ended in order. The last record of a trace.
     SessionClosed {
         /// The exit code of a `failcore run`, 128 + n for signal n.
@@ -190,6 +198,7 @@ impl Event {
             Self::RunStopped { .. } => "run.stopped",
             Self::RecordingStarted { .. } => "recording.started",
             Self::Input { .. } => "input",
+            Self::Told { .. } => "told",
             Self::SessionClosed { .. } => "session.closed",
         }
     }
@@ -253,6 +262,10 @@ impl Event {
                 map.serialize_entry("path", path)?;
                 map.serialize_entry("input", input)
             }
+            Self::Told { thread, told } => {
+                map.serialize_entry("thread", thread)?;
+                map.serialize_entry("told", told)
+            }
             Self::SessionClosed { exit } => map.serialize_entry("exit", exit),
         }
     }
@@ -314,6 +327,8 @@ struct Flat {
     start: Option<Box<Start>>,
     path: Option<Text>,
     input: Option<Input>,
+    thread: Option<Text>,
+    told: Option<Told>,
     exit: Option<i32>,
 }
 
@@ -349,6 +364,8 @@ enum Kind {
     RecordingStarted,
     #[serde(rename = "input")]
     Input,
+    #[serde(rename = "told")]
+    Told,
     #[serde(rename = "session.closed")]
     SessionClosed,
 }
@@ -406,6 +423,9 @@ impl Flat {
             Kind::RunStopped => Event::RunStopped { who: self.who.ok_or("who")? },
             Kind::RecordingStarted => Event::RecordingStarted { start: self.start.ok_or("start")? },
             Kind::Input => Event::Input { path: self.path.ok_or("path")?, input: self.input.ok_or("input")? },
+            Kind::Told => {
+                Event::Told { thread: self.thread.ok_or("thread")?, told: self.told.ok_or("told")? }
+            }
             Kind::SessionClosed => Event::SessionClosed { exit: self.exit },
         })
     }
@@ -509,6 +529,10 @@ mod tests {
             Event::Input {
                 path: "/w/b".into(),
                 input: Input::Contents { sha256: "00".into(), size: 1, kept: true },
+            },
+            Event::Told {
+                thread: "0/0".into(),
+                told: Told::Clock { clock: 1, at: crate::input::Moment { s: 1, ns: 2 } },
             },
             Event::SessionClosed { exit: Some(0) },
         ]

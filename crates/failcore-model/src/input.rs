@@ -55,10 +55,30 @@ pub enum Input {
     },
 }
 
-/// A time of a file, as the kernel keeps it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+/// A value that the kernel gave a thread, and gives none other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Told {
+    /// What a clock said (clock_gettime(2)).
+    Clock {
+        /// Which (`CLOCK_*`).
+        clock: i32,
+        /// What it said.
+        at: Moment,
+    },
+    /// Random bytes (getrandom(2)).
+    Random {
+        /// The bytes, in hexadecimal.
+        bytes: String,
+    },
+}
+
+/// A point in time, as the kernel keeps it.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema,
+)]
 pub struct Moment {
-    /// Seconds since 1970.
+    /// Seconds, since 1970 or since whenever the clock began.
     pub s: i64,
     /// Nanoseconds after that.
     pub ns: u32,

@@ -9,9 +9,11 @@ mod layout;
 mod program;
 mod recorder;
 mod recording;
+mod replayed;
 mod store;
 
 pub use layout::Unready;
 pub use recorder::{Keeping, Recorder};
 pub use recording::{BadRecording, Recording};
+pub use replayed::Replayed;
 pub use store::{Store, StoreError};

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use failcore_gate::{Sink, SinkError, Witness};
-use failcore_model::input::{Input, Kind, Moment, Name};
+use failcore_model::input::{Input, Kind, Moment, Name, Told};
 use failcore_model::{Event, Text};
 use failcore_trace::Redactor;
 use rustix::fs::{
@@ -21,7 +21,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::program;
-use crate::store::{Store, StoreError, sha256};
+use crate::store::{Store, StoreError, hex, sha256};
 
 /// As many links as the kernel follows (path_resolution(7)).
 const MAX_LINKS: u32 = 40;
@@ -154,6 +154,10 @@ impl Recorder {
 
     fn write(&self, path: &[u8], input: Input) -> Result<(), SinkError> {
         self.sink.append(&Event::Input { path: Text::from(path), input })
+    }
+
+    fn told(&self, thread: &str, told: Told) -> Result<(), SinkError> {
+        self.sink.append(&Event::Told { thread: Text::from(thread.as_bytes()), told })
     }
 
     /// Walks as the kernel does (path_resolution(7)), and keeps what stands on the way where it was not seen before.
@@ -311,6 +315,16 @@ impl Witness for Recorder {
             }
             _ => Ok(()),
         }
+    }
+
+    fn clock(&self, thread: &str, clock: i32, now: Moment) -> Result<Moment, SinkError> {
+        self.told(thread, Told::Clock { clock, at: now })?;
+        Ok(now)
+    }
+
+    fn random(&self, thread: &str, bytes: Vec<u8>) -> Result<Vec<u8>, SinkError> {
+        self.told(thread, Told::Random { bytes: hex(&bytes) })?;
+        Ok(bytes)
     }
 
     fn runs(&self, from: &[u8], asked: &[u8]) -> Result<(), SinkError> {

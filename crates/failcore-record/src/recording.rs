@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use failcore_model::input::{Input, Kind, Moment, Name, Start};
+use failcore_model::input::{Input, Kind, Moment, Name, Start, Told};
 use failcore_model::{Event, Record, Text};
+
+use crate::replayed::Replayed;
 
 /// All that a program learnt from outside.
 #[derive(Debug)]
@@ -12,6 +14,40 @@ pub struct Recording {
     pub start: Start,
     /// What stood at each path at first.
     pub(crate) nodes: BTreeMap<Vec<u8>, Node>,
+    values: Values,
+}
+
+/// What single threads were told.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Values {
+    /// By thread and clock.
+    pub(crate) clocks: HashMap<(String, i32), Vec<Moment>>,
+    pub(crate) random: HashMap<String, Vec<Vec<u8>>>,
+}
+
+impl Values {
+    /// When a clock was first asked by anybody.
+    pub(crate) fn first(&self, clock: i32) -> Option<Moment> {
+        let of_clock = self.clocks.iter().filter(|((_, of), _)| *of == clock);
+        of_clock.filter_map(|(_, said)| said.first().copied()).min()
+    }
+
+    fn add(&mut self, thread: &Text, told: Told) -> Result<(), &'static str> {
+        let thread = thread.to_string();
+        match told {
+            Told::Clock { clock, at } => self.clocks.entry((thread, clock)).or_default().push(at),
+            Told::Random { bytes } => {
+                self.random.entry(thread).or_default().push(unhex(&bytes).ok_or("random bytes are none")?);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| (byte as char).to_digit(16);
+    let pair = |pair: &[u8]| u8::try_from(digit(pair[0])? << 4 | digit(*pair.get(1)?)?).ok();
+    text.as_bytes().chunks(2).map(pair).collect()
 }
 
 /// What stood at one path.
@@ -57,7 +93,7 @@ impl Recording {
     /// [`BadRecording`].
     pub fn read<E>(records: impl IntoIterator<Item = Result<Record, E>>) -> Result<Self, BadRecording<E>> {
         let mut start = None;
-        let mut nodes = BTreeMap::new();
+        let (mut nodes, mut values) = (BTreeMap::new(), Values::default());
         for record in records {
             let Record { seq, event, .. } = record.map_err(BadRecording::Trace)?;
             let nonsense = |why| BadRecording::Nonsense { seq, why };
@@ -67,15 +103,21 @@ impl Recording {
                     let path = place(&path).ok_or(nonsense("the path is none"))?;
                     add(&mut nodes, path, input).map_err(nonsense)?;
                 }
+                Event::Told { thread, told } => values.add(&thread, told).map_err(nonsense)?,
                 _ => {}
             }
         }
-        Ok(Self { start: start.ok_or(BadRecording::None)?, nodes })
+        Ok(Self { start: start.ok_or(BadRecording::None)?, nodes, values })
     }
 
     /// Whether a file stood at `path` that the program never read.
     pub fn is_unread(&self, path: &[u8]) -> bool {
         matches!(self.nodes.get(path), Some(Node::File { contents: None, .. }))
+    }
+
+    /// Who tells the program what it was told.
+    pub fn replayed(&self) -> Replayed {
+        Replayed::new(self.values.clone())
     }
 
     /// What stands in each directory, apart from what a listing says.

@@ -322,6 +322,7 @@ impl<'a> Fact<'a> {
             | Event::Notice { .. }
             | Event::RecordingStarted { .. }
             | Event::Input { .. }
+            | Event::Told { .. }
             | Event::SessionClosed { .. } => return None,
         })
     }

@@ -14,7 +14,7 @@ use failcore_model::input::Start;
 use failcore_model::{AbsPath, Action, Context, Event, FileId, Lane, Request, RuleId, Subject, Text};
 use failcore_net::Resolver;
 use failcore_policy::{Environment, Mode, PolicySet, Python};
-use failcore_record::Keeping;
+use failcore_record::{Keeping, Replayed};
 use failcore_trace::{Options, Redactor, SigningKey, Writer};
 use tempfile::TempDir;
 
@@ -61,6 +61,8 @@ pub(super) struct Prepared {
     pub(super) keeping: Option<Keeping>,
     /// Where it runs again: what it is expected to do.
     pub(super) expected: Option<Arc<Expected>>,
+    /// And what it is told.
+    pub(super) replayed: Option<Arc<Replayed>>,
     /// Where connections are carried.
     pub(super) means: Option<Means>,
 }
@@ -112,9 +114,9 @@ impl Prepared {
             Some(again) => again.environment(),
             None => std::env::vars_os().collect(),
         };
-        let (expected, chosen) = match again {
-            Some(again) => (Some(again.expected), (again.policy, None)),
-            None => (None, choose(args, &program, &env, ui)?),
+        let (expected, replayed, chosen) = match again {
+            Some(again) => (Some(again.expected), Some(again.replayed), (again.policy, None)),
+            None => (None, None, choose(args, &program, &env, ui)?),
         };
         let (policy, file) = chosen;
         if policy.mode() == Mode::Audit {
@@ -182,6 +184,7 @@ impl Prepared {
             cwd: args.cwd.clone(),
             keeping,
             expected,
+            replayed,
             means,
         })
     }
@@ -237,8 +240,7 @@ impl Prepared {
         let (cgroup, plan, mut coverage) = lane::lower(self.lane, &self.session, &self.policy);
         if self.keeping.is_some() {
             coverage.notes.push(
-                "recorded: the files and programs that the program looks at; not its standard input, connections, clocks \
-                 and random numbers"
+                "recorded: files, programs, clocks and random numbers; not the standard input and connections"
                     .into(),
             );
         }
@@ -368,6 +370,7 @@ pub(crate) struct Again {
     pub(crate) start: Start,
     pub(crate) policy: PolicySet,
     pub(crate) expected: Arc<Expected>,
+    pub(crate) replayed: Arc<Replayed>,
     /// Where the parts of FailCore were before the world was entered.
     pub(crate) installation: Installation,
     pub(crate) own: PathBuf,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use failcore_model::input::Input;
+use failcore_model::input::{Input, Told};
 use failcore_model::{
     Answer, Coverage, Decision, Event, Hold, Obligation, Outcome, Reason, Record, Request, Text,
 };
@@ -220,6 +220,16 @@ fn words(event: &Event, all: bool) -> Option<String> {
                 return None;
             }
             format!("{} {path}: {}", Styled(FAINT, "learnt "), learnt(input))
+        }
+        Event::Told { thread, told } => {
+            if !all {
+                return None;
+            }
+            let told = match told {
+                Told::Clock { clock, at } => format!("clock {clock} is at {}.{:09}", at.s, at.ns),
+                Told::Random { bytes } => count(bytes.len() as u64 / 2, "random byte"),
+            };
+            format!("{} thread {thread}: {told}", Styled(FAINT, "learnt "))
         }
         Event::SessionClosed { exit } => {
             let exit = exit.map(|code| format!("exit code {code}")).unwrap_or_default();
