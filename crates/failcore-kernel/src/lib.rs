@@ -11,6 +11,7 @@ mod attach;
 mod attributes;
 mod births;
 mod call;
+mod callers;
 mod calls;
 mod carried;
 mod cgroup;

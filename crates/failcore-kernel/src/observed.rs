@@ -134,7 +134,13 @@ pub(crate) fn image(call: &Call<'_>) -> Result<(), Errno> {
 /// # Errors
 /// As the call itself fails, and as [`before`].
 pub(crate) fn tell(call: &Call<'_>, witness: &dyn Witness) -> Reply {
-    let who = || call.shared.voices.of(&call.process, call.tid());
+    let who = || {
+        let thread = call.shared.voices.of(&call.process, call.tid());
+        match call.shared.callers.of(call.process.pid, call.tid()) {
+            Some(code) => format!("{thread} {code}"),
+            None => thread,
+        }
+    };
     let time = |clock: i32| witness.clock(&who(), clock, now(call, clock)?).map_err(lost);
     #[cfg(target_arch = "x86_64")]
     if call.notice.nr == SYS_time {

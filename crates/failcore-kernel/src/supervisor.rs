@@ -16,6 +16,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::births::Births;
 use crate::call::{Answer, Call, Reply};
+use crate::callers::Callers;
 use crate::calls::{Row, Rule, row};
 use crate::directories::Directories;
 use crate::filter::ruling;
@@ -74,6 +75,8 @@ pub(crate) struct Shared {
     pub(crate) rewriter: Option<Rewriter>,
     /// Names of threads that are the same in every run.
     pub(crate) voices: Voices,
+    /// Which code asks.
+    pub(crate) callers: Callers,
     /// Counts processes, where they are limited.
     births: Option<Births>,
     /// Whether it was said that there may be no more of them.
@@ -108,6 +111,7 @@ impl Shared {
             births: parent.gate.policy().limits().processes.map(|most| Births::new(most, root)),
             rewriter,
             voices: Voices::default(),
+            callers: Callers::default(),
             crowded: AtomicBool::new(false),
             listener: Arc::new(listener),
             parent,

@@ -134,7 +134,7 @@ pub enum Event {
     /// The kernel gave a thread a value that it gives no other.
     Told {
         /// The thread: its process by descent and in the order of birth, as `0.1` for the second child of the program, and
-        /// its own number there.
+        /// its own number there; then, as far as it is known, a digest of the code that asked.
         thread: Text,
         /// The value.
         told: Told,
