@@ -1,5 +1,5 @@
-//! Which code asks: a digest of the nearest return addresses, each by the file it lies in and its place there, which are
-//! the same whenever a program is run.
+//! Which code asks: a digest of the nearest return address outside of the C library, by the file it lies in and its place
+//! there, which are the same whenever a program is run.
 //!
 //! Threads that wait for each other ask the clock as often as they wait. Without this, what one part of a program is told
 //! would depend on how often another had to wait.
@@ -12,9 +12,8 @@ use sha2::{Digest, Sha256};
 use crate::memory;
 use crate::tasks::proc_file;
 
-/// How far up the stack it is looked, in words, and how many addresses are taken.
-const WORDS: usize = 96;
-const TAKEN: usize = 3;
+/// How far up the stack it is looked, in words: the functions of the C library that ask are small.
+const WORDS: usize = 24;
 
 /// The code that each process has mapped, as it was when an address was looked up last.
 #[derive(Default)]
@@ -43,17 +42,14 @@ impl Callers {
         if !words.first().is_some_and(|first| code.iter().any(|code| code.has(*first))) {
             *code = mapped(&proc_file(format!("/proc/{pid}/maps")).ok()?);
         }
-        let mut digest = Sha256::new();
-        let places =
-            words.iter().filter_map(|word| code.iter().find(|code| code.has(*word)).map(|code| (word, code)));
-        let mut taken = 0;
-        for (word, code) in places.take(TAKEN) {
-            digest.update(&code.file);
-            digest.update((word - code.start + code.offset).to_le_bytes());
-            taken += 1;
-        }
-        let [a, b, c, d, ..] = digest.finalize()[..] else { return None };
-        (taken > 0).then(|| format!("{:08x}", u32::from_be_bytes([a, b, c, d])))
+        let place = |word: &u64| Some((*word, code.iter().find(|code| code.has(*word))?));
+        let mut places = words.iter().filter_map(place);
+        let first = places.next()?;
+        let (word, code) = places.find(|(_, code)| code.file != first.1.file).unwrap_or(first);
+        let at = (word - code.start + code.offset).to_le_bytes();
+        let digest = Sha256::new().chain_update(&code.file).chain_update(at).finalize();
+        let [a, b, c, d, ..] = digest[..] else { return None };
+        Some(format!("{:08x}", u32::from_be_bytes([a, b, c, d])))
     }
 }
 

@@ -134,14 +134,14 @@ pub(crate) fn image(call: &Call<'_>) -> Result<(), Errno> {
 /// # Errors
 /// As the call itself fails, and as [`before`].
 pub(crate) fn tell(call: &Call<'_>, witness: &dyn Witness) -> Reply {
-    let who = || {
-        let thread = call.shared.voices.of(&call.process, call.tid());
-        match call.shared.callers.of(call.process.pid, call.tid()) {
-            Some(code) => format!("{thread} {code}"),
-            None => thread,
-        }
+    let thread = || call.shared.voices.of(&call.process, call.tid());
+    let time = |clock: i32| {
+        let asks = match call.shared.callers.of(call.process.pid, call.tid()) {
+            Some(code) => format!("{} {code}", thread()),
+            None => thread(),
+        };
+        witness.clock(&asks, clock, now(call, clock)?).map_err(lost)
     };
-    let time = |clock: i32| witness.clock(&who(), clock, now(call, clock)?).map_err(lost);
     #[cfg(target_arch = "x86_64")]
     if call.notice.nr == SYS_time {
         let at = time(CLOCK_REALTIME)?.s;
@@ -172,7 +172,7 @@ pub(crate) fn tell(call: &Call<'_>, witness: &dyn Witness) -> Reply {
             while filled < len {
                 filled += rustix::io::retry_on_intr(|| rustix::rand::getrandom(&mut bytes[filled..], flags))?;
             }
-            let bytes = witness.random(&who(), bytes).map_err(lost)?;
+            let bytes = witness.random(&thread(), bytes).map_err(lost)?;
             memory::write(call.tid(), call.arg(0), &bytes)?;
             return Ok(Answer::Value(i64::try_from(bytes.len()).unwrap_or_default()));
         }
