@@ -1,7 +1,7 @@
 //! What a program is expected to do, because it did it when it was recorded; where it does something else it has parted
 //! from the record.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -21,6 +21,8 @@ pub struct Expected {
     own: Vec<AbsPath>,
     /// Whether the program itself was started.
     started: AtomicBool,
+    /// The ports that it serves itself; 0 where the kernel chose one.
+    served: Mutex<HashSet<u16>>,
     parted: OnceLock<Divergence>,
 }
 
@@ -29,7 +31,7 @@ type Key = (Vec<Text>, String);
 /// The first operation of a second run that the first did not have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Divergence {
-    /// The operation, with what differs from run to run written as one word.
+    /// The operation.
     pub operation: String,
     /// The tool scope, the outermost first.
     pub scope: Vec<Text>,
@@ -38,7 +40,8 @@ pub struct Divergence {
     pub site: Option<Text>,
     /// How often the recorded run did it.
     pub recorded: u64,
-    /// The recorded operation that is most like it, where there is one of its kind.
+    /// The recorded operation that is most like it, where there is one of its kind; with what differs from run to run
+    /// written as one word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nearest: Option<String>,
     /// Whether it would reach somebody outside, of whom nothing is recorded.
@@ -84,6 +87,27 @@ impl Expected {
         self.parted.get()
     }
 
+    /// Whether it reaches somebody who is not of the run. On the network of a run that is run again there is nobody else.
+    fn outside(&self, action: &Action) -> bool {
+        let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        match action {
+            Action::Bind(Endpoint::Inet { addr, .. }) => {
+                served.insert(addr.port());
+                false
+            }
+            Action::Connect(Endpoint::Inet { addr, .. }) | Action::Send(Endpoint::Inet { addr, .. }) => {
+                let ip = addr.ip().to_canonical();
+                let own = ip.is_loopback() || ip.is_unspecified();
+                // Port 0 only asks which address would be used.
+                addr.port() != 0 && !(own && (served.contains(&addr.port()) || served.contains(&0)))
+            }
+            Action::Resolve(_) | Action::Http { .. } | Action::Signal { to: SignalTarget::Outside, .. } => {
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the recorded run did this too, so often; the first that it did not is kept.
     fn meets(&self, request: &Request, goes_ahead: bool) -> bool {
         if self.parted.get().is_some() {
@@ -93,7 +117,7 @@ impl Expected {
         let first =
             matches!(request.action, Action::Exec { .. }) && !self.started.swap(true, Ordering::Relaxed);
         let free = first || touches(&request.action, &self.own);
-        let outside = goes_ahead && outside(&request.action);
+        let outside = goes_ahead && self.outside(&request.action);
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         match left.get_mut(&key) {
             _ if outside => {}
@@ -107,7 +131,7 @@ impl Expected {
         }
         let recorded = u64::from(left.contains_key(&key));
         let nearest = if recorded > 0 || outside { None } else { nearest(left.keys(), &key) };
-        let (scope, operation) = key;
+        let (scope, operation) = (key.0, request.operation());
         let site = request.subject.claimed.site.clone();
         let _ = self.parted.set(Divergence { operation, scope, site, recorded, nearest, outside });
         false
@@ -130,20 +154,6 @@ fn touches(action: &Action, files: &[AbsPath]) -> bool {
         | Action::Read(file)
         | Action::Exec { image: file, .. }
         | Action::Load(NativeObject::Library(file)) => files.contains(&file.path),
-        _ => false,
-    }
-}
-
-/// Whether it reaches somebody who is not of the run. On the network of a run that is run again there is nobody else, and
-/// its loopback is its own.
-fn outside(action: &Action) -> bool {
-    match action {
-        Action::Connect(Endpoint::Inet { addr, .. }) | Action::Send(Endpoint::Inet { addr, .. }) => {
-            let ip = addr.ip().to_canonical();
-            !ip.is_loopback() && !ip.is_unspecified()
-        }
-        Action::Resolve(_) => true,
-        Action::Signal { to: SignalTarget::Outside, .. } => true,
         _ => false,
     }
 }
@@ -248,11 +258,18 @@ mod tests {
         let record = |(seq, words): (u64, &&str)| {
             Ok::<_, ()>(Record { seq, ts: Timestamp(0), session: "s".into(), event: decided(words) })
         };
-        let did = ["process.exec /x", "net.connect 203.0.113.1:443", "net.connect 127.0.0.1:80"];
+        let did = [
+            "process.exec /x",
+            "net.connect 203.0.113.1:443",
+            "net.bind 127.0.0.1:80",
+            "net.connect 127.0.0.1:80",
+        ];
         let expected = Expected::read((0..).zip(&did).map(record)).unwrap();
         let expected = Arc::new(expected.of_program(vec![AbsPath::new(b"/agent").unwrap()]));
         let sink = Matching { trace: Arc::new(Kept(Mutex::default())), expected: Arc::clone(&expected) };
-        for words in ["process.exec /y", "fs.read /agent", "net.connect 127.0.0.1:80"] {
+        for words in
+            ["process.exec /y", "fs.read /agent", "net.bind 127.0.0.1:80", "net.connect 127.0.0.1:80"]
+        {
             assert!(sink.append(&decided(words)).is_ok(), "{words}");
         }
         assert!(sink.append(&decided("net.connect 203.0.113.1:443")).is_err());

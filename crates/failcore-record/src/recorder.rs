@@ -31,11 +31,13 @@ const WAITING: usize = 16;
 /// Which contents are kept.
 #[derive(Debug, Clone, Default)]
 pub struct Keeping {
-    /// Trees of programs and libraries: of a file in one of them only the hash is kept.
+    /// Trees of programs and libraries.
     pub libraries: Vec<PathBuf>,
+    /// Whether what lies in them is kept too, and not only its hash; then a file may be of any length.
+    pub self_contained: bool,
     /// Longest file that is kept, in bytes.
     pub most: u64,
-    /// Secrets: a file that holds one is not kept.
+    /// Secrets: a file that holds one is not kept, unless it is a library.
     pub secrets: Redactor,
 }
 
@@ -235,7 +237,11 @@ impl Recorder {
         let sha256 = sha256(&bytes);
         let size = bytes.len() as u64;
         let library = self.keeping.libraries.iter().any(|tree| Path::new(os(path)).starts_with(tree));
-        let kept = !library && size <= self.keeping.most && !self.keeping.secrets.finds(&bytes);
+        let Keeping { self_contained, most, secrets, .. } = &self.keeping;
+        let kept = match library {
+            true => *self_contained,
+            false => (*self_contained || size <= *most) && !secrets.finds(&bytes),
+        };
         if kept {
             self.pack(&sha256, &bytes)?;
         }

@@ -423,9 +423,6 @@ const MOST_KEPT: u64 = 64 << 20;
 fn keeping(args: &Run, env: &Environment, hook: &Path) -> Keeping {
     /// Where machines keep programs and libraries (hier(7)), and Nix.
     const TREES: [&str; 8] = ["/bin", "/lib", "/lib32", "/lib64", "/nix", "/opt", "/sbin", "/usr"];
-    if args.self_contained {
-        return Keeping { libraries: Vec::new(), most: u64::MAX, secrets: Redactor::default() };
-    }
     let mut libraries: Vec<PathBuf> = TREES.map(PathBuf::from).into();
     libraries.extend(hook.parent().map(Path::to_owned));
     if let Some(python) = &env.python {
@@ -434,7 +431,7 @@ fn keeping(args: &Run, env: &Environment, hook: &Path) -> Keeping {
         libraries.extend(trees.iter().filter(bare).map(|tree| tree.as_path().to_owned()));
         libraries.extend(python.site_packages.iter().map(|tree| tree.as_path().to_owned()));
     }
-    Keeping { libraries, most: MOST_KEPT, secrets: Redactor::default() }
+    Keeping { libraries, self_contained: args.self_contained, most: MOST_KEPT, secrets: Redactor::default() }
 }
 
 /// The policy of the run, and the file it came from.
