@@ -339,6 +339,12 @@ def test_what_root_recorded_an_ordinary_user_runs_again(world: World) -> None:
     same(run, again(world, run, as_user=user, state="other"))
 
 
+def test_the_runtime_lane_records_nothing(world: World) -> None:
+    policy = str(world.write_policy(WORKSPACE))
+    done = world.ask("run", "--lane", "runtime", "--record", "-p", policy, "--", world.python, "-c", "pass")
+    assert done.returncode == 126 and "only the kernel lane sees all" in done.stderr, done.stderr
+
+
 def test_a_run_that_was_not_recorded_says_how_to(world: World) -> None:
     run = world.run("pass")
     done = again(world, run)
