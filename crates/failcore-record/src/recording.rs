@@ -64,6 +64,7 @@ pub(crate) enum Node {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Contents {
     pub(crate) sha256: String,
+    pub(crate) size: u64,
     pub(crate) kept: bool,
 }
 
@@ -166,13 +167,13 @@ fn add(nodes: &mut BTreeMap<Vec<u8>, Node>, path: Vec<u8>, input: Input) -> Resu
                 _ => Err("names in what is no directory"),
             };
         }
-        Input::Contents { sha256, kept, .. } => {
+        Input::Contents { sha256, size, kept } => {
             if sha256.len() != 64 || !sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
                 return Err("the hash is none");
             }
             return match nodes.get_mut(&path) {
                 Some(Node::File { contents, .. }) => {
-                    *contents = Some(Contents { sha256, kept });
+                    *contents = Some(Contents { sha256, size, kept });
                     Ok(())
                 }
                 _ => Err("contents of what is no file"),
