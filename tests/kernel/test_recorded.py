@@ -236,6 +236,18 @@ def test_a_changed_program_is_told_where_it_parts(world: World) -> None:
     assert (second.code, second.out) == (0, "HERE\n"), second.explain()
 
 
+def test_what_is_left_behind_is_compared(world: World) -> None:
+    agent = world.work / "agent.py"
+    run = world.run("open(WORK + '/out.txt', 'w').write('one')", options=RECORD)
+    assert [r["path"] for r in run.records if r["type"] == "left"] == [f"{world.work}/out.txt"], run.explain()
+    (world.work / "out.txt").unlink()
+    same(run, again(world, run))
+    agent.write_text(agent.read_text().replace("'one'", "'two'"))
+    second = again(world, run, world.python, str(agent))
+    assert second.code == 5, second.explain()
+    assert f"diverged: what the program left in {world.work}/out.txt is not what it was" in second.err
+
+
 def test_nobody_outside_is_reached(world: World, listen) -> None:
     server = listen()
     script = f"""

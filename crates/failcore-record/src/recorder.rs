@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use crate::program;
-use crate::store::{Store, StoreError, hex};
+use crate::store::{self, Store, StoreError, hex};
 
 /// As many links as the kernel follows (path_resolution(7)).
 const MAX_LINKS: u32 = 40;
@@ -86,8 +86,23 @@ enum First {
     /// `read` once its contents are kept, or cannot be had any more.
     File {
         read: bool,
+        state: State,
     },
     Other,
+}
+
+/// By which a file shows that it was changed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct State {
+    inode: u64,
+    size: i64,
+    modified: (i64, u64),
+}
+
+impl State {
+    fn of(stat: &Stat) -> Self {
+        Self { inode: stat.st_ino, size: stat.st_size, modified: (stat.st_mtime, stat.st_mtime_nsec) }
+    }
 }
 
 /// Where a walk ended.
@@ -129,12 +144,28 @@ impl Recorder {
         Ok(Self { sink, keeping, seen: Mutex::default(), packer, failed })
     }
 
-    /// Ends the recording: all of it is kept.
+    /// Ends the recording, after the program: all of it is kept, and what the program left of files that it looked at.
     ///
     /// # Errors
     /// Why something is not, in words.
     pub fn finish(&self) -> Result<(), String> {
         self.settle();
+        let first = std::mem::take(&mut self.lock().first);
+        for (path, first) in first {
+            let now = statat(CWD, path.as_slice(), AtFlags::SYMLINK_NOFOLLOW).ok();
+            let now = now.filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+            let changed = match (first, &now) {
+                (First::Absent, now) => now.is_some(),
+                (First::File { state, .. }, Some(now)) => State::of(now) != state,
+                (First::File { .. }, None) => true,
+                (First::Directory { .. } | First::Other, _) => false,
+            };
+            // The kernel's own files are others each time.
+            if changed && !path.starts_with(b"/proc/") && !path.starts_with(b"/sys/") {
+                let left = Event::Left { sha256: store::hash_of(Path::new(os(&path))), path: path.into() };
+                self.sink.append(&left).map_err(|error| error.to_string())?;
+            }
+        }
         self.failed.get().cloned().map_or(Ok(()), Err)
     }
 
@@ -280,7 +311,7 @@ impl Recorder {
             _ => seen.unread.get(&id)?.clone(),
         };
         match seen.first.get_mut(&path) {
-            Some(First::File { read }) if !*read => {
+            Some(First::File { read, .. }) if !*read => {
                 *read = true;
                 seen.unread.remove(&id);
                 Some(path)
@@ -412,7 +443,7 @@ fn first_look(path: &[u8], stat: &Stat) -> (First, Input) {
         FileType::Directory => (First::Directory { listed: false }, Input::Directory { mode, modified }),
         FileType::RegularFile => {
             let size = stat.st_size.cast_unsigned();
-            (First::File { read: false }, Input::File { mode, modified, size })
+            (First::File { read: false, state: State::of(stat) }, Input::File { mode, modified, size })
         }
         FileType::Symlink => match readlinkat(CWD, path, Vec::new()) {
             Ok(target) => (First::Other, Input::Link { target: Text::from(target.into_bytes()) }),

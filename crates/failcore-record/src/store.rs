@@ -50,6 +50,13 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The SHA-256 of what a file holds now, in hexadecimal; nothing where it cannot be read.
+pub(crate) fn hash_of(file: &Path) -> Option<String> {
+    let mut hash = Sha256::new();
+    io::copy(&mut File::open(file).ok()?, &mut hash).ok()?;
+    Some(hex(&hash.finalize()))
+}
+
 impl Store {
     /// The objects of the trace in `trace`.
     pub fn of(trace: &Path) -> Self {
