@@ -17,7 +17,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use failcore_gate::expected::{Divergence, Matching};
 use failcore_gate::{Gate, Sink, Witness};
@@ -166,6 +166,7 @@ impl Started {
         if self.prepared.expected.is_some() {
             watch = CLOSEST_WATCH;
         }
+        let mut parted_since = None;
         // Where nothing is measured it is known to be one process, and looked at again when it is not over by then.
         let mut first = (!measured).then(|| Sampled { processes: 1, ..Sampled::default() });
         while self.tree.ended().is_none() {
@@ -183,8 +184,12 @@ impl Started {
             }
             broken = broken || self.is_broken(ui);
             if stopped.is_none() && self.parted().is_some() {
-                stopped = Some("divergence");
-                self.end(|_| false);
+                // It is refused everything by now, and can say where it stands.
+                let since = *parted_since.get_or_insert_with(Instant::now);
+                if since.elapsed() > GRACE {
+                    stopped = Some("divergence");
+                    self.end(|_| false);
+                }
             }
             self.wait(watch, limits.wall_time);
             if !measured {
