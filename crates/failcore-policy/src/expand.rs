@@ -4,6 +4,7 @@ mod paths;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::rc::Rc;
 
 use failcore_model::{AbsPath, Rights, RuleId, SignalTarget};
 
@@ -13,7 +14,7 @@ use crate::document::{
     Amount, At, Budgets, CredentialEntry, Document, Entry, Env, Fs, Native, Net, Process, Signal, Tool,
 };
 use crate::environment::{Environment, Reals};
-use crate::error::{Wrong, position};
+use crate::error::Wrong;
 use crate::host;
 use crate::http;
 use crate::limits::{MESSAGE_BUDGETS, duration, size};
@@ -123,7 +124,9 @@ pub(crate) struct Expansion<'a> {
     shipped: bool,
     env: &'a Environment,
     /// Where the paths lead.
-    reals: Reals,
+    reals: Rc<Reals>,
+    /// Where the lines of the text begin.
+    lines: Vec<usize>,
     /// The `[[tool]]` entry being read.
     tool: Option<u16>,
     draft: Draft,
@@ -137,6 +140,7 @@ impl<'a> Expansion<'a> {
         dir: &'a AbsPath,
         shipped: bool,
         env: &'a Environment,
+        reals: Rc<Reals>,
     ) -> Self {
         Self {
             source,
@@ -144,7 +148,8 @@ impl<'a> Expansion<'a> {
             dir,
             shipped,
             env,
-            reals: Reals::default(),
+            reals,
+            lines: std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect(),
             tool: None,
             draft: Draft::default(),
             wrongs: Vec::new(),
@@ -477,7 +482,9 @@ impl<'a> Expansion<'a> {
     }
 
     fn rule(&self, key: Key, id: RuleId, span: Range<usize>, text: String, objects: Vec<Object>) -> Rule {
-        let (line, column) = position(self.text, span.start);
+        let line = self.lines.partition_point(|begin| *begin <= span.start);
+        let begin = self.lines.get(line.wrapping_sub(1)).copied().unwrap_or_default();
+        let column = self.text.get(begin..span.start).unwrap_or_default().chars().count() + 1;
         let mut rule = Rule::new(id, key, Effect::Permit, objects);
         rule.source = self.source.into();
         (rule.line, rule.column) = (line as u32, column as u32);
@@ -500,14 +507,14 @@ impl<'a> Expansion<'a> {
             return Ok(patterns
                 .into_iter()
                 .flat_map(|pattern| match pattern.literal() {
-                    Some(path) => command::program(&path, &args),
+                    Some(path) => command::program(&path, &args, &self.reals),
                     None => self.with_real(pattern).flat_map(|p| command::programs(&p, &args)).collect(),
                 })
                 .collect());
         }
         // A program that is not installed grants nothing; `check` says so.
         let found = self.env.look_up(program.as_ref());
-        Ok(found.map(|path| command::program(&path, &args)).unwrap_or_default())
+        Ok(found.map(|path| command::program(&path, &args, &self.reals)).unwrap_or_default())
     }
 
     fn credential(&mut self, n: usize, at: &At<CredentialEntry>) {
