@@ -525,6 +525,9 @@ impl Drain<'_> {
                 self.state.own.close("the run is over");
                 return self.writer;
             }
+            if stopping {
+                continue;
+            }
             idle = if worked { 0 } else { idle + 1 };
             if idle < IDLE_NAPS {
                 // Woken only when it is over.

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use failcore_model::{AbsPath, Rights, RuleId, SignalTarget};
+use rustc_hash::FxHashSet;
 
 use crate::capability::Capability;
 use crate::command;
@@ -31,6 +32,8 @@ const VERSION: u32 = 1;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Draft {
     rules: Vec<Rule>,
+    /// The ids of the rules.
+    ids: FxHashSet<RuleId>,
     tools: Vec<resolved::Tool>,
     singles: Singles,
     stdin: Stdin,
@@ -64,7 +67,7 @@ impl Draft {
         let offset = self.tools.len() as u16;
         let mut taken = Vec::new();
         for mut rule in other.rules {
-            if self.rules.iter().any(|known| known.id == rule.id) {
+            if !self.ids.insert(rule.id.clone()) {
                 taken.push(rule.id.clone());
             }
             rule.tool = rule.tool.map(|tool| tool + offset);
@@ -72,6 +75,11 @@ impl Draft {
         }
         self.tools.extend(other.tools);
         taken
+    }
+
+    fn push(&mut self, rule: Rule) {
+        self.ids.insert(rule.id.clone());
+        self.rules.push(rule);
     }
 
     /// Takes in values beside these: of two for one key the wider stands, as entries of two lists add up.
@@ -207,7 +215,7 @@ impl<'a> Expansion<'a> {
                     let id = RuleId::from(&format!("{}#{}[{n}]", self.source, Key::Capabilities));
                     let objects = vec![Object::Capability(kept)];
                     let rule = self.rule(Key::Capabilities, id, name.span(), name.get().0.clone(), objects);
-                    self.draft.rules.push(rule);
+                    self.draft.push(rule);
                 }
                 Err(wrong) => self.wrongs.push((name.span(), wrong)),
             }
@@ -271,7 +279,7 @@ impl<'a> Expansion<'a> {
         }
         self.tool = Some(self.draft.tools.len() as u16);
         let rule = self.rule(Key::Tool, id.clone(), tool.name.span(), tool.name.get().clone(), Vec::new());
-        self.draft.rules.push(Rule { effect: Effect::Forbid, ..rule });
+        self.draft.push(Rule { effect: Effect::Forbid, ..rule });
         self.draft.tools.push(resolved::Tool { name, keys, rule: id });
         self.lists(&tool.fs, &tool.net, &tool.process, &Env::default(), &tool.native);
         self.tool = None;
@@ -420,13 +428,13 @@ impl<'a> Expansion<'a> {
                     let text = if entry.plain { None } else { self.text.get(span.clone()) };
                     let text = text.unwrap_or(&entry.object).to_owned();
                     let rule = self.rule(key, id, span.clone(), text, objects);
-                    if self.draft.rules.iter().any(|known| known.id == rule.id) {
+                    if self.draft.ids.contains(&rule.id) {
                         let wrong = Wrong::new(format!("the id `{}` is taken already", rule.id));
                         self.wrongs
                             .push((span, wrong.help("ids name rules in decisions; each stands for one")));
                         continue;
                     }
-                    self.draft.rules.push(Rule {
+                    self.draft.push(Rule {
                         effect,
                         reason: entry.reason.clone(),
                         until: entry.until,
@@ -450,7 +458,7 @@ impl<'a> Expansion<'a> {
         let text = self.text.get(span.clone()).unwrap_or_default().to_owned();
         let rule = object.map(|object| self.rule(key, id, span, text, vec![object]));
         if self.tool.is_some() {
-            self.draft.rules.extend(rule);
+            rule.into_iter().for_each(|rule| self.draft.push(rule));
         } else {
             self.draft.singles.insert(key, rule);
         }
@@ -472,7 +480,7 @@ impl<'a> Expansion<'a> {
                 let id = RuleId::from(&format!("{}#{section}.{name}", self.source));
                 let object = Object::Budget { name: name.into(), most };
                 let rule = self.rule(Key::Limits, id, value.span(), text, vec![object]);
-                self.draft.rules.push(Rule { effect: Effect::Forbid, ..rule });
+                self.draft.push(Rule { effect: Effect::Forbid, ..rule });
             }
             Err(help) => {
                 let wrong = Wrong::new(format!("`{name}` is {text}, which is no amount")).help(help);
@@ -527,7 +535,7 @@ impl<'a> Expansion<'a> {
                 let text = format!("{} for {}", at.get().header, at.get().host);
                 let rule =
                     self.rule(Key::Credential, id, at.span(), text, vec![Object::Credential(credential)]);
-                self.draft.rules.push(rule);
+                self.draft.push(rule);
             }
             Err(wrong) => self.wrongs.push((at.span(), wrong)),
         }
