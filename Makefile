@@ -39,9 +39,10 @@ lint: $(VENV)/.installed $(VENV)/.lint $(VENV)/.demo ## Check formats, lints, ty
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/lint
 
-bench: $(VENV)/.installed ## Measure, and write docs/benchmarks.md and docs/benchmarks-kernel.md
+bench: $(VENV)/.installed ## Measure, and write docs/benchmarks*.md
 	$(BIN)/python benches/run.py
 	$(BIN)/python benches/kernel.py
+	$(BIN)/python benches/recorded.py
 
 fuzz: ## Fuzz every parser of bytes for a minute each (needs a nightly toolchain and cargo-fuzz)
 	scripts/fuzz $(FUZZ_SECONDS)

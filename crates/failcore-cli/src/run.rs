@@ -240,7 +240,16 @@ impl Started {
             drop(relay);
             broker = Some(names);
         }
-        let parted = self.parted().map(|divergence| Parted(divergence).to_string());
+        let mut parted = self.parted().map(|divergence| Parted(divergence).to_string());
+        if parted.is_none()
+            && let Some(replayed) = &self.prepared.replayed
+        {
+            let otherwise = replayed.left_otherwise();
+            let files: Vec<String> = otherwise.iter().map(|file| file.display().to_string()).collect();
+            parted = (!files.is_empty()).then(|| {
+                format!("diverged: what the program left in {} is not what it was", files.join(", "))
+            });
+        }
         let code = self.tree.ended().map_or(u8::MAX, tree::code);
         let tally = self.server.ledger();
         let Prepared { session, program, tmp, .. } = self.prepared;
@@ -569,8 +578,10 @@ fn supervise(
     };
     let recorder = match &prepared.keeping {
         Some(keeping) => {
-            let recorder = Recorder::start(Store::of(prepared.trace()), server.sink(), keeping.clone());
-            Some(Arc::new(recorder.map_err(|source| Problem::Unkept { source })?))
+            let recorder = Store::create(prepared.trace())
+                .and_then(|store| Recorder::start(store, server.sink(), keeping.clone()))
+                .map_err(|source| Problem::Unkept { source })?;
+            Some(Arc::new(recorder))
         }
         None => None,
     };
