@@ -86,3 +86,32 @@ attempt("forks", fork)
 def test_forks_while_signals_come(world: World) -> None:
     run = world.run(STORM)
     run.worked("forks")
+
+
+# Nor was whoever changes a name, or what is known of a file.
+CHANGES = """
+import signal
+signal.signal(signal.SIGALRM, lambda *_: None)
+open("f", "w").close()
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0003)
+def names():
+    for _ in range(1000):
+        os.mkdir("d")
+        os.rename("d", "e")
+        os.rmdir("e")
+def attributes():
+    for _ in range(500):
+        os.chmod("f", 0o600)
+        os.utime("f", (1, 1))
+        os.link("f", "g")
+        os.unlink("g")
+attempt("names", names)
+attempt("attributes", attributes)
+signal.setitimer(signal.ITIMER_REAL, 0)
+"""
+
+
+def test_changes_while_signals_come(world: World) -> None:
+    run = world.run(CHANGES)
+    run.worked("names")
+    run.worked("attributes")

@@ -42,10 +42,10 @@ fn main() -> ExitCode {
         session: "s1".into(),
         agent: None,
         run: None,
-        policy: policy.resolved().into(),
+        policy: Arc::clone(&policy),
         supervised: true,
     };
-    let server = Server::start(&trace.join("socket"), served, writer, Arc::new(Nobody)).unwrap();
+    let server = Server::start(&trace.join("socket"), served, || Ok(writer), Arc::new(Nobody)).unwrap();
     set_child_subreaper(Some(rustix::process::getpid())).unwrap();
     let pins = Arc::new(Pins::new().with_hosts(Hosts::system()));
     let gate = Gate::builder(Arc::clone(&policy), server.sink(), Lane::Kernel)
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
     let (plan, _) = lower(&policy, &Features::probe());
     let plan = if std::env::var_os("WITHOUT_LANDLOCK").is_some() { Plan::default() } else { plan };
     let parent = Parent { gate, door: None, carrier: Some(broker.carrier()), relay: None, witness: None };
-    let code = match Supervisor::start(&launch, &plan, parent) {
+    let code = match Supervisor::start(&launch, &plan, parent, || server.opened().is_ok()) {
         Ok(supervisor) => {
             let root = rustix::process::Pid::from_raw(supervisor.root().cast_signed());
             let status = loop {
@@ -77,6 +77,6 @@ fn main() -> ExitCode {
         }
     };
     drop(broker);
-    server.finish().close(Some(code)).unwrap();
+    server.finish().unwrap().close(Some(code)).unwrap();
     ExitCode::from(u8::try_from(code).unwrap_or(255))
 }

@@ -27,7 +27,6 @@ use failcore_net::{Broker, Hosts, Pins, Resolver, Upstream};
 use failcore_policy::Limits;
 use failcore_record::{Recorder, Store};
 use failcore_relay::RelayServer;
-use failcore_trace::Writer;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -41,8 +40,8 @@ use approvals::Approvals;
 use clock::Clock;
 use control::{Change, Control, Given};
 use freeze::Frozen;
-use prepare::Prepared;
 pub(crate) use prepare::{Again, os};
+use prepare::{Complete, Prepared};
 use signals::Signals;
 use summary::Summary;
 use tree::{GRACE, Tree};
@@ -100,7 +99,7 @@ struct Started {
 struct Supervised {
     supervisor: Supervisor,
     /// Answers for as long as anybody may ask.
-    _broker: Broker,
+    broker: Broker,
     /// Where connections are carried.
     relay: Option<RelayServer>,
     /// Where what the program learns is kept.
@@ -132,8 +131,11 @@ impl Started {
     fn start(mut prepared: Prepared, args: &Run, ui: &Ui) -> Result<Self, Failure> {
         // Before anything is written: a file size limit is a signal otherwise.
         let mut signals = Signals::catch()?;
-        let (writer, plan, cgroup) = prepared.open_trace()?;
-        match Begun::begin(&prepared, args, ui, writer, &plan, cgroup, &mut signals) {
+        let begun = prepared
+            .complete()
+            .map_err(|failure| (failure, false))
+            .and_then(|complete| Begun::begin(&prepared, args, ui, complete, &mut signals));
+        match begun {
             Ok(begun) => {
                 let Begun { server, control, approvals, clock, tree, supervised, cgroup, root } = begun;
                 Ok(Self {
@@ -150,8 +152,8 @@ impl Started {
                     root,
                 })
             }
-            Err(failure) => {
-                prepared.discard_trace();
+            Err((failure, begun)) => {
+                prepared.discard_trace(begun);
                 Err(failure)
             }
         }
@@ -229,16 +231,19 @@ impl Started {
             self.server.record(Event::Notice { text });
         }
         self.approvals.close();
-        if let Some(supervised) = self.supervised.take() {
-            for text in supervised.supervisor.lacked() {
+        let mut broker = None;
+        if let Some(Supervised { supervisor, broker: names, relay, recorder }) = self.supervised.take() {
+            for text in supervisor.lacked() {
                 ui.note(text);
             }
-            supervised.supervisor.finish();
-            if let Some(Err(why)) = supervised.recorder.map(|recorder| recorder.finish()) {
+            supervisor.finish();
+            if let Some(Err(why)) = recorder.map(|recorder| recorder.finish()) {
                 let text = format!("the recording is not whole, and cannot be run again: {why}");
                 ui.note(&text);
                 self.server.record(Event::Notice { text });
             }
+            drop(relay);
+            broker = Some(names);
         }
         let mut parted = self.parted().map(|divergence| Parted(divergence).to_string());
         if parted.is_none()
@@ -250,15 +255,26 @@ impl Started {
                 format!("diverged: what the program left in {} is not what it was", files.join(", "))
             });
         }
-        self.signals.release();
         let code = self.tree.ended().map_or(u8::MAX, tree::code);
         let tally = self.server.ledger();
+        let Prepared { session, program, tmp, .. } = self.prepared;
         let writer = self.server.finish();
+        // What nobody uses any more is cleared away while the trace is written to the disk; at once, where no thread is
+        // to be had for it.
+        let (signals, cgroup) = (self.signals, self.cgroup);
+        let clear = move || {
+            signals.release();
+            drop((broker, cgroup, tmp));
+        };
+        let cleared = std::thread::Builder::new().name("failcore-clear".into()).spawn(clear);
+        let Some(writer) = writer else { return Err(Problem::NeverEntered { program: program.file }.into()) };
         let entered = writer.records() > 1;
         let dir = writer.dir().to_owned();
-        writer.close(Some(code.into())).map_err(Problem::trace)?;
+        let closed = writer.close(Some(code.into())).map_err(Problem::trace);
+        drop(cleared.map(|cleared| cleared.join()));
+        closed?;
         if entered {
-            let summary = Summary::of(&self.prepared.session, dir, code, stopped, tally.tally());
+            let summary = Summary::of(&session, dir, code, stopped, tally.tally());
             if ui.is_json() {
                 // The standard output is the program's.
                 ui::json_note(&summary);
@@ -266,13 +282,13 @@ impl Started {
                 ui.note(&summary);
             }
         }
-        // Once all is said: whoever was told that the run is stopped finds its last line.
+        self.control.close();
+        // Once all is said: whoever is told that the run is stopped finds its last line, and the run no more.
         for (given, reply) in stoppers {
             given.answer(reply);
         }
-        self.control.close();
         if !entered {
-            return Err(Problem::NeverEntered { program: self.prepared.program.file }.into());
+            return Err(Problem::NeverEntered { program: program.file }.into());
         }
         if let Some(parted) = parted {
             ui.note(parted);
@@ -460,68 +476,77 @@ struct Begun {
 }
 
 impl Begun {
-    /// Sets the gate up and starts the program; where one of them fails, nothing has run.
+    /// Sets the gate up and starts the program; where one of them fails, nothing has run, and the failure comes with
+    /// whether the trace was begun.
     fn begin(
         prepared: &Prepared,
         args: &Run,
         ui: &Ui,
-        writer: Writer,
-        plan: &Plan,
-        cgroup: Option<Cgroup>,
+        complete: Complete,
         signals: &mut Signals,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, (Failure, bool)> {
+        let Complete { trace, plan, cgroup } = complete;
         let cgroup = cgroup.map(Arc::new);
         let served = Served {
             session: prepared.session.clone(),
             agent: prepared.agent.clone(),
             run: prepared.label.clone(),
-            policy: prepared.policy.resolved().into(),
+            policy: Arc::clone(&prepared.policy),
             supervised: prepared.lane == Lane::Kernel,
         };
         let clock = Arc::new(Clock::start());
         let approvals =
             Arc::new(Approvals::new(&prepared.session, args.patience, Arc::clone(&clock), ui.notes()));
-        let server = Server::start(&prepared.socket(), served, writer, Arc::clone(&approvals) as _)
-            .map_err(Problem::start)?;
-        let mut tree = Tree::adopt(prepared.policy.limits().write_bytes.is_some())?;
-        let begun = || {
+        // The trace is begun beside all that follows, up to the program itself.
+        let server = Server::start(&prepared.socket(), served, || trace.begin(), Arc::clone(&approvals) as _)
+            .map_err(|error| (Problem::start(error).into(), false))?;
+        let mut begin = || {
+            let mut tree = Tree::adopt(prepared.policy.limits().write_bytes.is_some())?;
             // Whoever cannot be stopped by its owner does not start.
             let control = Control::open(prepared.about(), Arc::clone(&approvals), server.ledger())?;
             let supervised = match prepared.lane {
                 Lane::Runtime => None,
-                _ => Some(supervise(prepared, args, plan, &server, cgroup.clone())?),
+                _ => Some(supervise(prepared, args, &plan, &server, cgroup.clone())?),
             };
             let root = match &supervised {
-                None => spawn(prepared, args)?,
+                None => {
+                    server.opened().map_err(Problem::start)?;
+                    spawn(prepared, args)?
+                }
                 Some(supervised) => Pid::from_raw(supervised.supervisor.root().cast_signed()),
             };
             let gone = || Problem::System { what: "watch the program", source: gone() };
-            Ok((control, root.ok_or_else(gone)?, supervised))
+            let pid = root.ok_or_else(gone)?;
+            tree.watch(pid, supervised.is_none());
+            // Not reaped before we do it: the number is still its own.
+            let watched = pidfd_open(pid, PidfdFlags::empty())
+                .map_err(Problem::system("watch the program"))
+                .and_then(|root| signals.forward_to(&root).map(|()| root));
+            match watched {
+                Ok(root) => Ok((control, tree, root, supervised)),
+                Err(problem) => {
+                    tree.stop(|_| false, None);
+                    Err(problem)
+                }
+            }
         };
-        let (control, pid, supervised) = match begun() {
+        let begun: Result<_, Problem> = begin();
+        // It is on pages that were shared with the guardian when that was made: to give it back they would be copied.
+        std::mem::forget(plan);
+        let (control, tree, root, supervised) = match begun {
             Ok(begun) => begun,
             Err(problem) => {
-                let problem: Problem = problem;
-                drop(server.finish().close(None));
-                return Err(problem.into());
+                let trace = server.finish();
+                let begun = trace.is_some();
+                drop(trace.map(|writer| writer.close(None)));
+                return Err((problem.into(), begun));
             }
         };
         let program = supervised.as_ref().map(|supervised| supervised.supervisor.agent().cast_signed());
         if let Some(program) = program.and_then(Pid::from_raw) {
             approvals.shared_with(program);
         }
-        tree.watch(pid, supervised.is_none());
-        // Not reaped before we do it: the number is still its own.
-        let watched = pidfd_open(pid, PidfdFlags::empty())
-            .map_err(Problem::system("watch the program"))
-            .and_then(|root| signals.forward_to(&root).map(|()| root));
-        match watched {
-            Ok(root) => Ok(Self { server, control, approvals, clock, tree, supervised, cgroup, root }),
-            Err(problem) => {
-                tree.stop(|_| false, None);
-                Err(problem.into())
-            }
-        }
+        Ok(Self { server, control, approvals, clock, tree, supervised, cgroup, root })
     }
 }
 
@@ -613,8 +638,14 @@ fn supervise(
             (None, None) => None,
         },
     };
-    let supervisor = Supervisor::start(&launch, plan, parent).map_err(Problem::supervisor)?;
-    Ok(Supervised { supervisor, _broker: broker, relay, recorder })
+    let mut unopened = None;
+    let ready = || server.opened().map_err(|error| unopened = Some(error)).is_ok();
+    let supervisor = Supervisor::start(&launch, plan, parent, ready);
+    if let Some(error) = unopened {
+        return Err(Problem::start(error));
+    }
+    let supervisor = supervisor.map_err(Problem::supervisor)?;
+    Ok(Supervised { supervisor, broker, relay, recorder })
 }
 
 /// Where a run that is run again does something else, for its owner.

@@ -1,7 +1,7 @@
 //! The cgroup of a run (kernel documentation, "Control Group v2"): what the kernel counts, freezes and ends as one.
 //!
 //! A process starts in it (clone3(2), `CLONE_INTO_CGROUP`), so that nothing of the run was ever outside; it cannot leave,
-//! since that is a write to a file that no policy permits ([`mounts`]). Where no cgroup can be made, the run goes without:
+//! since that is a write to a file that no policy permits ([`CgroupMounts`]). Where no cgroup can be made, the run goes without:
 //! its processes are found by descent and measured from time to time.
 
 use std::fs::File;
@@ -78,9 +78,8 @@ impl Cgroup {
     ///
     /// # Errors
     /// [`CgroupError`]. Without a controller there is a cgroup all the same: see [`Cgroup::holds_memory`].
-    pub fn create(run: &str, limits: &Limits) -> Result<Self, CgroupError> {
-        let mounts = read_mounts();
-        let (own, top) = own(&mounts).ok_or(CgroupError::NotThere)?;
+    pub fn create(run: &str, limits: &Limits, mounts: &CgroupMounts) -> Result<Self, CgroupError> {
+        let (own, top) = own(&mounts.0).ok_or(CgroupError::NotThere)?;
         let needs: Vec<&str> = [("memory", limits.memory), ("pids", limits.processes)]
             .into_iter()
             .filter_map(|(controller, limit)| limit.map(|_| controller))
@@ -177,7 +176,7 @@ impl Cgroup {
     pub fn lacks(&self, controller: &str) -> Option<&'static str> {
         let named = |mount: &Mount| mount.controllers.iter().flatten().any(|name| name == controller);
         let held = (controller == "memory" && self.memory) || (controller == "pids" && self.pids);
-        (!held).then(|| match read_mounts().iter().any(named) {
+        (!held).then(|| match CgroupMounts::read().0.iter().any(named) {
             true => "the controller belongs to cgroup version 1 here",
             false => "the controller is not to be had for it",
         })
@@ -339,19 +338,26 @@ struct Mount {
     controllers: Option<Vec<String>>,
 }
 
-/// Where hierarchies of cgroups are mounted, of either version: files there move processes out of what confines them,
+/// The hierarchies of cgroups that are mounted, of either version: files there move processes out of what confines them,
 /// and of version 1 start programs outside ("release_agent").
-pub fn mounts() -> Vec<PathBuf> {
-    read_mounts().into_iter().map(|mount| mount.point).collect()
-}
+#[derive(Debug, Clone)]
+pub struct CgroupMounts(Vec<Mount>);
 
-fn read_mounts() -> Vec<Mount> {
-    // The kernel writes it anew at each read: a few large ones.
-    let mut text = Vec::with_capacity(16 << 10);
-    if File::open("/proc/self/mountinfo").and_then(|mut file| file.read_to_end(&mut text)).is_err() {
-        return Vec::new();
+impl CgroupMounts {
+    /// Those there are now.
+    pub fn read() -> Self {
+        // The kernel writes it anew at each read: a few large ones.
+        let mut text = Vec::with_capacity(16 << 10);
+        if File::open("/proc/self/mountinfo").and_then(|mut file| file.read_to_end(&mut text)).is_err() {
+            return Self(Vec::new());
+        }
+        Self(text.split(|byte| *byte == b'\n').filter_map(mount).collect())
     }
-    text.split(|byte| *byte == b'\n').filter_map(mount).collect()
+
+    /// Where they are.
+    pub fn points(&self) -> impl Iterator<Item = &Path> {
+        self.0.iter().map(|mount| mount.point.as_path())
+    }
 }
 
 /// A line of /proc/PID/mountinfo (proc_pid_mountinfo(5)), where it is about cgroups.

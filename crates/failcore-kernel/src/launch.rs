@@ -118,6 +118,9 @@ pub enum StartError {
         /// The kernel's answer.
         why: std::io::Error,
     },
+    /// The caller was not ready for it.
+    #[error("the program was not wanted any more")]
+    NotReady,
     /// A probe that had to be refused was not.
     #[error("the gate does not hold: {0}")]
     Leaks(&'static str),
@@ -136,12 +139,19 @@ impl Supervisor {
     /// the caller waits for it. The caller should be a child subreaper, so that what outlives the guardian can be
     /// found.
     ///
+    /// `ready` is asked when all is there but the program itself, whether it may run: nothing was recorded before that.
+    ///
     /// # Errors
     /// [`StartError`]; nothing of the program has run then.
     ///
     /// # Security
     /// The calling process becomes non-dumpable, so that no process of the same user can reach into it.
-    pub fn start(launch: &Launch, plan: &Plan, parent: Parent) -> Result<Self, StartError> {
+    pub fn start(
+        launch: &Launch,
+        plan: &Plan,
+        parent: Parent,
+        ready: impl FnOnce() -> bool,
+    ) -> Result<Self, StartError> {
         let (tell, told) = mpsc::sync_channel(1);
         let program = locate(launch)?;
         let shown = program.to_string_lossy().into_owned();
@@ -220,6 +230,10 @@ impl Supervisor {
         let agent = probed(&mut link).inspect_err(|_| shared.end())?;
         let watcher = watch(&shared).map_err(StartError::kernel("cannot start a thread"))?;
         let supervisor = Self { shared, root, agent, life: Some(life), watcher: Some(watcher) };
+        if !ready() {
+            supervisor.stop();
+            return Err(StartError::NotReady);
+        }
         // Judged from here on; the first call is the exec.
         supervisor.shared.begin();
         link.write_all(&[1]).map_err(StartError::kernel("cannot speak to the program's process"))?;

@@ -61,7 +61,7 @@ mod wire;
 mod world;
 
 pub use attach::{AttachError, Attachment, Supervised};
-pub use cgroup::{Cgroup, CgroupError, mounts as cgroup_mounts};
+pub use cgroup::{Cgroup, CgroupError, CgroupMounts};
 pub use features::Features;
 pub use inherited::close_on_exec;
 pub use launch::{Launch, Parent, StartError, Supervisor};
@@ -74,7 +74,7 @@ pub use reception::{Reception, dial, wait_at_most};
 pub use said::is_seen;
 pub use server::{Door, Ledger, Served, Server, ServerError, Tally};
 pub use slots::{Slot, Slots};
-pub use tasks::descends;
+pub use tasks::{descends, ignored_signals};
 pub use wire::{WireError, receive, send};
 pub use world::{World, WorldError};
 

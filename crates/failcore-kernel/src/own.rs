@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use failcore_gate::{Sink, SinkError};
-use failcore_model::{Action, Event, Text};
+use failcore_model::{Action, Endpoint, Event, Text};
 
 use crate::page::RunPage;
 
@@ -108,28 +108,35 @@ impl Sink for OwnSink {
 
 /// At least as many bytes as the event's JSON has, with room for what the record's head adds.
 ///
-/// The event that counts, an open decided, is estimated from its texts, each byte of which comes to six at most;
-/// everything else is written out to be counted.
+/// The events that count, an open or a connect decided, are estimated from their texts, each byte of which comes to six at
+/// most; everything else is written out to be counted.
 fn length(event: &Event) -> Result<u64, serde_json::Error> {
     const HEAD: u64 = 160;
     const FIXED: usize = 1024;
     const IDENTITY: usize = 64;
     const ESCAPED: usize = 6;
     if let Event::Decided { request, decision, .. } = event
-        && let Action::Open { file, .. } = &request.action
+        && let Some((object, ids)) = match &request.action {
+            Action::Open { file, .. } => {
+                Some((file.asked.as_bytes().len() + file.path.as_bytes().len(), file.ids.len()))
+            }
+            // An address comes to less than what is fixed.
+            Action::Connect(Endpoint::Inet { .. }) => Some((0, 0)),
+            _ => None,
+        }
         && request.subject.claimed.is_empty()
-        && request.context.names.is_empty()
         && request.context.addresses.is_empty()
     {
+        let names = &request.context.names;
         let label = |text: &Option<Text>| text.as_ref().map_or(0, |text| text.as_bytes().len());
         let subject = &request.subject;
-        let texts = file.asked.as_bytes().len()
-            + file.path.as_bytes().len()
+        let texts = object
+            + names.iter().map(|name| name.as_str().len() + 1).sum::<usize>()
             + subject.exe.as_bytes().len()
             + label(&subject.agent)
             + label(&subject.run)
             + decision.rules.iter().map(|rule| rule.as_str().len() + 4).sum::<usize>();
-        return Ok((FIXED + IDENTITY * file.ids.len() + ESCAPED * texts) as u64);
+        return Ok((FIXED + IDENTITY * ids + ESCAPED * texts) as u64);
     }
     struct Count(u64);
     impl std::io::Write for Count {
@@ -149,7 +156,9 @@ fn length(event: &Event) -> Result<u64, serde_json::Error> {
 
 #[cfg(test)]
 mod tests {
-    use failcore_model::{AbsPath, Context, Decision, FileId, FileRef, Request, Rights, RuleId, Subject};
+    use failcore_model::{
+        AbsPath, Context, Decision, FileId, FileRef, HostName, Request, Rights, RuleId, Subject, Transport,
+    };
 
     use super::*;
 
@@ -186,13 +195,23 @@ mod tests {
                 },
                 ..Context::default()
             };
-            let request =
-                Box::new(Request { action: Action::Open { file, rights: Rights::all() }, subject, context });
-            let decision =
+            let decision: Decision =
                 Decision::allow([RuleId::from("a \" rule"), RuleId::from("b")].into_iter().collect());
-            let event = Event::Decided { op: u64::MAX, request, decision, enforced: true, ns: u64::MAX };
-            let written = serde_json::to_vec(&event).unwrap().len() as u64 + 160;
-            assert!(length(&event).unwrap() >= written, "{byte}: {} < {written}", length(&event).unwrap());
+            let named = Context {
+                names: (0..40).map(|n| HostName::parse(&format!("n{n}")).unwrap()).collect(),
+                ..context.clone()
+            };
+            let addr = std::net::SocketAddrV6::new([0xffff; 8].into(), u16::MAX, u32::MAX, u32::MAX).into();
+            let connect = Action::Connect(Endpoint::Inet { transport: Transport::Other, addr });
+            for (action, context) in
+                [(Action::Open { file, rights: Rights::all() }, context), (connect, named)]
+            {
+                let request = Box::new(Request { action, subject: subject.clone(), context });
+                let decision = decision.clone();
+                let event = Event::Decided { op: u64::MAX, request, decision, enforced: true, ns: u64::MAX };
+                let written = serde_json::to_vec(&event).unwrap().len() as u64 + 160;
+                assert!(length(&event).unwrap() >= written, "{} < {written}", length(&event).unwrap());
+            }
         }
     }
 }

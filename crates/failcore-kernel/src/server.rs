@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use failcore_gate::{Approver, Meter, Sink};
 use failcore_model::{Answer, Event, Reason, Text};
+use failcore_policy::PolicySet;
 use failcore_trace::{TraceError, Unpacker, Writer};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
@@ -53,8 +54,8 @@ pub struct Served {
     pub agent: Option<Text>,
     /// The caller's label of the run.
     pub run: Option<Text>,
-    /// The resolved policy text.
-    pub policy: Arc<str>,
+    /// The policy, whose resolved text they read.
+    pub policy: Arc<PolicySet>,
     /// Whether a supervisor decides and records what the processes do: it alone lets them in then.
     pub supervised: bool,
 }
@@ -76,9 +77,9 @@ pub struct Server {
     socket: PathBuf,
     /// Where processes attach by themselves; under a supervisor none does.
     acceptor: Option<JoinHandle<()>>,
-    drainer: JoinHandle<Writer>,
-    /// Tells the agent's processes that there is somebody to write what they record.
-    _holding: Holding,
+    /// The trace comes back from it, if it was begun.
+    drainer: JoinHandle<Option<Writer>>,
+    opened: Mutex<mpsc::Receiver<Result<(), TraceError>>>,
 }
 
 /// Why the parent's side could not start.
@@ -106,7 +107,8 @@ pub enum ServerError {
 
 struct State {
     served: Served,
-    policy: OwnedFd,
+    /// Made when the first process attaches: under a supervisor most programs never do.
+    entrance: Mutex<Option<Entrance>>,
     /// The bell; every process of the run maps it.
     page: RunPage,
     page_fd: OwnedFd,
@@ -124,6 +126,13 @@ struct State {
     tally: Counts,
     /// Why the trace can no longer be written, once it cannot.
     broken: Mutex<Option<String>>,
+}
+
+/// What processes that attach have in common.
+struct Entrance {
+    policy: OwnedFd,
+    /// Tells them that there is somebody to write what they record.
+    _holding: Holding,
 }
 
 #[derive(Default)]
@@ -163,33 +172,33 @@ pub struct Door {
 }
 
 impl Server {
-    /// Starts to serve on `socket`, a path in a directory that only its owner can enter, writing to `writer`. Under a
-    /// supervisor, who knows the path, there is no socket at it.
+    /// Starts to serve on `socket`, a path in a directory that only its owner can enter, writing to the trace that `open`
+    /// begins. Under a supervisor, who knows the path, there is no socket at it.
+    ///
+    /// The trace is begun beside whatever the caller does next, who is to ask [`Server::opened`] before it lets anything
+    /// happen that is to be recorded.
     ///
     /// # Errors
-    /// [`ServerError`]; nothing is left behind then but the trace itself.
+    /// [`ServerError`]; nothing is left behind then but perhaps the trace itself.
     pub fn start(
         socket: &Path,
         served: Served,
-        mut writer: Writer,
+        open: impl FnOnce() -> Result<Writer, TraceError> + Send + 'static,
         approver: Arc<dyn Approver>,
     ) -> Result<Self, ServerError> {
-        writer.reserve(EXPANSION * CAPACITY as u64 + 2 * own::CAPACITY)?;
         let reception = (!served.supervised)
             .then(|| Reception::open(socket))
             .transpose()
             .map_err(|why| ServerError::Listen { socket: socket.into(), why })?;
-        let policy = sealed("failcore-policy", served.policy.as_bytes()).map_err(ServerError::Memory)?;
         let page = || RunPage::create(SystemTime::now().into()).map_err(ServerError::Memory);
         let (page, page_fd, meter) = match (page()?, served.supervised) {
             ((bell, fd), true) => (bell, fd, page()?.0),
             ((all, fd), false) => (all.clone(), fd, all),
         };
-        let holding = alive::hold(&page).map_err(ServerError::Thread)?;
         let (joined, joins) = mpsc::channel();
         let state = Arc::new(State {
             served,
-            policy,
+            entrance: Mutex::default(),
             page,
             page_fd,
             meter,
@@ -204,20 +213,35 @@ impl Server {
             tally: Counts::default(),
             broken: Mutex::default(),
         });
+        let (tell, opened) = mpsc::channel();
         let drainer = {
             let state = Arc::clone(&state);
             std::thread::Builder::new()
                 .name("failcore-trace".into())
                 .spawn(move || {
-                    Drain {
+                    let reserve = EXPANSION * CAPACITY as u64 + 2 * own::CAPACITY;
+                    let mut writer = match open() {
+                        Ok(writer) => writer,
+                        Err(error) => {
+                            let _ = tell.send(Err(error));
+                            return None;
+                        }
+                    };
+                    let assured = writer.reserve(reserve);
+                    let is_assured = assured.is_ok();
+                    let _ = tell.send(assured);
+                    if !is_assured {
+                        return Some(writer);
+                    }
+                    let drain = Drain {
                         state: &state,
                         writer,
                         joins,
                         members: Vec::new(),
                         record: Vec::new(),
                         unpacker: Unpacker::default(),
-                    }
-                    .run()
+                    };
+                    Some(drain.run())
                 })
                 .map_err(ServerError::Thread)?
         };
@@ -232,7 +256,16 @@ impl Server {
         };
         let acceptor = state.reception.is_some().then(|| accept(Arc::clone(&state)));
         let acceptor = acceptor.transpose().map_err(ServerError::Thread)?;
-        Ok(Self { state, socket: socket.into(), acceptor, drainer, _holding: holding })
+        Ok(Self { state, socket: socket.into(), acceptor, drainer, opened: Mutex::new(opened) })
+    }
+
+    /// Waits until the trace is there to be written; to be asked once.
+    ///
+    /// # Errors
+    /// [`ServerError::Trace`] where it could not be begun.
+    pub fn opened(&self) -> Result<(), ServerError> {
+        let gone = || ServerError::Thread(std::io::ErrorKind::Other.into());
+        Ok(lock(&self.opened).recv().map_err(|_| gone())??)
     }
 
     /// Takes `by` out of the run's time: it was paused for so long.
@@ -285,8 +318,8 @@ impl Server {
         lock(&self.state.broken).clone()
     }
 
-    /// Stops serving, keeps everything that was recorded, and gives the trace back to be closed.
-    pub fn finish(self) -> Writer {
+    /// Stops serving, keeps everything that was recorded, and gives the trace back to be closed, if it was ever begun.
+    pub fn finish(self) -> Option<Writer> {
         self.state.stopping.store(true, SeqCst);
         self.state.page.ring();
         self.drainer.thread().unpark();
@@ -368,6 +401,19 @@ impl State {
         spawned.map(drop).map_err(|_| Errno::AGAIN)
     }
 
+    /// The policy's text for one more process, to be read from its start, hence an open file description of its own.
+    fn entrance(&self) -> std::io::Result<OwnedFd> {
+        let mut entrance = lock(&self.entrance);
+        let entrance = match entrance.as_mut() {
+            Some(entrance) => entrance,
+            None => {
+                let policy = sealed("failcore-policy", self.served.policy.resolved().as_bytes())?;
+                entrance.insert(Entrance { policy, _holding: alive::hold(&self.page)? })
+            }
+        };
+        reopened(&entrance.policy)
+    }
+
     fn record(&self, event: Event) {
         self.own.push(event);
         self.page.ring();
@@ -433,8 +479,7 @@ fn let_in(state: &State, connection: &OwnedFd, pid: Pid, supervised: Option<&Sup
     }
     state.page.ring();
     let Served { session, agent, run, .. } = state.served.clone();
-    // Each receiver reads the policy from its start, hence through an open file description of its own.
-    let Ok(policy) = reopened(&state.policy) else { return };
+    let Ok(policy) = state.entrance() else { return };
     let scope = supervised.map(|supervised| supervised.scope.clone());
     let mut fds = vec![policy.as_fd(), state.page_fd.as_fd(), ring_fd.as_fd()];
     fds.extend(supervised.map(|supervised| supervised.slots_fd.as_fd()));
@@ -479,6 +524,9 @@ impl Drain<'_> {
             if stopping && !worked {
                 self.state.own.close("the run is over");
                 return self.writer;
+            }
+            if stopping {
+                continue;
             }
             idle = if worked { 0 } else { idle + 1 };
             if idle < IDLE_NAPS {

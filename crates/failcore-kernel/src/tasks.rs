@@ -359,6 +359,16 @@ pub(crate) fn status_number(tid: u32, label: &[u8]) -> Option<u32> {
     number(&proc_file(format!("/proc/{tid}/status")).ok()?, label)
 }
 
+/// The signals that this process ignores, as a mask whose lowest bit is signal 1 (proc_pid_status(5)).
+///
+/// # Errors
+/// Where /proc does not say.
+pub fn ignored_signals() -> io::Result<u64> {
+    let status = proc_file("/proc/self/status".into())?;
+    let mask = field(&status, b"SigIgn:").and_then(|hex| std::str::from_utf8(hex).ok());
+    mask.and_then(|hex| u64::from_str_radix(hex, 16).ok()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 /// What a file of /proc says, in as few calls as it takes: the kernel makes it anew for each.
 pub(crate) fn proc_file(path: String) -> io::Result<Vec<u8>> {
     let mut text = Vec::with_capacity(4096);

@@ -10,7 +10,11 @@ use std::sync::Arc;
 use failcore_gate::Nobody;
 use failcore_kernel::{SOCKET_VAR, Served, Server};
 use failcore_model::{Event, Record};
+use failcore_policy::PolicySet;
 use failcore_trace::{Reader, SigningKey, Writer};
+
+/// A policy of no rules, as resolved.
+const POLICY: &str = "resolved = 1\nmode = \"enforce\"\nreads = \"binding\"\n";
 
 /// The `agent` example, which cargo builds beside the tests.
 fn agent() -> PathBuf {
@@ -27,15 +31,16 @@ impl Run {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let key = SigningKey::load_or_create(&dir.path().join("key")).unwrap();
-        let writer = Writer::create(&dir.path().join("trace"), "s1", &key, "version = 1\n").unwrap();
+        let writer = Writer::create(&dir.path().join("trace"), "s1", &key, POLICY).unwrap();
         let served = Served {
             session: "s1".into(),
             agent: None,
             run: None,
-            policy: "version = 1\n".into(),
+            policy: Arc::new(PolicySet::from_resolved(POLICY).unwrap()),
             supervised: false,
         };
-        let server = Server::start(&dir.path().join("socket"), served, writer, Arc::new(Nobody)).unwrap();
+        let server =
+            Server::start(&dir.path().join("socket"), served, || Ok(writer), Arc::new(Nobody)).unwrap();
         Self { dir, server }
     }
 
@@ -44,7 +49,7 @@ impl Run {
     }
 
     fn finish(self) -> Vec<Record> {
-        let writer = self.server.finish();
+        let writer = self.server.finish().unwrap();
         writer.close(Some(0)).unwrap();
         Reader::open(&self.dir.path().join("trace")).unwrap().map(Result::unwrap).collect()
     }
@@ -75,7 +80,7 @@ fn a_killed_agent_loses_nothing() {
     assert_eq!(said.len(), 20_000);
     for (n, text) in said.iter().enumerate() {
         assert!(text.starts_with(&format!("{n} ")), "out of order: {text}");
-        assert!(text.ends_with("under version = 1\n"), "the policy did not arrive: {text}");
+        assert!(text.ends_with(&format!("under {POLICY}")), "the policy did not arrive: {text}");
     }
 }
 
@@ -132,7 +137,7 @@ fn without_a_parent_nothing_starts() {
     let socket = run.dir.path().join("socket");
     let dir = run.dir.path().to_owned();
     let Run { dir: keep, server } = run;
-    server.finish().close(None).unwrap();
+    server.finish().unwrap().close(None).unwrap();
     assert_eq!(run_agent(&socket, 1, "exit").code(), Some(126));
     assert!(dir.exists());
     drop(keep);

@@ -51,7 +51,7 @@ const LONGEST: usize = 4096;
 /// let pins = Arc::new(Pins::new().with_hosts(Hosts::system()));
 /// let gate = Arc::new(Gate::builder(policy, sink, Lane::Kernel).names(pins.clone()).build());
 /// let broker = Broker::start(gate.clone(), Resolver::system(pins))?;
-/// // Supervisor::start(&launch, &plan, Parent { gate, carrier: Some(broker.carrier()), … });
+/// // Supervisor::start(&launch, &plan, Parent { gate, carrier: Some(broker.carrier()), … }, || true);
 /// // Broker::covers(&mut coverage, &[]) says what it holds.
 /// // … and the broker is dropped after the supervisor.
 /// # drop(broker); Ok(()) }

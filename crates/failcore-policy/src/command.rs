@@ -5,13 +5,15 @@ use std::path::Path;
 
 use failcore_model::{AbsPath, Rights, Text};
 
-use crate::environment::{absolute, real};
+use crate::environment::{Reals, absolute};
 use crate::error::Wrong;
 use crate::pattern::{Glob, Part, Pattern, escape};
 use crate::rule::{Args, Object};
 
 /// Interpreters of interpreters that are followed (the kernel's own limit, `fs/exec.c`).
 const MAX_DEPTH: usize = 4;
+/// How much of an image is read to find its interpreter.
+const HEAD: usize = 4096;
 
 /// Splits a command into words. Quotes keep blanks; there is nothing else a shell would do.
 pub(crate) fn words(text: &str) -> Result<Vec<String>, Wrong> {
@@ -51,8 +53,8 @@ pub(crate) fn args(words: &[String]) -> Args {
 }
 
 /// The objects of a rule about the program at `path`: starting it, and reading what starting it reads.
-pub(crate) fn program(path: &AbsPath, args: &Args) -> Vec<Object> {
-    let image = real(path).unwrap_or_else(|| path.clone());
+pub(crate) fn program(path: &AbsPath, args: &Args, reals: &Reals) -> Vec<Object> {
+    let image = reals.real(path).unwrap_or_else(|| path.clone());
     let name = path.file_name().unwrap_or_default();
     let start = Object::Exec {
         image: Pattern::of(&image),
@@ -61,7 +63,7 @@ pub(crate) fn program(path: &AbsPath, args: &Args) -> Vec<Object> {
         args: args.clone(),
     };
     let mut reads = vec![image];
-    interpreters(&mut reads, 0);
+    interpreters(&mut reads, 0, reals);
     let read = |path: &AbsPath| Object::File { path: Pattern::of(path), rights: Rights::READ };
     std::iter::once(start).chain(reads.iter().map(read)).collect()
 }
@@ -82,19 +84,22 @@ fn literal(name: &[u8]) -> Glob {
 }
 
 /// Adds the ELF interpreter or the `#!` interpreter of the last image, and theirs (elf(5), execve(2)).
-fn interpreters(images: &mut Vec<AbsPath>, depth: usize) {
-    let named = images.last().and_then(|image| interpreter(image.as_path()));
-    let Some(named) = named.and_then(|path| absolute(&path)) else { return };
-    let image = real(&named).unwrap_or(named);
-    if depth < MAX_DEPTH && !images.contains(&image) {
-        images.push(image);
-        interpreters(images, depth + 1);
+fn interpreters(images: &mut Vec<AbsPath>, depth: usize, reals: &Reals) {
+    let Some(image) = images.last() else { return };
+    let found = reals.interpreter(image, || {
+        let named = absolute(&interpreter(image.as_path())?)?;
+        Some(reals.real(&named).unwrap_or(named))
+    });
+    let Some(found) = found else { return };
+    if depth < MAX_DEPTH && !images.contains(&found) {
+        images.push(found);
+        interpreters(images, depth + 1, reals);
     }
 }
 
 fn interpreter(image: &Path) -> Option<Vec<u8>> {
-    let mut head = Vec::new();
-    std::fs::File::open(image).ok()?.take(4096).read_to_end(&mut head).ok()?;
+    let mut head = Vec::with_capacity(HEAD);
+    std::fs::File::open(image).ok()?.take(HEAD as u64).read_to_end(&mut head).ok()?;
     if let Some(line) = head.strip_prefix(b"#!") {
         let line = line.split(|b| *b == b'\n').next()?.trim_ascii_start();
         return line.split(|b| matches!(b, b' ' | b'\t' | b'\r')).next().map(<[u8]>::to_vec);
@@ -153,7 +158,7 @@ mod tests {
         let link = real_dir.join("alias");
         std::os::unix::fs::symlink("tool", &link).unwrap();
         let path = |p: &Path| absolute(p.as_os_str().as_encoded_bytes()).unwrap();
-        let objects = program(&path(&link), &Args::Any);
+        let objects = program(&path(&link), &Args::Any, &Reals::default());
         let Object::Exec { image, name, named, .. } = &objects[0] else { panic!("{objects:?}") };
         assert_eq!(image.literal(), Some(path(&script)));
         assert_eq!((name.to_string().as_str(), *named), ("alias", true));

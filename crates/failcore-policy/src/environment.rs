@@ -77,6 +77,10 @@ impl Python {
         } else {
             look_up(command, path)?
         };
+        // Most directories of a search path hold none: one look instead of one at each directory above.
+        if !executable.as_path().exists() {
+            return None;
+        }
         let is_python = |path: &AbsPath| path.file_name().is_some_and(|name| name.starts_with(b"python"));
         let real_executable = real(&executable).filter(is_python).filter(is_image)?;
         let venv = pyvenv(&executable);
@@ -136,7 +140,10 @@ impl Python {
         let image = real(&self.real_executable);
         let mut names = vec![self.executable.clone(), self.real_executable.clone()];
         let beside = [format!("python{}", self.version), "python3".into(), "python".into()];
-        for dir in [self.executable.parent(), self.real_executable.parent()].into_iter().flatten() {
+        let mut dirs: Vec<_> =
+            [self.executable.parent(), self.real_executable.parent()].into_iter().flatten().collect();
+        dirs.dedup();
+        for dir in dirs {
             let named = beside.iter().filter_map(|name| dir.join(name.as_bytes()).ok());
             names.extend(named.filter(|path| image.is_some() && real(path) == image));
         }
@@ -227,9 +234,13 @@ pub(crate) fn real(path: &AbsPath) -> Option<AbsPath> {
     absolute(std::fs::canonicalize(path.as_path()).ok()?.as_os_str().as_bytes())
 }
 
-/// Paths with their symbolic links followed, each directory on the way looked at once.
+/// What was found out about paths: each is looked at once while a policy is read.
 #[derive(Debug, Default)]
-pub(crate) struct Reals(RefCell<HashMap<AbsPath, Real>>);
+pub(crate) struct Reals {
+    followed: RefCell<HashMap<AbsPath, Real>>,
+    whole: RefCell<HashMap<AbsPath, Option<AbsPath>>>,
+    interpreters: RefCell<HashMap<AbsPath, Option<AbsPath>>>,
+}
 
 /// Where a path leads, and whether anything is there.
 #[derive(Debug, Clone)]
@@ -246,8 +257,22 @@ impl Reals {
         if own_process(path) { path.clone() } else { self.follow(path).path }
     }
 
+    /// The path after symbolic links, where it exists.
+    pub(crate) fn real(&self, path: &AbsPath) -> Option<AbsPath> {
+        once(&self.whole, path, || real(path))
+    }
+
+    /// What the kernel starts to run this image, as `find` finds it.
+    pub(crate) fn interpreter(
+        &self,
+        image: &AbsPath,
+        find: impl FnOnce() -> Option<AbsPath>,
+    ) -> Option<AbsPath> {
+        once(&self.interpreters, image, find)
+    }
+
     fn follow(&self, path: &AbsPath) -> Real {
-        if let Some(known) = self.0.borrow().get(path) {
+        if let Some(known) = self.followed.borrow().get(path) {
             return known.clone();
         }
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
@@ -259,15 +284,29 @@ impl Reals {
             return Real { path: here, exists: false };
         }
         let found = match std::fs::symlink_metadata(here.as_path()) {
-            Ok(found) if found.is_symlink() => match real(&here) {
+            Ok(found) if found.is_symlink() => match self.real(&here) {
                 Some(path) => Real { path, exists: true },
                 None => Real { path: here, exists: false },
             },
             found => Real { path: here, exists: found.is_ok() },
         };
-        self.0.borrow_mut().insert(path.clone(), found.clone());
+        self.followed.borrow_mut().insert(path.clone(), found.clone());
         found
     }
+}
+
+/// What is known of a path, found out where it is not known yet.
+fn once(
+    known: &RefCell<HashMap<AbsPath, Option<AbsPath>>>,
+    path: &AbsPath,
+    find: impl FnOnce() -> Option<AbsPath>,
+) -> Option<AbsPath> {
+    if let Some(known) = known.borrow().get(path) {
+        return known.clone();
+    }
+    let found = find();
+    known.borrow_mut().insert(path.clone(), found.clone());
+    found
 }
 
 /// Whether it is a directory, and not a link to one; `None` where nothing is there.

@@ -4,8 +4,10 @@ mod paths;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::rc::Rc;
 
 use failcore_model::{AbsPath, Rights, RuleId, SignalTarget};
+use rustc_hash::FxHashSet;
 
 use crate::capability::Capability;
 use crate::command;
@@ -13,7 +15,7 @@ use crate::document::{
     Amount, At, Budgets, CredentialEntry, Document, Entry, Env, Fs, Native, Net, Process, Signal, Tool,
 };
 use crate::environment::{Environment, Reals};
-use crate::error::{Wrong, position};
+use crate::error::Wrong;
 use crate::host;
 use crate::http;
 use crate::limits::{MESSAGE_BUDGETS, duration, size};
@@ -30,6 +32,8 @@ const VERSION: u32 = 1;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Draft {
     rules: Vec<Rule>,
+    /// The ids of the rules.
+    ids: FxHashSet<RuleId>,
     tools: Vec<resolved::Tool>,
     singles: Singles,
     stdin: Stdin,
@@ -63,7 +67,7 @@ impl Draft {
         let offset = self.tools.len() as u16;
         let mut taken = Vec::new();
         for mut rule in other.rules {
-            if self.rules.iter().any(|known| known.id == rule.id) {
+            if !self.ids.insert(rule.id.clone()) {
                 taken.push(rule.id.clone());
             }
             rule.tool = rule.tool.map(|tool| tool + offset);
@@ -71,6 +75,11 @@ impl Draft {
         }
         self.tools.extend(other.tools);
         taken
+    }
+
+    fn push(&mut self, rule: Rule) {
+        self.ids.insert(rule.id.clone());
+        self.rules.push(rule);
     }
 
     /// Takes in values beside these: of two for one key the wider stands, as entries of two lists add up.
@@ -123,7 +132,9 @@ pub(crate) struct Expansion<'a> {
     shipped: bool,
     env: &'a Environment,
     /// Where the paths lead.
-    reals: Reals,
+    reals: Rc<Reals>,
+    /// Where the lines of the text begin.
+    lines: Vec<usize>,
     /// The `[[tool]]` entry being read.
     tool: Option<u16>,
     draft: Draft,
@@ -137,6 +148,7 @@ impl<'a> Expansion<'a> {
         dir: &'a AbsPath,
         shipped: bool,
         env: &'a Environment,
+        reals: Rc<Reals>,
     ) -> Self {
         Self {
             source,
@@ -144,7 +156,8 @@ impl<'a> Expansion<'a> {
             dir,
             shipped,
             env,
-            reals: Reals::default(),
+            reals,
+            lines: std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect(),
             tool: None,
             draft: Draft::default(),
             wrongs: Vec::new(),
@@ -202,7 +215,7 @@ impl<'a> Expansion<'a> {
                     let id = RuleId::from(&format!("{}#{}[{n}]", self.source, Key::Capabilities));
                     let objects = vec![Object::Capability(kept)];
                     let rule = self.rule(Key::Capabilities, id, name.span(), name.get().0.clone(), objects);
-                    self.draft.rules.push(rule);
+                    self.draft.push(rule);
                 }
                 Err(wrong) => self.wrongs.push((name.span(), wrong)),
             }
@@ -266,7 +279,7 @@ impl<'a> Expansion<'a> {
         }
         self.tool = Some(self.draft.tools.len() as u16);
         let rule = self.rule(Key::Tool, id.clone(), tool.name.span(), tool.name.get().clone(), Vec::new());
-        self.draft.rules.push(Rule { effect: Effect::Forbid, ..rule });
+        self.draft.push(Rule { effect: Effect::Forbid, ..rule });
         self.draft.tools.push(resolved::Tool { name, keys, rule: id });
         self.lists(&tool.fs, &tool.net, &tool.process, &Env::default(), &tool.native);
         self.tool = None;
@@ -415,13 +428,13 @@ impl<'a> Expansion<'a> {
                     let text = if entry.plain { None } else { self.text.get(span.clone()) };
                     let text = text.unwrap_or(&entry.object).to_owned();
                     let rule = self.rule(key, id, span.clone(), text, objects);
-                    if self.draft.rules.iter().any(|known| known.id == rule.id) {
+                    if self.draft.ids.contains(&rule.id) {
                         let wrong = Wrong::new(format!("the id `{}` is taken already", rule.id));
                         self.wrongs
                             .push((span, wrong.help("ids name rules in decisions; each stands for one")));
                         continue;
                     }
-                    self.draft.rules.push(Rule {
+                    self.draft.push(Rule {
                         effect,
                         reason: entry.reason.clone(),
                         until: entry.until,
@@ -445,7 +458,7 @@ impl<'a> Expansion<'a> {
         let text = self.text.get(span.clone()).unwrap_or_default().to_owned();
         let rule = object.map(|object| self.rule(key, id, span, text, vec![object]));
         if self.tool.is_some() {
-            self.draft.rules.extend(rule);
+            rule.into_iter().for_each(|rule| self.draft.push(rule));
         } else {
             self.draft.singles.insert(key, rule);
         }
@@ -467,7 +480,7 @@ impl<'a> Expansion<'a> {
                 let id = RuleId::from(&format!("{}#{section}.{name}", self.source));
                 let object = Object::Budget { name: name.into(), most };
                 let rule = self.rule(Key::Limits, id, value.span(), text, vec![object]);
-                self.draft.rules.push(Rule { effect: Effect::Forbid, ..rule });
+                self.draft.push(Rule { effect: Effect::Forbid, ..rule });
             }
             Err(help) => {
                 let wrong = Wrong::new(format!("`{name}` is {text}, which is no amount")).help(help);
@@ -477,7 +490,9 @@ impl<'a> Expansion<'a> {
     }
 
     fn rule(&self, key: Key, id: RuleId, span: Range<usize>, text: String, objects: Vec<Object>) -> Rule {
-        let (line, column) = position(self.text, span.start);
+        let line = self.lines.partition_point(|begin| *begin <= span.start);
+        let begin = self.lines.get(line.wrapping_sub(1)).copied().unwrap_or_default();
+        let column = self.text.get(begin..span.start).unwrap_or_default().chars().count() + 1;
         let mut rule = Rule::new(id, key, Effect::Permit, objects);
         rule.source = self.source.into();
         (rule.line, rule.column) = (line as u32, column as u32);
@@ -500,14 +515,14 @@ impl<'a> Expansion<'a> {
             return Ok(patterns
                 .into_iter()
                 .flat_map(|pattern| match pattern.literal() {
-                    Some(path) => command::program(&path, &args),
+                    Some(path) => command::program(&path, &args, &self.reals),
                     None => self.with_real(pattern).flat_map(|p| command::programs(&p, &args)).collect(),
                 })
                 .collect());
         }
         // A program that is not installed grants nothing; `check` says so.
         let found = self.env.look_up(program.as_ref());
-        Ok(found.map(|path| command::program(&path, &args)).unwrap_or_default())
+        Ok(found.map(|path| command::program(&path, &args, &self.reals)).unwrap_or_default())
     }
 
     fn credential(&mut self, n: usize, at: &At<CredentialEntry>) {
@@ -520,7 +535,7 @@ impl<'a> Expansion<'a> {
                 let text = format!("{} for {}", at.get().header, at.get().host);
                 let rule =
                     self.rule(Key::Credential, id, at.span(), text, vec![Object::Credential(credential)]);
-                self.draft.rules.push(rule);
+                self.draft.push(rule);
             }
             Err(wrong) => self.wrongs.push((at.span(), wrong)),
         }

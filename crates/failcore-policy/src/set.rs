@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::capability::Capability;
 use crate::command;
-use crate::environment::Environment;
+use crate::environment::{Environment, Reals};
 use crate::error::PolicyError;
 use crate::index::Index;
 use crate::limits::Limits;
@@ -295,7 +295,7 @@ impl PolicySet {
     /// Permits starting one program with exactly these arguments: the command that the user named.
     #[must_use]
     pub fn permit_exec(self, path: &AbsPath, args: &[Text]) -> Self {
-        let objects = command::program(path, &Args::Exactly(args.to_vec()));
+        let objects = command::program(path, &Args::Exactly(args.to_vec()), &Reals::default());
         self.with_rules([Rule::new(RuleId::from(""), Key::Exec, Effect::Permit, objects)])
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use failcore_model::{AbsPath, Verdict};
@@ -12,7 +13,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::document::{Document, Expect};
-use crate::environment::{Environment, absolute};
+use crate::environment::{Environment, Reals, absolute};
 use crate::error::{PolicyError, Problem, Wrong};
 use crate::expand::{Draft, Expansion, Singles};
 use crate::presets;
@@ -52,6 +53,7 @@ fn open(file: &Path) -> std::io::Result<(String, AbsPath, PathBuf)> {
 
 struct Loader<'a> {
     env: &'a Environment,
+    reals: Rc<Reals>,
     problems: Vec<Problem>,
     /// Files being read, to find circles.
     open_now: Vec<PathBuf>,
@@ -75,6 +77,7 @@ impl<'a> Loader<'a> {
     fn new(env: &'a Environment) -> Self {
         Self {
             env,
+            reals: Rc::default(),
             problems: Vec::new(),
             open_now: Vec::new(),
             done: HashMap::new(),
@@ -119,7 +122,14 @@ impl<'a> Loader<'a> {
             let result = self.extend(parent.get(), origin, &mut extended);
             self.report(&source, result.err().map(|wrong| (parent.span(), wrong)));
         }
-        let mut expansion = Expansion::new(origin.name, origin.text, origin.dir, origin.shipped, self.env);
+        let mut expansion = Expansion::new(
+            origin.name,
+            origin.text,
+            origin.dir,
+            origin.shipped,
+            self.env,
+            Rc::clone(&self.reals),
+        );
         expansion.document(&document);
         let (own, wrongs) = expansion.done();
         self.report(&source, wrongs);

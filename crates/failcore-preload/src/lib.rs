@@ -1,7 +1,7 @@
 //! Loads the gate into every CPython before its interpreter initialises, and into nothing else.
 //!
 //! `LD_PRELOAD` is inherited by every program, so this object runs in foreign processes: where the process has no
-//! `PySys_AddAuditHook` it does nothing but make forks succeed ([`fork`]). Where it has, the extension module named by
+//! `PySys_AddAuditHook` it does nothing but make calls anew that a signal kept from being taken. Where it has, the extension module named by
 //! `FAILCORE_HOOK` is loaded and told to join the run; a Python that cannot join ends here, with status 126. From then on
 //! the process's calls of open(2) come by here, so that what the hook judged is opened as it was judged.
 //!
@@ -24,9 +24,8 @@ type Open = unsafe extern "C" fn(*const c_char, c_int, ...) -> c_int;
 
 /// The extension module's function, once it is loaded.
 static OPEN: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
-/// The C library's `open64` and `fork`, once they were looked for.
+/// The C library's `open64`, once it was looked for.
 static OPEN64: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
-static FORK: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 
 // `.init_array` holds functions that the loader calls before `main` (System V gABI, "Initialization and
 // termination functions").
@@ -36,38 +35,104 @@ static FORK: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 static CONSTRUCTOR: extern "C" fn() = load;
 
 extern "C" fn load() {
-    // A signal handler may fork, and may not look anything up.
-    next(&FORK, c"fork");
+    // A signal handler and a forked child may call them, and may not look anything up.
+    for (real, name) in REAL.iter().zip(NAMES) {
+        next(real, name);
+    }
     if !in_python() {
         return;
     }
     join(leave);
 }
 
-/// `fork` of the C library, made anew where a signal came between.
+/// Functions of the C library, made anew where a signal came between. No program expects `EINTR` of these, and the C
+/// library passes on what its own function comes to.
 ///
-/// No program expects `EINTR` of fork(2). Under a supervisor it is what a signal leads to that arrives before the
-/// supervisor has taken the call (seccomp_unotify(2)); nothing happened then.
-///
-/// # Safety
-/// As fork(2).
-// SAFETY: it stands in place of the C library's on purpose, with the same type and meaning.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn fork() -> libc::pid_t {
-    let real = next(&FORK, c"fork");
-    if real.is_null() {
-        return missing();
-    }
-    // SAFETY: the C library's function of that name has this type.
-    let real = unsafe { transmute::<*mut c_void, unsafe extern "C" fn() -> libc::pid_t>(real) };
-    loop {
-        // SAFETY: the caller keeps to the contract of fork(2).
-        let pid = unsafe { real() };
-        // SAFETY: the calling thread's own errno.
-        if pid != -1 || unsafe { *libc::__errno_location() } != libc::EINTR {
-            return pid;
-        }
-    }
+/// Under a supervisor `EINTR` is what a signal leads to that arrives before the supervisor has taken the call
+/// (seccomp_unotify(2)); nothing happened then.
+macro_rules! made_anew {
+    ($($name:ident($($argument:ident: $kind:ty),*);)*) => {
+        /// Those that this object stands before, in the order of their names here.
+        static REAL: [AtomicPtr<c_void>; NAMES.len()] = [const { AtomicPtr::new(null_mut()) }; NAMES.len()];
+        const NAMES: &[&CStr] = &[$(
+            // SAFETY: ends in the one NUL that it holds.
+            unsafe { CStr::from_bytes_with_nul_unchecked(concat!(stringify!($name), "\0").as_bytes()) }
+        ),*];
+
+        #[allow(non_camel_case_types, clippy::upper_case_acronyms, reason = "called as the functions are")]
+        enum Nth { $($name),* }
+
+        $(
+            /// As the C library's function of that name.
+            ///
+            /// # Safety
+            /// As it says.
+            // SAFETY: it stands in place of the C library's on purpose, with the same type and meaning.
+            #[unsafe(no_mangle)]
+            pub unsafe extern "C" fn $name($($argument: $kind),*) -> c_int {
+                let nth = Nth::$name as usize;
+                let real = next(&REAL[nth], NAMES[nth]);
+                if real.is_null() {
+                    return missing();
+                }
+                // SAFETY: the C library's function of that name has this type.
+                let real = unsafe {
+                    transmute::<*mut c_void, unsafe extern "C" fn($($kind),*) -> c_int>(real)
+                };
+                loop {
+                    // SAFETY: the caller keeps to the contract of the function.
+                    let answer = unsafe { real($($argument),*) };
+                    // SAFETY: the calling thread's own errno.
+                    if answer != -1 || unsafe { *libc::__errno_location() } != libc::EINTR {
+                        return answer;
+                    }
+                }
+            }
+        )*
+    };
+}
+
+type Path = *const c_char;
+type Strings = *const *const c_char;
+type Bytes = *const c_void;
+
+made_anew! {
+    fork();
+    execve(path: Path, arguments: Strings, environment: Strings);
+    kill(process: libc::pid_t, signal: c_int);
+    mkdir(path: Path, mode: libc::mode_t);
+    mkdirat(dir: c_int, path: Path, mode: libc::mode_t);
+    rmdir(path: Path);
+    unlink(path: Path);
+    unlinkat(dir: c_int, path: Path, flags: c_int);
+    rename(old: Path, new: Path);
+    renameat(old_dir: c_int, old: Path, new_dir: c_int, new: Path);
+    renameat2(old_dir: c_int, old: Path, new_dir: c_int, new: Path, flags: c_uint);
+    link(old: Path, new: Path);
+    linkat(old_dir: c_int, old: Path, new_dir: c_int, new: Path, flags: c_int);
+    symlink(target: Path, path: Path);
+    symlinkat(target: Path, dir: c_int, path: Path);
+    truncate(path: Path, len: libc::off_t);
+    truncate64(path: Path, len: libc::off64_t);
+    chmod(path: Path, mode: libc::mode_t);
+    fchmod(fd: c_int, mode: libc::mode_t);
+    fchmodat(dir: c_int, path: Path, mode: libc::mode_t, flags: c_int);
+    chown(path: Path, user: libc::uid_t, group: libc::gid_t);
+    lchown(path: Path, user: libc::uid_t, group: libc::gid_t);
+    fchown(fd: c_int, user: libc::uid_t, group: libc::gid_t);
+    fchownat(dir: c_int, path: Path, user: libc::uid_t, group: libc::gid_t, flags: c_int);
+    utimensat(dir: c_int, path: Path, times: *const libc::timespec, flags: c_int);
+    futimens(fd: c_int, times: *const libc::timespec);
+    utimes(path: Path, times: *const libc::timeval);
+    setxattr(path: Path, name: Path, value: Bytes, size: usize, flags: c_int);
+    lsetxattr(path: Path, name: Path, value: Bytes, size: usize, flags: c_int);
+    fsetxattr(fd: c_int, name: Path, value: Bytes, size: usize, flags: c_int);
+    removexattr(path: Path, name: Path);
+    lremovexattr(path: Path, name: Path);
+    fremovexattr(fd: c_int, name: Path);
+    memfd_create(name: Path, flags: c_uint);
+    bind(socket: c_int, address: Bytes, len: libc::socklen_t);
+    listen(socket: c_int, backlog: c_int);
 }
 
 /// The function of that name which this object stands before, the C library's; `known` remembers it.

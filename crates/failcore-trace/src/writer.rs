@@ -342,10 +342,7 @@ impl Writer {
         self.reserved = self.len;
         self.checkpoint()?;
         self.closed = true;
-        for file in [&self.file, &self.leaves, &self.checkpoints] {
-            file.sync_all().map_err(TraceError::io("sync", &self.dir))?;
-        }
-        Ok(())
+        sync(&self.file, [&self.leaves, &self.checkpoints]).map_err(TraceError::io("sync", &self.dir))
     }
 
     /// The directory of the trace.
@@ -398,6 +395,24 @@ fn create(dir: &Path, path: &Path) -> Result<File, TraceError> {
     OpenOptions::new().append(true).create_new(true).mode(0o600).open(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::AlreadyExists => TraceError::Exists(dir.into()),
         _ => TraceError::io("create", path)(e),
+    })
+}
+
+/// Has all of them on the disk, which each waits for by itself: at once, or one after another where no thread is to be had.
+fn sync(file: &File, others: [&File; 2]) -> std::io::Result<()> {
+    std::thread::scope(|scope| {
+        let others = others.map(|other| {
+            let thread = std::thread::Builder::new().name("failcore-sync".into());
+            (other, thread.spawn_scoped(scope, || other.sync_all()))
+        });
+        let synced = file.sync_all();
+        others.into_iter().fold(synced, |synced, (other, thread)| {
+            let done = match thread.map(std::thread::ScopedJoinHandle::join) {
+                Ok(Ok(done)) => done,
+                Ok(Err(_)) | Err(_) => other.sync_all(),
+            };
+            synced.and(done)
+        })
     })
 }
 

@@ -29,8 +29,6 @@ pub(super) struct Approvals {
     clock: Arc<Clock>,
     notes: Notes,
     terminal: Terminal,
-    /// The user of this process, who sits at the terminal.
-    person: Text,
     state: Mutex<State>,
 }
 
@@ -72,7 +70,6 @@ impl Approvals {
             clock,
             notes,
             terminal: Terminal::new(),
-            person: person(rustix::process::getuid().as_raw()),
             state: Mutex::default(),
         }
     }
@@ -204,10 +201,12 @@ impl Approvals {
 
     /// Takes the answer of the person at the terminal, if there is one and it is the first; how the question stands.
     fn settle(&self, id: u64, answer: Option<Answer>) -> String {
+        // It is the user of this process who sits there; looking up a name may take its time.
+        let answer = answer.map(|answer| (answer, person(rustix::process::getuid().as_raw())));
         let mut state = self.lock();
         let Some(waiting) = state.waiting.get_mut(&id) else { return "not asked any more".into() };
         if let Some(answer) = answer {
-            waiting.answer.get_or_insert_with(|| (answer, self.person.clone()));
+            waiting.answer.get_or_insert(answer);
         }
         match &waiting.answer {
             Some((Answer::Approved, who)) => format!("allowed by {who}"),

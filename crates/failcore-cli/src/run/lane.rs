@@ -1,7 +1,7 @@
 //! Which lane a run gets, and what that lane holds. It is never quietly a weaker one than was asked for.
 
 use failcore_gate::coverage;
-use failcore_kernel::{Cgroup, CgroupError, Features, Plan, lacking_capabilities};
+use failcore_kernel::{Cgroup, CgroupError, CgroupMounts, Features, Plan, lacking_capabilities};
 use failcore_model::{Coverage, Hold, Lane};
 use failcore_net::Broker;
 use failcore_policy::{Limits, PolicySet};
@@ -68,7 +68,12 @@ pub(super) fn check_upstream(lane: Lane, policy: &PolicySet) -> Result<(), Probl
 
 /// What the kernel is to hold of a policy in a lane, and what is held in all: the cgroup of the run `session`, if there can
 /// be one, is made on the way.
-pub(super) fn lower(lane: Lane, session: &str, policy: &PolicySet) -> (Option<Cgroup>, Plan, Coverage) {
+pub(super) fn lower(
+    lane: Lane,
+    session: &str,
+    policy: &PolicySet,
+    mounts: &CgroupMounts,
+) -> (Option<Cgroup>, Plan, Coverage) {
     let hook = coverage::runtime(Hold::Binding);
     if lane == Lane::Runtime {
         return (None, Plan::default(), hook);
@@ -76,7 +81,7 @@ pub(super) fn lower(lane: Lane, session: &str, policy: &PolicySet) -> (Option<Cg
     let (plan, mut coverage) = failcore_kernel::lower(policy, &Features::probe());
     Broker::covers(&mut coverage, policy.upstream());
     RelayServer::covers(&mut coverage, policy);
-    let cgroup = Cgroup::create(session, policy.limits());
+    let cgroup = Cgroup::create(session, policy.limits(), mounts);
     coverage.notes.extend(limits_held(policy.limits(), cgroup.as_ref()));
     (cgroup.ok(), plan, coverage.beside(&hook))
 }

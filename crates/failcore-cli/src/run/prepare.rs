@@ -9,13 +9,15 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use failcore_gate::expected::Expected;
-use failcore_kernel::{Cgroup, HOOK_VAR, Plan, SOCKET_VAR, cgroup_mounts};
+use failcore_kernel::{Cgroup, CgroupMounts, HOOK_VAR, Plan, SOCKET_VAR};
 use failcore_model::input::Start;
-use failcore_model::{AbsPath, Action, Context, Event, FileId, Lane, Request, RuleId, Subject, Text};
+use failcore_model::{
+    AbsPath, Action, Context, Coverage, Event, FileId, Lane, Request, RuleId, Subject, Text,
+};
 use failcore_net::Resolver;
 use failcore_policy::{Environment, Mode, PolicySet, Python};
 use failcore_record::{Keeping, Replayed};
-use failcore_trace::{Options, Redactor, SigningKey, Writer};
+use failcore_trace::{Options, Redactor, SigningKey, TraceError, Writer};
 use tempfile::TempDir;
 
 use super::control::About;
@@ -46,13 +48,12 @@ pub(super) struct Prepared {
     trace: PathBuf,
     /// Whether the trace's directory was made here.
     made: bool,
-    /// Whether the trace in it was.
-    begun: bool,
+    mounts: CgroupMounts,
     /// Where the program's processes attach; closed to them otherwise. Under a supervisor, which knows them, they need but
     /// a path that nobody else uses.
     door: Option<TempDir>,
     /// The program's private directory for temporary files.
-    tmp: Private,
+    pub(super) tmp: Private,
     /// The environment that the program's is taken from.
     inherited: Vec<(OsString, OsString)>,
     /// Where the program starts.
@@ -138,11 +139,11 @@ impl Prepared {
         let means = if expected.is_none() { Means::gather(&policy)? } else { None };
         let state = failcore_trace::state_dir().map_err(Problem::trace)?;
         // A write there moves a process out of what holds the run.
-        let cgroups = cgroup_mounts();
+        let mounts = CgroupMounts::read();
         let gates_own = [&trace, &hook, &preload, &state, &own]
             .into_iter()
-            .chain(&cgroups)
             .map(PathBuf::as_path)
+            .chain(mounts.points())
             .chain(file.as_deref())
             .chain(means.as_ref().and_then(Means::certificates))
             .filter(|file| !file.as_os_str().is_empty());
@@ -185,7 +186,7 @@ impl Prepared {
             key,
             trace,
             made: false,
-            begun: false,
+            mounts,
             door,
             tmp,
             inherited,
@@ -197,9 +198,9 @@ impl Prepared {
         })
     }
 
-    /// Begins the trace, with the policy as it will be enforced, and what the kernel will hold of it; also the run's
-    /// cgroup, where there is one.
-    pub(super) fn open_trace(&mut self) -> Result<(Writer, Plan, Option<Cgroup>), Failure> {
+    /// Completes the policy as it will be enforced, and what the kernel will hold of it; also makes the run's cgroup,
+    /// where there can be one.
+    pub(super) fn complete(&mut self) -> Result<Complete, Failure> {
         // The directory first, so that its identity is known to the policy that the trace keeps.
         if !self.trace.exists() {
             std::fs::DirBuilder::new()
@@ -209,16 +210,6 @@ impl Prepared {
                 .map_err(io_problem("make", &self.trace))?;
             self.made = true;
         }
-        let begun = self.begin();
-        if begun.is_err() {
-            self.discard_trace();
-        }
-        begun
-    }
-
-    fn begin(&mut self) -> Result<(Writer, Plan, Option<Cgroup>), Failure> {
-        // Made on the first run, and only where nothing else stands in its way.
-        let key = SigningKey::load_or_create(&self.key).map_err(Problem::trace)?;
         let identities: Vec<(RuleId, FileId)> = self
             .policy
             .literal_denies()
@@ -241,11 +232,7 @@ impl Prepared {
             keeping.secrets = redactor.clone();
         }
         let options = Options { redactor: Some(redactor), ..Options::default() };
-        let mut writer =
-            Writer::create_with(&self.trace, &self.session, &key, self.policy.resolved(), options)
-                .map_err(Problem::trace)?;
-        self.begun = true;
-        let (cgroup, plan, mut coverage) = lane::lower(self.lane, &self.session, &self.policy);
+        let (cgroup, plan, mut coverage) = lane::lower(self.lane, &self.session, &self.policy, &self.mounts);
         if self.keeping.is_some() {
             coverage.notes.push(
                 "recorded: files, programs, clocks and random numbers; not the standard input and connections"
@@ -257,17 +244,18 @@ impl Prepared {
                 "run again from a record: files are those of the record, in memory, and nobody is on its network".into(),
             );
         }
-        let opened = Event::SessionOpened {
-            policy: self.policy.digest().to_owned(),
-            coverage: Box::new(coverage),
+        let start = self.keeping.is_some().then(|| self.start()).transpose()?;
+        let trace = Opening {
+            key: self.key.clone(),
+            dir: self.trace.clone(),
+            session: self.session.clone(),
+            policy: Arc::clone(&self.policy),
+            options,
+            coverage,
             command: self.command.clone(),
+            start,
         };
-        writer.append(&opened).map_err(Problem::trace)?;
-        if self.keeping.is_some() {
-            let start = Box::new(self.start()?);
-            writer.append(&Event::RecordingStarted { start }).map_err(Problem::trace)?;
-        }
-        Ok((writer, plan, cgroup))
+        Ok(Complete { trace, plan, cgroup })
     }
 
     /// How the program is started, for whoever runs it again.
@@ -302,11 +290,11 @@ impl Prepared {
         &self.trace
     }
 
-    /// Takes back a trace of a program that never started.
-    pub(super) fn discard_trace(&self) {
+    /// Takes back the trace of a program that never started, which may have been `begun`.
+    pub(super) fn discard_trace(&self, begun: bool) {
         if self.made {
             drop(std::fs::remove_dir_all(&self.trace));
-        } else if self.begun {
+        } else if begun {
             failcore_trace::discard(&self.trace);
         }
     }
@@ -373,6 +361,49 @@ impl Prepared {
     }
 }
 
+/// What a run starts with once its policy is complete.
+pub(super) struct Complete {
+    pub(super) trace: Opening,
+    pub(super) plan: Plan,
+    pub(super) cgroup: Option<Cgroup>,
+}
+
+/// A trace about to be begun.
+pub(super) struct Opening {
+    key: PathBuf,
+    dir: PathBuf,
+    session: String,
+    policy: Arc<PolicySet>,
+    options: Options,
+    coverage: Coverage,
+    command: Vec<Text>,
+    /// How the program is started, where what it learns is kept.
+    start: Option<Start>,
+}
+
+impl Opening {
+    /// Begins it, with the policy and what is held of it; where that fails nothing is left of it.
+    pub(super) fn begin(self) -> Result<Writer, TraceError> {
+        // Made on the first run, and only where nothing else stands in its way.
+        let key = SigningKey::load_or_create(&self.key)?;
+        let mut writer =
+            Writer::create_with(&self.dir, &self.session, &key, self.policy.resolved(), self.options)?;
+        let opened = Event::SessionOpened {
+            policy: self.policy.digest().to_owned(),
+            coverage: Box::new(self.coverage),
+            command: self.command,
+        };
+        let started = self.start.map(|start| Event::RecordingStarted { start: Box::new(start) });
+        match writer.append_all(std::iter::once(&opened).chain(&started)) {
+            Ok(_) => Ok(writer),
+            Err(error) => {
+                failcore_trace::discard(&self.dir);
+                Err(error)
+            }
+        }
+    }
+}
+
 /// A recorded program that is to run again, in a world of its own.
 pub(crate) struct Again {
     pub(crate) start: Start,
@@ -401,7 +432,7 @@ pub(crate) fn os(text: &Text) -> OsString {
 }
 
 /// A directory for the program alone.
-struct Private {
+pub(super) struct Private {
     path: PathBuf,
     /// Gone with this.
     _made: Option<TempDir>,

@@ -1,12 +1,11 @@
 //! Signals sent to this process pass on to the program, as if it had been started without us.
 
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
-use procfs::process::Process;
+use failcore_kernel::ignored_signals;
 use rustix::process::{Signal, pidfd_send_signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
 use signal_hook::iterator::exfiltrator::WithOrigin;
@@ -22,12 +21,6 @@ pub(super) struct Signals {
     thread: Option<JoinHandle<()>>,
 }
 
-/// The signals this process ignores, as a mask whose lowest bit is signal 1 (proc_pid_status(5)).
-fn ignored() -> io::Result<u64> {
-    let status = Process::myself().and_then(|process| process.status()).map_err(io::Error::other)?;
-    Ok(status.sigign)
-}
-
 impl Signals {
     /// Catches them from now on, but for those that whoever started us has them ignored (nohup(1), a shell's jobs in the
     /// background): the program ignores those as well. They wait for [`Signals::forward_to`].
@@ -35,7 +28,7 @@ impl Signals {
         let failed = |source| Problem::System { what: "catch signals", source };
         // So that a file size limit is an error of write(2), which denies, and not the end of the parent.
         signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))).map_err(failed)?;
-        let ignored = ignored().map_err(failed)?;
+        let ignored = ignored_signals().map_err(failed)?;
         let passed = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];
         let caught = SignalsInfo::new(passed.into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0))
             .map_err(failed)?;
