@@ -1,12 +1,12 @@
 //! `failcore run`: starts a program under a policy and stays beside it until everything it started has ended.
 
 mod approvals;
+mod carried;
 mod clock;
 mod control;
 mod freeze;
 mod lane;
 mod prepare;
-mod relayed;
 mod signals;
 mod summary;
 mod terminal;
@@ -21,7 +21,7 @@ use std::time::Duration;
 use failcore_gate::Gate;
 use failcore_kernel::{Cgroup, Launch, Parent, Plan, Sampled, Served, Server, Supervisor};
 use failcore_model::{Event, Lane, Text};
-use failcore_net::{Broker, Hosts, Pins, Resolver, Upstream};
+use failcore_net::{BrokerServer, Hosts, Pins, Resolver, Upstream};
 use failcore_policy::Limits;
 use failcore_relay::RelayServer;
 use failcore_trace::Writer;
@@ -87,7 +87,7 @@ struct Started {
 struct Supervised {
     supervisor: Supervisor,
     /// Answers for as long as anybody may ask.
-    _broker: Broker,
+    _broker: BrokerServer,
     /// Where connections are carried.
     relay: Option<RelayServer>,
 }
@@ -517,7 +517,7 @@ fn supervise(
             Resolver::asking(pins, upstream)
         }
     };
-    let broker = Broker::start(Arc::clone(&gate), resolver)
+    let broker = BrokerServer::start(Arc::clone(&gate), resolver)
         .map_err(|source| Problem::System { what: "serve host names", source })?;
     let launch = Launch {
         program: prepared.program.file.clone().into(),
@@ -541,7 +541,7 @@ fn supervise(
     let parent = Parent {
         gate,
         door: Some(server.door()),
-        carrier: Some(broker.carrier()),
+        broker: Some(broker.broker()),
         relay: relay.as_ref().map(RelayServer::relay),
     };
     let supervisor = Supervisor::start(&launch, plan, parent).map_err(Problem::supervisor)?;
