@@ -11,12 +11,13 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::body::Passed;
+use crate::ride::PIECE;
 use crate::route::{PATIENCE, Route};
 
 /// Protocols that are spoken, as TLS names them (RFC 7301).
@@ -115,7 +116,7 @@ impl Far {
             let stream = self.route.next().await.map_err(reach)?;
             return Ok((self.speak(stream, false).await?, None));
         };
-        let stream = self.route.through().await.map_err(reach)?;
+        let stream = BufReader::with_capacity(PIECE, self.route.through().await.map_err(reach)?);
         let name = ServerName::try_from(name.to_string())
             .map_err(|error| reach(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
         let connected = timeout(PATIENCE, TlsConnector::from(Arc::clone(config)).connect(name, stream)).await;
