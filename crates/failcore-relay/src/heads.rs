@@ -109,9 +109,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Heads<S> {
     }
 }
 
-/// Where in a stream of requests one is.
+/// Where in a stream of requests one is, as far as it can be read in one way only.
 #[derive(Default)]
-struct Watch {
+pub struct Watch {
     at: At,
     /// The lines of a head, or the line of a chunked body, as far as they are here.
     held: Vec<u8>,
@@ -130,8 +130,14 @@ enum At {
 }
 
 impl Watch {
-    /// Looks at the next bytes. Where something is wrong: up to where they are sound, and what it is.
-    fn see(&mut self, bytes: &[u8]) -> Result<(), (usize, &'static str)> {
+    /// Looks at the next bytes.
+    ///
+    /// # Errors
+    /// Where something is wrong: up to where they are sound, and what it is.
+    ///
+    /// # Security
+    /// The bytes are the agent's. What is kept of them is one head at most.
+    pub fn see(&mut self, bytes: &[u8]) -> Result<(), (usize, &'static str)> {
         let (mut at, mut sound) = (0, 0);
         while at < bytes.len() {
             if let At::Body(left) = &mut self.at {

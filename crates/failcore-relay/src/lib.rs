@@ -24,6 +24,7 @@ mod waiting;
 
 pub use authority::Authority;
 pub use credentials::{CredentialError, Credentials};
+pub use heads::Watch;
 pub use hyper_util::client::proxy::matcher::Matcher as Proxies;
 pub use server::{RelayServer, Setup};
 pub use trust::Trust;
