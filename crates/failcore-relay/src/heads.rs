@@ -194,7 +194,7 @@ impl Watch {
             (Some(b'\r'), b'\n') => Ok(()),
             (Some(b'\r'), _) => Err("a carriage return stands alone"),
             (_, b'\n') => Err("a line ends without a carriage return"),
-            (_, 0) => Err("there is a NUL"),
+            (_, 0..=8 | 11 | 12 | 14..=31 | 127) => Err("there is a control character"),
             _ => Ok(()),
         }
     }
@@ -347,6 +347,8 @@ mod tests {
             "X: a\nY: b\r\n\r\n",
             "X: a\rY: b\r\n\r\n",
             "X: a\0b\r\n\r\n",
+            "X: a\x10b\r\n\r\n",
+            "X: a\x7f\r\n\r\n",
             "no colon\r\n\r\n",
             ": no name\r\n\r\n",
             "Host: b\r\n\r\n",
