@@ -40,7 +40,9 @@ fn read(mut rest: &[u8]) {
             rest = after;
         } else if let Some(length) = length {
             let length: u64 = String::from_utf8(length).unwrap().trim().parse().unwrap();
-            let Some(after) = usize::try_from(length).ok().and_then(|length| rest.get(length..)) else { return };
+            let Some(after) = usize::try_from(length).ok().and_then(|length| rest.get(length..)) else {
+                return;
+            };
             rest = after;
         }
     }

@@ -47,7 +47,8 @@ fn decoded(path: &[u8]) -> Vec<u8> {
 /// Between slashes of either kind.
 fn segments(path: &[u8], drop_parameters: bool) -> Vec<&[u8]> {
     let all = path[1..].split(|byte| matches!(byte, b'/' | b'\\'));
-    all.map(|one| if drop_parameters { one.split(|byte| *byte == b';').next().unwrap_or(one) } else { one }).collect()
+    all.map(|one| if drop_parameters { one.split(|byte| *byte == b';').next().unwrap_or(one) } else { one })
+        .collect()
 }
 
 /// Without empty segments but at the end, and along dots (RFC 3986 section 5.2.4).
