@@ -11,6 +11,7 @@ FLOOR = {
     "failcore-kernel": 3,
     "failcore-net": 3,
     "failcore-relay": 3,
+    "failcore-record": 3,
     "failcore-py": 4,
     "failcore-cli": 4,
 }

@@ -58,7 +58,7 @@ fn main() -> ExitCode {
         Launch { program, args: args.collect(), env: std::env::vars_os().collect(), ..Launch::default() };
     let (plan, _) = lower(&policy, &Features::probe());
     let plan = if std::env::var_os("WITHOUT_LANDLOCK").is_some() { Plan::default() } else { plan };
-    let parent = Parent { gate, door: None, broker: Some(broker.broker()), relay: None };
+    let parent = Parent { gate, door: None, broker: Some(broker.broker()), relay: None, witness: None };
     let code = match Supervisor::start(&launch, &plan, parent) {
         Ok(supervisor) => {
             let root = rustix::process::Pid::from_raw(supervisor.root().cast_signed());

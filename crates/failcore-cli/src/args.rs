@@ -126,6 +126,12 @@ pub(crate) struct Run {
     /// How long a question for leave (`approve = true`) waits for an answer, here or by `failcore approve`
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = time)]
     pub(crate) patience: Duration,
+    /// Keep what the program learns from outside, so that `failcore replay` can run it again with nothing outside
+    #[arg(long)]
+    pub(crate) record: bool,
+    /// Keep what interpreters, programs and libraries hold too, not only their hashes
+    #[arg(long, requires = "record")]
+    pub(crate) self_contained: bool,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     #[arg(value_hint = ValueHint::CommandWithArguments)]
@@ -381,15 +387,24 @@ fn verbs(text: &str) -> Result<Verbs, String> {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  failcore replay 0198f3a2
+  failcore replay 0198f3a2 -- python agent.py
   failcore replay 0198f3a2 -p stricter.toml
   failcore replay -p stricter.toml ~/.local/state/failcore/runs/*")]
 pub(crate) struct Replay {
-    /// The trace; more than one are decided side by side and answered in this order
+    /// The trace; with a policy, more than one are decided side by side and answered in this order
     #[arg(required = true, value_name = "TRACE", value_hint = ValueHint::DirPath)]
     pub(crate) traces: Vec<PathBuf>,
-    /// The policy to decide by
+    /// Decide again what was decided, by this policy; without one, the recorded program is run again
     #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) policy: PathBuf,
+    pub(crate) policy: Option<PathBuf>,
+    /// Where the trace of running it again goes: a directory that does not exist yet
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, conflicts_with = "policy")]
+    pub(crate) trace: Option<PathBuf>,
+    /// The program to run in place of the recorded one, and its arguments
+    #[arg(last = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
+    #[arg(conflicts_with = "policy")]
+    pub(crate) command: Vec<OsString>,
 }
 
 /// Operations are matched by tool, verb and resource and by which of its kind each is, whatever order they came in.

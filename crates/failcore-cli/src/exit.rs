@@ -14,7 +14,6 @@ pub(crate) enum Exit {
     /// The trace does not verify.
     Unverified,
     /// The replay took another way than the record.
-    #[allow(dead_code, reason = "the code is fixed now; re-running a trace comes with the replay lane")]
     Diverged,
     /// FailCore itself failed.
     Failure,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use failcore_kernel::{ServerError, StartError, WireError};
 use failcore_policy::PolicyError;
+use failcore_record::StoreError;
 use failcore_relay::CredentialError;
 use failcore_trace::TraceError;
 use miette::Diagnostic;
@@ -148,6 +149,19 @@ pub(crate) enum Problem {
     ))]
     Shared { path: PathBuf },
 
+    // Recordings.
+    /// Nothing can be kept.
+    #[error("what the program learns cannot be kept")]
+    #[diagnostic(help("nothing of it ran; the trace's directory has to take as much as the program reads"))]
+    Unkept {
+        #[source]
+        source: StoreError,
+    },
+    /// A trace that nothing can be run again from.
+    #[error("{} cannot be run again: {why}", trace.display())]
+    #[diagnostic(help("{help}"))]
+    NotAgain { trace: PathBuf, why: String, help: &'static str },
+
     // The trace.
     /// A trace cannot be written, found, read or believed.
     #[error("{error}")]
@@ -279,7 +293,9 @@ impl Problem {
             | Self::Supervisor { .. }
             | Self::NotInstalled { .. }
             | Self::Spawn { .. }
-            | Self::Start { .. } => Exit::NotStarted,
+            | Self::Start { .. }
+            | Self::Unkept { .. }
+            | Self::NotAgain { .. } => Exit::NotStarted,
             Self::NeverEntered { .. }
             | Self::Unanswered { .. }
             | Self::Shared { .. }

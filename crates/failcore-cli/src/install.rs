@@ -10,6 +10,7 @@ const HOOK: &str = "_failcore.abi3.so";
 /// What cargo calls the hook before it is packed into a wheel.
 const BUILT_HOOK: &str = "lib_failcore.so";
 
+#[derive(Clone)]
 /// The parts: each where it was found, or where it was looked for in vain.
 pub(crate) struct Installation {
     /// The shared object with the interpreter hook.

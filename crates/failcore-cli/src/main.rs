@@ -18,6 +18,7 @@ mod install;
 mod interpreter;
 mod policy;
 mod replay;
+mod rerun;
 mod run;
 mod trace;
 mod trust;

@@ -17,14 +17,16 @@ use crate::args::Replay;
 use crate::exit::Exit;
 use crate::failure::{Failure, Problem};
 use crate::policy::{self, said};
+use crate::rerun;
 use crate::trace;
 use crate::ui::{self, Answer, BAD, FAINT, GOOD, Notes, STRONG, Styled, Ui, WARN, clause, count, place};
 
-/// Decides every record again; exit code 3 where a decision changed or could not be made.
+/// Runs the recorded program again; with a policy, decides every record again: exit code 3 where a decision changed or could not be made.
 pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
+    let Some(policy) = &args.policy else { return rerun::run(args, ui) };
     let (notes, bar) = (ui.notes(), trace::looking(ui, "verifying"));
     let (mut exit, mut failed) = (Exit::Success, None);
-    let replayed = |name: &Path| again(name, &args.policy, notes, &bar);
+    let replayed = |name: &Path| again(name, policy, notes, &bar);
     side_by_side(&args.traces, replayed, |name, replayed| {
         let replayed = match replayed {
             Ok(replayed) => replayed,

@@ -12,17 +12,20 @@ mod summary;
 mod terminal;
 mod tree;
 
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use failcore_gate::Gate;
+use failcore_gate::expected::{Divergence, Matching};
+use failcore_gate::{Gate, Sink, Witness};
 use failcore_kernel::{Cgroup, Launch, Parent, Plan, Sampled, Served, Server, Supervisor};
 use failcore_model::{Event, Lane, Text};
 use failcore_net::{BrokerServer, Hosts, Pins, Resolver, Upstream};
 use failcore_policy::Limits;
+use failcore_record::{Recorder, Store};
 use failcore_relay::RelayServer;
 use failcore_trace::Writer;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -39,6 +42,7 @@ use clock::Clock;
 use control::{Change, Control, Given};
 use freeze::Frozen;
 use prepare::Prepared;
+pub(crate) use prepare::{Again, os};
 use signals::Signals;
 use summary::Summary;
 use tree::{GRACE, Tree};
@@ -56,10 +60,19 @@ const SETTLE: Duration = Duration::from_secs(2);
 
 /// Runs the program; its exit code passes through.
 pub(crate) fn run(args: &Run, ui: &mut Ui) -> Result<Exit, Failure> {
+    start(args, None, ui)
+}
+
+/// Runs a recorded program again, in the world that this process has entered.
+pub(crate) fn again(args: &Run, again: Again, ui: &mut Ui) -> Result<Exit, Failure> {
+    start(args, Some(again), ui)
+}
+
+fn start(args: &Run, again: Option<Again>, ui: &mut Ui) -> Result<Exit, Failure> {
     failcore_kernel::close_on_exec()
         .map_err(|source| Problem::System { what: "keep open files from the program", source })
         .map_err(|problem| Failure::from(problem).before_start())?;
-    let prepared = Prepared::new(args, ui).map_err(Failure::before_start)?;
+    let prepared = Prepared::new(args, again, ui).map_err(Failure::before_start)?;
     let started = Started::start(prepared, args, ui).map_err(Failure::before_start)?;
     started.attend(ui)
 }
@@ -90,6 +103,8 @@ struct Supervised {
     _broker: BrokerServer,
     /// Where connections are carried.
     relay: Option<RelayServer>,
+    /// Where what the program learns is kept.
+    recorder: Option<Arc<Recorder>>,
 }
 
 impl Supervised {
@@ -148,6 +163,9 @@ impl Started {
         let measured = [limits.memory, limits.processes, limits.write_bytes].iter().any(Option::is_some);
         let (mut stopped, mut broken, mut stoppers) = (None, false, Vec::new());
         let mut watch = if measured { CLOSE_WATCH } else { LOOSE_WATCH };
+        if self.prepared.expected.is_some() {
+            watch = CLOSEST_WATCH;
+        }
         // Where nothing is measured it is known to be one process, and looked at again when it is not over by then.
         let mut first = (!measured).then(|| Sampled { processes: 1, ..Sampled::default() });
         while self.tree.ended().is_none() {
@@ -164,6 +182,10 @@ impl Started {
                 stopped = Some(stop.limit);
             }
             broken = broken || self.is_broken(ui);
+            if stopped.is_none() && self.parted().is_some() {
+                stopped = Some("divergence");
+                self.end(|_| false);
+            }
             self.wait(watch, limits.wall_time);
             if !measured {
                 self.tree.reap();
@@ -207,7 +229,13 @@ impl Started {
                 ui.note(text);
             }
             supervised.supervisor.finish();
+            if let Some(Err(why)) = supervised.recorder.map(|recorder| recorder.finish()) {
+                let text = format!("the recording is not whole, and cannot be run again: {why}");
+                ui.note(&text);
+                self.server.record(Event::Notice { text });
+            }
         }
+        let parted = self.parted().map(|divergence| Parted(divergence).to_string());
         self.signals.release();
         let code = self.tree.ended().map_or(u8::MAX, tree::code);
         let tally = self.server.ledger();
@@ -232,7 +260,16 @@ impl Started {
         if !entered {
             return Err(Problem::NeverEntered { program: self.prepared.program.file }.into());
         }
+        if let Some(parted) = parted {
+            ui.note(parted);
+            return Ok(Exit::Diverged);
+        }
         Ok(Exit::Child(code))
+    }
+
+    /// Where a program that runs again does what it did not do before.
+    fn parted(&self) -> Option<&Divergence> {
+        self.prepared.expected.as_ref()?.parted()
     }
 
     /// Whether the trace cannot be written any more, which is said then.
@@ -501,7 +538,18 @@ fn supervise(
     cgroup: Option<Arc<Cgroup>>,
 ) -> Result<Supervised, Problem> {
     let pins = Arc::new(Pins::new().with_hosts(Hosts::system()));
-    let gate = Gate::builder(Arc::clone(&prepared.policy), server.sink(), Lane::Kernel)
+    let sink: Arc<dyn Sink> = match &prepared.expected {
+        Some(expected) => Arc::new(Matching { trace: server.sink(), expected: Arc::clone(expected) }),
+        None => server.sink(),
+    };
+    let recorder = match &prepared.keeping {
+        Some(keeping) => {
+            let recorder = Recorder::start(Store::of(prepared.trace()), server.sink(), keeping.clone());
+            Some(Arc::new(recorder.map_err(|source| Problem::Unkept { source })?))
+        }
+        None => None,
+    };
+    let gate = Gate::builder(Arc::clone(&prepared.policy), sink, Lane::Kernel)
         .names(Arc::clone(&pins) as _)
         .meter(server.meter())
         .approver(server.approver())
@@ -523,7 +571,7 @@ fn supervise(
         program: prepared.program.file.clone().into(),
         args: prepared.program.args.clone(),
         env: prepared.environment(),
-        cwd: args.cwd.clone(),
+        cwd: prepared.cwd.clone(),
         stdin_null: prepared.stdin_null(args),
         private_memory: match &cgroup {
             Some(cgroup) if cgroup.holds_memory() => None,
@@ -543,9 +591,34 @@ fn supervise(
         door: Some(server.door()),
         broker: Some(broker.broker()),
         relay: relay.as_ref().map(RelayServer::relay),
+        witness: match (&recorder, &prepared.replayed) {
+            (Some(recorder), _) => Some(Arc::clone(recorder) as Arc<dyn Witness>),
+            (None, Some(replayed)) => Some(Arc::clone(replayed) as Arc<dyn Witness>),
+            (None, None) => None,
+        },
     };
     let supervisor = Supervisor::start(&launch, plan, parent).map_err(Problem::supervisor)?;
-    Ok(Supervised { supervisor, _broker: broker, relay })
+    Ok(Supervised { supervisor, _broker: broker, relay, recorder })
+}
+
+/// Where a run that is run again does something else, for its owner.
+struct Parted<'a>(&'a Divergence);
+
+impl fmt::Display for Parted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Divergence { scope, site, nearest, .. } = self.0;
+        write!(f, "diverged: {}", self.0)?;
+        if let [.., tool] = &scope[..] {
+            write!(f, ", in the tool `{tool}`")?;
+        }
+        if let Some(site) = site {
+            write!(f, ", at {}", ui::place(site))?;
+        }
+        if let Some(nearest) = nearest {
+            write!(f, "; most like it is {nearest}")?;
+        }
+        write!(f, "; nothing of it was done")
+    }
 }
 
 fn gone() -> io::Error {

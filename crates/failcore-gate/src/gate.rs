@@ -130,7 +130,7 @@ struct Kept {
     request: Box<Request>,
     decision: Decision,
     /// Whether it is recorded; nothing where that panicked.
-    written: Option<bool>,
+    written: Option<Result<(), Reason>>,
 }
 
 impl Gate {
@@ -362,8 +362,8 @@ impl Gate {
         let Kept { op, request, decision, written } = kept;
         if refused {
             Some(self.policy.denial(request, decision))
-        } else if *written != Some(true) {
-            Some(self.unwritable(request))
+        } else if let Some(Err(reason)) = written {
+            Some(self.policy.denial(request, &Decision::deny(*reason, SmallVec::new())))
         } else if decision.obligations.contains(&Obligation::Approve) {
             self.approve(*op, request).err()
         } else {
@@ -383,7 +383,7 @@ impl Gate {
         }
         let op = self.ops.fetch_add(1, Ordering::Relaxed);
         let event = Event::Decided { op, request, decision, enforced, ns };
-        let written = unless_panicked(|| self.sink.append(&event).is_ok());
+        let written = unless_panicked(|| self.sink.append(&event).map_err(|error| error.reason()));
         let Event::Decided { request, decision, .. } = event else { unreachable!("it was made above") };
         Kept { op, request, decision, written }
     }

@@ -11,6 +11,7 @@
 
 pub mod compare;
 pub mod coverage;
+pub mod expected;
 mod gate;
 mod ports;
 pub mod replay;
@@ -20,5 +21,6 @@ mod sockaddr;
 pub use gate::{Actor, Builder, Gate, Grant, now};
 pub use ports::{
     Approver, Broker, DNS_PORT, Meter, Names, NoNames, Nobody, Relay, Sender, Sink, SinkError, Uncounted,
+    Witness,
 };
 pub use sockaddr::SockAddr;

@@ -1,14 +1,16 @@
 //! What a gate needs from the outside, as traits that the faces wire up.
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
+use failcore_model::input::Moment;
 use failcore_model::{
-    Action, Answer, Claims, Counters, Event, HostName, Request, Text, Timestamp, Transport,
+    Action, Answer, Claims, Counters, Event, HostName, Reason, Request, Text, Timestamp, Transport,
 };
 use smallvec::SmallVec;
 
 use crate::Actor;
+use crate::expected::Divergence;
 
 /// Where events go, in order, before their effect.
 pub trait Sink: Send + Sync {
@@ -23,6 +25,13 @@ pub trait Sink: Send + Sync {
 #[derive(Debug, thiserror::Error)]
 #[error("the trace cannot be written: {0}")]
 pub struct SinkError(pub Box<dyn std::error::Error + Send + Sync>);
+
+impl SinkError {
+    /// Why an operation is refused whose record was not taken.
+    pub fn reason(&self) -> Reason {
+        if self.0.is::<Divergence>() { Reason::Diverged } else { Reason::TraceUnwritable }
+    }
+}
 
 /// The names that our own resolution pinned to addresses.
 pub trait Names: Send + Sync {
@@ -84,6 +93,29 @@ pub trait Relay: Send + Sync {
     /// Makes a connection known that was addressed to `to`, before anything can be sent on it, and that is cut when what
     /// grants it ends. What comes from other sockets is closed.
     fn carry(&self, sender: Sender, to: SocketAddr, ends: Option<Timestamp>);
+}
+
+/// Somebody who sees what a program learns from outside, before it does.
+///
+/// # Errors
+/// Where it cannot be kept, each of these fails, and what the program is about to learn is refused.
+pub trait Witness: Send + Sync {
+    /// The program names `asked`, from the directory `from` where it is relative; `follow` says whether it means what a
+    /// link in the last place leads to.
+    fn looks(&self, from: &[u8], asked: &[u8], follow: bool) -> Result<(), SinkError>;
+
+    /// The program is about to get a descriptor of this file or directory; `emptied` says that nothing is left in it.
+    fn opens(&self, opened: BorrowedFd<'_>, emptied: bool) -> Result<(), SinkError>;
+
+    /// The program is about to run the file that `asked` names, as in [`Witness::looks`].
+    fn runs(&self, from: &[u8], asked: &[u8]) -> Result<(), SinkError>;
+
+    /// A thread asks what time it is by a clock (clock_gettime(2)) that is at `now`; what it is to be told. The thread has
+    /// the same name whenever the program is run.
+    fn clock(&self, thread: &str, clock: i32, now: Moment) -> Result<Moment, SinkError>;
+
+    /// A thread asks for random bytes, and these are some; what it is to be given, of the same length.
+    fn random(&self, thread: &str, bytes: Vec<u8>) -> Result<Vec<u8>, SinkError>;
 }
 
 /// The port of DNS servers, unencrypted (RFC 1035 section 4.2): what is sent there in a run with a name broker goes

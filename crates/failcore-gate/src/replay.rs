@@ -144,5 +144,5 @@ pub fn first_parting<E>(
 
 /// Whether another policy could have come to another decision: a fault or a full disk is no matter of policy.
 fn depends_on_policy(decision: &Decision) -> bool {
-    !matches!(decision.reason, Reason::Fault | Reason::TraceUnwritable)
+    !matches!(decision.reason, Reason::Fault | Reason::TraceUnwritable | Reason::Diverged)
 }

@@ -275,6 +275,14 @@ fn bound(wanted: &Wanted) -> c_int {
 
 /// Brings loopback up, and makes every address one of its own; whether it could.
 fn settle() -> bool {
+    // Without IPv6 there are no servers by it.
+    loopback_up()
+        && route(libc::AF_INET)
+        && (route(libc::AF_INET6) || errno() == libc::EAFNOSUPPORT || errno() == libc::EOPNOTSUPP)
+}
+
+/// Brings loopback up in a network that is new; whether it could.
+pub(crate) fn loopback_up() -> bool {
     // SAFETY: system calls on live local memory only; zero is a value of the request.
     unsafe {
         let fd = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
@@ -285,9 +293,7 @@ fn settle() -> bool {
             (libc::IFF_UP | libc::IFF_RUNNING | libc::IFF_LOOPBACK) as libc::c_short;
         let up = libc::ioctl(fd, libc::SIOCSIFFLAGS, &raw const request) == 0;
         libc::close(fd);
-        // Without IPv6 there are no servers by it.
-        up && route(libc::AF_INET)
-            && (route(libc::AF_INET6) || errno() == libc::EAFNOSUPPORT || errno() == libc::EOPNOTSUPP)
+        up
     }
 }
 

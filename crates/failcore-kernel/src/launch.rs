@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use failcore_gate::{Broker, Gate, Relay};
+use failcore_gate::{Broker, Gate, Relay, Witness};
 use failcore_model::Denial;
 use failcore_policy::Capability;
 use landlock::RulesetCreated;
@@ -35,6 +35,7 @@ use crate::plan::Plan;
 use crate::privileges::give_up;
 use crate::server::Door;
 use crate::supervisor::{Shared, serve, worker};
+use crate::vdso::Rewriter;
 
 /// A program to start.
 #[derive(Debug, Clone, Default)]
@@ -66,6 +67,8 @@ pub struct Parent {
     pub broker: Option<Arc<dyn Broker>>,
     /// Takes over connections that are to be carried; without it, they cannot be made.
     pub relay: Option<Arc<dyn Relay>>,
+    /// Sees what the program learns from outside; without one, calls that only look are not even asked about.
+    pub witness: Option<Arc<dyn Witness>>,
 }
 
 /// A program that runs under supervision.
@@ -175,7 +178,7 @@ impl Supervisor {
                 .map(|(name, value)| c_string(&[name.as_bytes(), b"=", value.as_bytes()].concat()))
                 .collect::<Result<_, _>>()?,
             cwd: launch.cwd.as_ref().map(|cwd| c_string(cwd.as_os_str().as_bytes())).transpose()?,
-            filter: assemble(),
+            filter: assemble(parent.witness.is_some()),
             link: far.as_raw_fd(),
             life: life_read.as_raw_fd(),
             domain: domain.as_ref().map_or(-1, AsRawFd::as_raw_fd),
@@ -191,12 +194,14 @@ impl Supervisor {
         };
         // What acts for the agent has no more rights than the agent: a thread that gives up its privileges is the
         // ancestor of both.
+        let rewriter = parent.witness.as_ref().map(|_| Rewriter::start()).transpose();
+        let rewriter = rewriter.map_err(StartError::kernel("cannot start a thread"))?;
         let mut hold = link.try_clone().map_err(StartError::kernel("cannot make a socket"))?;
         let keep = plan.keep.clone();
         worker(0)
             .spawn(move || {
                 let mut prepared = prepared;
-                let outcome = hold_agent(&prepared, &keep, acting, &mut hold, far, parent);
+                let outcome = hold_agent(&prepared, &keep, acting, &mut hold, far, parent, rewriter);
                 drop((terminal, stdin, life_read, domain, hold, prepared.cgroup.take()));
                 // Guardian and agent have it too: to give it back, the kernel would have to copy the pages it is on.
                 std::mem::forget(prepared);
@@ -293,6 +298,7 @@ fn hold_agent(
     link: &mut UnixStream,
     far: UnixStream,
     parent: Parent,
+    rewriter: Option<Rewriter>,
 ) -> Result<(Arc<Shared>, u32), StartError> {
     give_up(keep).map_err(|why| StartError::Kernel { step: "cannot give up privileges", why: why.into() })?;
     if let Some(acting) = acting {
@@ -313,7 +319,7 @@ fn hold_agent(
     let listener = pidfd_open(agent, PidfdFlags::empty())
         .and_then(|pidfd| pidfd_getfd(pidfd, message.value, PidfdGetfdFlags::empty()))
         .map_err(|why| StartError::Kernel { step: "cannot take over the listener", why: why.into() })?;
-    let shared = Shared::new(Listener::new(listener), parent, root)
+    let shared = Shared::new(Listener::new(listener), parent, root, rewriter)
         .map_err(|why| StartError::Kernel { step: "cannot open our own descriptors", why: why.into() })?;
     Ok((shared, root))
 }

@@ -12,6 +12,7 @@ mod attributes;
 mod births;
 mod brokered;
 mod call;
+mod callers;
 mod calls;
 mod carried;
 mod cgroup;
@@ -32,6 +33,7 @@ mod memory;
 mod messages;
 mod names;
 mod notify;
+mod observed;
 mod open;
 mod own;
 mod page;
@@ -52,8 +54,11 @@ mod sockets;
 mod standstill;
 mod supervisor;
 mod tasks;
+mod vdso;
+mod voices;
 mod walk;
 mod wire;
+mod world;
 
 pub use attach::{AttachError, Attachment, Supervised};
 pub use cgroup::{Cgroup, CgroupError, mounts as cgroup_mounts};
@@ -71,6 +76,7 @@ pub use server::{Door, Ledger, Served, Server, ServerError, Tally};
 pub use slots::{Slot, Slots};
 pub use tasks::descends;
 pub use wire::{WireError, receive, send};
+pub use world::{World, WorldError};
 
 /// Environment variable with the path of the run's attach socket.
 pub const SOCKET_VAR: &str = "FAILCORE_SOCKET";

@@ -16,6 +16,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::births::Births;
 use crate::call::{Answer, Call, Reply};
+use crate::callers::Callers;
 use crate::calls::{Row, Rule, row};
 use crate::directories::Directories;
 use crate::filter::ruling;
@@ -28,7 +29,9 @@ use crate::patience::{self, Patience};
 use crate::privileges::Lacks;
 use crate::standstill::Standstill;
 use crate::tasks::{Process, Tasks, Verified, descends};
-use crate::{attributes, exec, groups, ipc, messages, names, open, processes, sockets};
+use crate::vdso::Rewriter;
+use crate::voices::Voices;
+use crate::{attributes, exec, groups, ipc, messages, names, observed, open, processes, sockets};
 
 /// Workers that may wait at once; more calls queue in the kernel.
 const MOST_WORKERS: usize = 1024;
@@ -68,6 +71,12 @@ pub(crate) struct Shared {
     root: u32,
     /// What root's program finds itself without.
     pub(crate) lacks: Lacks,
+    /// Has the program's clocks and random numbers seen, where somebody wants to.
+    pub(crate) rewriter: Option<Rewriter>,
+    /// Names of threads that are the same in every run.
+    pub(crate) voices: Voices,
+    /// Which code asks.
+    pub(crate) callers: Callers,
     /// Counts processes, where they are limited.
     births: Option<Births>,
     /// Whether it was said that there may be no more of them.
@@ -83,7 +92,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(listener: Listener, parent: Parent, root: u32) -> Result<Arc<Self>, Errno> {
+    pub(crate) fn new(
+        listener: Listener,
+        parent: Parent,
+        root: u32,
+        rewriter: Option<Rewriter>,
+    ) -> Result<Arc<Self>, Errno> {
         // Before Linux 6.6 the kernel cannot; wake-ups then cross processors and cost more.
         let _ = listener.wake_in_place();
         let own = openat(CWD, "/proc/self/fd", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
@@ -95,6 +109,9 @@ impl Shared {
             by_identity: parent.gate.policy().has_identities(),
             lacks: Lacks::new(&parent.gate.policy().capabilities()),
             births: parent.gate.policy().limits().processes.map(|most| Births::new(most, root)),
+            rewriter,
+            voices: Voices::default(),
+            callers: Callers::default(),
             crowded: AtomicBool::new(false),
             listener: Arc::new(listener),
             parent,
@@ -370,13 +387,22 @@ fn answer(shared: &Shared, notice: Notice) -> Reply {
     }
     let call = Call { shared, notice, process };
     let Some(row) = row(notice.nr) else { return unmapped(&call, "a call without a name") };
+    let witness = shared.parent.witness.as_deref();
+    if let Some(witness) = witness {
+        observed::image(&call)?;
+        observed::before(&call, witness)?;
+    }
     match ruling(row.rule, &notice.args) {
         Rule::Forbid(errno) => {
             // In audit mode this may be granted on paper; it is refused all the same.
             let _ = call.judge(Action::KernelCall(Text::from(row.name)));
             Err(Errno::from_raw_os_error(errno))
         }
-        _ => perform(&call, row),
+        rule => match witness {
+            Some(witness) if rule == Rule::Allow => observed::tell(&call, witness),
+            Some(witness) => observed::after(&call, witness, perform(&call, row)),
+            None => perform(&call, row),
+        },
     }
 }
 

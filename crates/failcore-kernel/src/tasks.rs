@@ -36,6 +36,8 @@ pub(crate) struct Process {
     slots: RwLock<Option<Arc<Slots>>>,
     /// The image it is about to run, between the verdict and its first call after.
     expected: Mutex<Option<Expected>>,
+    /// The image whose clocks are system calls by now.
+    pub(crate) rewritten: Mutex<Option<Arc<Image>>>,
     /// Whether it was noted that its resolver may not take the answers it gets.
     pub(crate) noted: AtomicBool,
 }
@@ -131,6 +133,7 @@ impl Tasks {
             pidfd,
             image: RwLock::new(Arc::new(image_of(pid))),
             expected: Mutex::default(),
+            rewritten: Mutex::default(),
             noted: AtomicBool::default(),
         });
         let previous = write(&self.processes).insert(pid, Arc::clone(&process));

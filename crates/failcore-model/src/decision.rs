@@ -160,6 +160,8 @@ reasons! {
     Fault = "fault",
     /// It is granted only as a connection that is carried, which this lane cannot do.
     Uncarried = "uncarried",
+    /// A program that is run again does what it did not do when it was recorded.
+    Diverged = "diverged",
 }
 
 impl fmt::Display for Reason {

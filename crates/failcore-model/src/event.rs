@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::input::{Input, Start, Told};
 use crate::{Coverage, Decision, Request, Text, Timestamp};
 
 /// Version of the trace's schema, the `v` of every record.
@@ -118,6 +119,26 @@ pub enum Event {
         /// Who asked for it.
         who: Text,
     },
+    /// What the program learns from outside is kept from here on.
+    RecordingStarted {
+        /// How the program was started.
+        start: Box<Start>,
+    },
+    /// The program learnt something from outside; written before it did.
+    Input {
+        /// The path, without links.
+        path: Text,
+        /// What stood there.
+        input: Input,
+    },
+    /// The kernel gave a thread a value that it gives no other.
+    Told {
+        /// The thread: its process by descent and in the order of birth, as `0.1` for the second child of the program, and
+        /// its own number there; then, as far as it is known, a digest of the code that asked.
+        thread: Text,
+        /// The value.
+        told: Told,
+    },
     /// The session ended in order. The last record of a trace.
     SessionClosed {
         /// The exit code of a `failcore run`, 128 + n for signal n.
@@ -175,6 +196,9 @@ impl Event {
             Self::RunPaused { .. } => "run.paused",
             Self::RunResumed { .. } => "run.resumed",
             Self::RunStopped { .. } => "run.stopped",
+            Self::RecordingStarted { .. } => "recording.started",
+            Self::Input { .. } => "input",
+            Self::Told { .. } => "told",
             Self::SessionClosed { .. } => "session.closed",
         }
     }
@@ -232,6 +256,15 @@ impl Event {
             Self::Notice { text } => map.serialize_entry("text", text),
             Self::RunPaused { who } | Self::RunResumed { who } | Self::RunStopped { who } => {
                 map.serialize_entry("who", who)
+            }
+            Self::RecordingStarted { start } => map.serialize_entry("start", start),
+            Self::Input { path, input } => {
+                map.serialize_entry("path", path)?;
+                map.serialize_entry("input", input)
+            }
+            Self::Told { thread, told } => {
+                map.serialize_entry("thread", thread)?;
+                map.serialize_entry("told", told)
             }
             Self::SessionClosed { exit } => map.serialize_entry("exit", exit),
         }
@@ -291,6 +324,11 @@ struct Flat {
     segment: Option<u32>,
     root: Option<String>,
     text: Option<String>,
+    start: Option<Box<Start>>,
+    path: Option<Text>,
+    input: Option<Input>,
+    thread: Option<Text>,
+    told: Option<Told>,
     exit: Option<i32>,
 }
 
@@ -322,6 +360,12 @@ enum Kind {
     RunResumed,
     #[serde(rename = "run.stopped")]
     RunStopped,
+    #[serde(rename = "recording.started")]
+    RecordingStarted,
+    #[serde(rename = "input")]
+    Input,
+    #[serde(rename = "told")]
+    Told,
     #[serde(rename = "session.closed")]
     SessionClosed,
 }
@@ -377,6 +421,11 @@ impl Flat {
             Kind::RunPaused => Event::RunPaused { who: self.who.ok_or("who")? },
             Kind::RunResumed => Event::RunResumed { who: self.who.ok_or("who")? },
             Kind::RunStopped => Event::RunStopped { who: self.who.ok_or("who")? },
+            Kind::RecordingStarted => Event::RecordingStarted { start: self.start.ok_or("start")? },
+            Kind::Input => Event::Input { path: self.path.ok_or("path")?, input: self.input.ok_or("input")? },
+            Kind::Told => {
+                Event::Told { thread: self.thread.ok_or("thread")?, told: self.told.ok_or("told")? }
+            }
             Kind::SessionClosed => Event::SessionClosed { exit: self.exit },
         })
     }
@@ -463,6 +512,28 @@ mod tests {
             Event::RunPaused { who: "me".into() },
             Event::RunResumed { who: "me".into() },
             Event::RunStopped { who: "me".into() },
+            Event::RecordingStarted {
+                start: Start {
+                    program: "/usr/bin/x".into(),
+                    args: vec!["-a".into()],
+                    env: vec!["A=b".into()],
+                    cwd: "/w".into(),
+                    tmp: "/tmp/t".into(),
+                    uid: 1,
+                    gid: 1,
+                    umask: 0o022,
+                }
+                .into(),
+            },
+            Event::Input { path: "/w/a".into(), input: Input::Absent },
+            Event::Input {
+                path: "/w/b".into(),
+                input: Input::Contents { sha256: "00".into(), size: 1, kept: true },
+            },
+            Event::Told {
+                thread: "0/0".into(),
+                told: Told::Clock { clock: 1, at: crate::input::Moment { s: 1, ns: 2 } },
+            },
             Event::SessionClosed { exit: Some(0) },
         ]
     }

@@ -14,6 +14,7 @@ mod decision;
 mod denial;
 mod event;
 mod host;
+pub mod input;
 mod path;
 mod request;
 mod rights;

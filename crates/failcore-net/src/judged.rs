@@ -211,7 +211,7 @@ impl Said {
 
 fn refused(denial: &Denial) -> Said {
     match denial.reason {
-        Reason::Fault | Reason::TraceUnwritable => Said::Failed,
+        Reason::Fault | Reason::TraceUnwritable | Reason::Diverged => Said::Failed,
         _ => Said::NoName,
     }
 }

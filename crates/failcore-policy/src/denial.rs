@@ -92,6 +92,7 @@ impl PolicySet {
             Reason::ApprovalTimeout => vec![Some("nobody approved it in time".into())],
             Reason::Malformed => vec![Some("the name is not one that the system takes".into())],
             Reason::TraceUnwritable => vec![Some("the record cannot be written".into())],
+            Reason::Diverged => vec![Some("the recorded run did not do it".into())],
             Reason::Fault => vec![Some("the gate itself failed".into())],
             Reason::Uncarried => vec![Some(
                 "carried connections need the kernel lane: start the program by `failcore run --lane kernel`"
@@ -287,7 +288,7 @@ fn errno(action: &Action, reason: Reason, budget: &str) -> i32 {
         Reason::Absent => ENOENT,
         Reason::OverBudget if budget == "processes" => EAGAIN,
         Reason::OverBudget => EDQUOT,
-        Reason::TraceUnwritable | Reason::Fault => EIO,
+        Reason::TraceUnwritable | Reason::Diverged | Reason::Fault => EIO,
         Reason::Malformed => EINVAL,
         _ => match action {
             Action::Signal { .. } | Action::Trace { .. } | Action::Limit { .. } => EPERM,

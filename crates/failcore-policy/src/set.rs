@@ -327,6 +327,14 @@ impl PolicySet {
         self
     }
 
+    /// The same on another machine, or among other files: what was held by identity is held by name alone, until it is
+    /// identified anew.
+    pub fn without_identities(self) -> Self {
+        let mut resolved = self.resolved;
+        resolved.rules.iter_mut().for_each(|rule| rule.ids.clear());
+        Self::compile(resolved)
+    }
+
     /// Whether any deny is held by identity, so that a request needs its file's identities.
     pub fn has_identities(&self) -> bool {
         self.rules().any(|rule| !rule.ids.is_empty())

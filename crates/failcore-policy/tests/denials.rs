@@ -135,7 +135,7 @@ fn what_the_gate_adds_is_put_in_words_too() {
     let set = PolicySet::parse("demo.toml", "", &dir, &env).unwrap();
     let request = ask("fs.read ./x", &dir, &env).unwrap();
     let shown: Vec<String> =
-        [Reason::Refused, Reason::ApprovalTimeout, Reason::TraceUnwritable, Reason::Fault]
+        [Reason::Refused, Reason::ApprovalTimeout, Reason::TraceUnwritable, Reason::Diverged, Reason::Fault]
             .into_iter()
             .map(|reason| {
                 let denial = set.denial(&request, &Decision::deny(reason, Default::default()));

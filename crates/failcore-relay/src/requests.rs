@@ -101,7 +101,7 @@ impl Opened {
             Ok(grant) => grant,
             Err(denial) => {
                 let status = match denial.reason {
-                    Reason::Fault | Reason::TraceUnwritable => StatusCode::BAD_GATEWAY,
+                    Reason::Fault | Reason::TraceUnwritable | Reason::Diverged => StatusCode::BAD_GATEWAY,
                     Reason::OverBudget => StatusCode::TOO_MANY_REQUESTS,
                     _ => StatusCode::FORBIDDEN,
                 };

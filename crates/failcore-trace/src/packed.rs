@@ -320,6 +320,9 @@ impl<'a> Fact<'a> {
             | Event::RunResumed { .. }
             | Event::RunStopped { .. }
             | Event::Notice { .. }
+            | Event::RecordingStarted { .. }
+            | Event::Input { .. }
+            | Event::Told { .. }
             | Event::SessionClosed { .. } => return None,
         })
     }

@@ -78,6 +78,11 @@ impl Redactor {
         })
     }
 
+    /// Whether there is a secret in `bytes`.
+    pub fn finds(&self, bytes: &[u8]) -> bool {
+        !self.find(bytes).is_empty()
+    }
+
     /// The same, with digests keyed for one user.
     pub(crate) fn keyed(mut self, key: &SigningKey) -> Self {
         self.key = key.derive(b"failcore redaction 1");

@@ -2,15 +2,19 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use failcore_gate::expected::Expected;
 use failcore_kernel::{Cgroup, HOOK_VAR, Plan, SOCKET_VAR, cgroup_mounts};
+use failcore_model::input::Start;
 use failcore_model::{AbsPath, Action, Context, Event, FileId, Lane, Request, RuleId, Subject, Text};
 use failcore_net::Resolver;
 use failcore_policy::{Environment, Mode, PolicySet, Python};
+use failcore_record::{Keeping, Replayed};
 use failcore_trace::{Options, Redactor, SigningKey, Writer};
 use tempfile::TempDir;
 
@@ -48,14 +52,24 @@ pub(super) struct Prepared {
     /// a path that nobody else uses.
     door: Option<TempDir>,
     /// The program's private directory for temporary files.
-    tmp: TempDir,
+    tmp: Private,
+    /// The environment that the program's is taken from.
+    inherited: Vec<(OsString, OsString)>,
+    /// Where the program starts.
+    pub(super) cwd: Option<PathBuf>,
+    /// Whether what it learns is kept.
+    pub(super) keeping: Option<Keeping>,
+    /// Where it runs again: what it is expected to do.
+    pub(super) expected: Option<Arc<Expected>>,
+    /// And what it is told.
+    pub(super) replayed: Option<Arc<Replayed>>,
     /// Where connections are carried.
     pub(super) means: Option<Means>,
 }
 
 impl Prepared {
     /// Chooses and completes all of it.
-    pub(super) fn new(args: &Run, ui: &Ui) -> Result<Self, Failure> {
+    pub(super) fn new(args: &Run, again: Option<Again>, ui: &Ui) -> Result<Self, Failure> {
         let lane = lane::choose(args.lane)?;
         let program = match lane {
             Lane::Runtime => Program::python(&args.command)?,
@@ -64,7 +78,10 @@ impl Prepared {
         let part = |found: Result<PathBuf, PathBuf>| {
             found.map_err(|sought| Problem::NotInstalled { what: sought.display().to_string() })
         };
-        let Installation { hook, preload } = Installation::find();
+        let (own, Installation { hook, preload }) = match &again {
+            Some(again) => (again.own.clone(), again.installation.clone()),
+            None => (std::env::current_exe().unwrap_or_default(), Installation::find()),
+        };
         let (hook, preload) = (part(hook)?, part(preload)?);
 
         let session = failcore_trace::new_session_id();
@@ -81,7 +98,10 @@ impl Prepared {
                 .tempdir()
                 .map_err(io_problem("write in", &dir))
         };
-        let tmp = private("tmp")?;
+        let tmp = match &again {
+            Some(again) => Private::at(Path::new(&os(&again.start.tmp)))?,
+            None => Private::of(private("tmp")?),
+        };
         let door = (lane == Lane::Runtime).then(|| private("run")).transpose()?;
         let mut links = Links::default();
         let mut env = policy::environment();
@@ -89,7 +109,16 @@ impl Prepared {
             env.python = Python::find(program.file.as_os_str(), &env.path);
         }
         env.tmp = Some(links.real(tmp.path())?);
-        let (policy, file) = choose(args, &program, &env, ui)?;
+        let keeping = args.record.then(|| keeping(args, &env, &hook));
+        let inherited = match &again {
+            Some(again) => again.environment(),
+            None => std::env::vars_os().collect(),
+        };
+        let (expected, replayed, chosen) = match again {
+            Some(again) => (Some(again.expected), Some(again.replayed), (again.policy, None)),
+            None => (None, None, choose(args, &program, &env, ui)?),
+        };
+        let (policy, file) = chosen;
         if policy.mode() == Mode::Audit {
             ui.note("the policy only audits: what it would refuse is recorded and goes ahead");
         }
@@ -97,8 +126,8 @@ impl Prepared {
         lane::check_capabilities(lane, &policy)?;
         lane::check_upstream(lane, &policy)?;
         lane::check_carried(lane, &policy)?;
-        let means = Means::gather(&policy)?;
-        let own = std::env::current_exe().unwrap_or_default();
+        // Nothing is outside where it runs again.
+        let means = if expected.is_none() { Means::gather(&policy)? } else { None };
         let state = failcore_trace::state_dir().map_err(Problem::trace)?;
         // A write there moves a process out of what holds the run.
         let cgroups = cgroup_mounts();
@@ -151,6 +180,11 @@ impl Prepared {
             begun: false,
             door,
             tmp,
+            inherited,
+            cwd: args.cwd.clone(),
+            keeping,
+            expected,
+            replayed,
             means,
         })
     }
@@ -195,19 +229,69 @@ impl Prepared {
             Some(means) => means.redact(redactor),
             None => redactor,
         };
+        if let Some(keeping) = &mut self.keeping {
+            keeping.secrets = redactor.clone();
+        }
         let options = Options { redactor: Some(redactor), ..Options::default() };
         let mut writer =
             Writer::create_with(&self.trace, &self.session, &key, self.policy.resolved(), options)
                 .map_err(Problem::trace)?;
         self.begun = true;
-        let (cgroup, plan, coverage) = lane::lower(self.lane, &self.session, &self.policy);
+        let (cgroup, plan, mut coverage) = lane::lower(self.lane, &self.session, &self.policy);
+        if self.keeping.is_some() {
+            coverage.notes.push(
+                "recorded: files, programs, clocks and random numbers; not the standard input and connections"
+                    .into(),
+            );
+        }
+        if self.expected.is_some() {
+            coverage.notes.push(
+                "run again from a record: files are those of the record, in memory, and nobody is on its network".into(),
+            );
+        }
         let opened = Event::SessionOpened {
             policy: self.policy.digest().to_owned(),
             coverage: Box::new(coverage),
             command: self.command.clone(),
         };
         writer.append(&opened).map_err(Problem::trace)?;
+        if self.keeping.is_some() {
+            let start = Box::new(self.start()?);
+            writer.append(&Event::RecordingStarted { start }).map_err(Problem::trace)?;
+        }
         Ok((writer, plan, cgroup))
+    }
+
+    /// How the program is started, for whoever runs it again.
+    fn start(&self) -> Result<Start, Failure> {
+        let cwd = match &self.cwd {
+            Some(cwd) => cwd.canonicalize().map_err(io_problem("enter", cwd))?,
+            None => std::env::current_dir()
+                .map_err(|source| Problem::System { what: "find the working directory", source })?,
+        };
+        let env = self.inherited.iter().filter(|(name, _)| self.passes(name));
+        // It is read by being set.
+        let umask = rustix::process::umask(rustix::fs::Mode::empty());
+        rustix::process::umask(umask);
+        Ok(Start {
+            program: text(self.program.file.as_os_str()),
+            args: self.program.args.iter().map(|arg| text(arg)).collect(),
+            env: env
+                .map(|(name, value)| {
+                    Text::from([name.as_encoded_bytes(), b"=", value.as_encoded_bytes()].concat())
+                })
+                .collect(),
+            cwd: text(cwd.as_os_str()),
+            tmp: text(self.tmp.path().as_os_str()),
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            umask: umask.as_raw_mode(),
+        })
+    }
+
+    /// Where the trace is.
+    pub(super) fn trace(&self) -> &Path {
+        &self.trace
     }
 
     /// Takes back a trace of a program that never started.
@@ -247,13 +331,14 @@ impl Prepared {
     pub(super) fn environment(&self) -> Vec<(OsString, OsString)> {
         let hidden = |name: &OsString| self.means.as_ref().is_some_and(|means| means.hides(name));
         let passed = |name: &OsString| self.passes(name) && !hidden(name);
-        let mut env: Vec<(OsString, OsString)> = std::env::vars_os()
-            .filter(|(name, _)| {
-                passed(name) && name != "LD_PRELOAD" && !name.as_encoded_bytes().starts_with(b"FAILCORE_")
-            })
-            .collect();
+        let (theirs, mut env): (Vec<_>, Vec<_>) = self
+            .inherited
+            .iter()
+            .filter(|(name, _)| passed(name) && !name.as_encoded_bytes().starts_with(b"FAILCORE_"))
+            .cloned()
+            .partition(|(name, _)| name == "LD_PRELOAD");
         let mut preload = self.preload.clone().into_os_string();
-        if let Some(theirs) = std::env::var_os("LD_PRELOAD").filter(|_| passed(&"LD_PRELOAD".into())) {
+        for (_, theirs) in theirs {
             preload.push(":");
             preload.push(theirs);
         }
@@ -278,6 +363,75 @@ impl Prepared {
         };
         self.policy.decide(&request).is_allow() || self.policy.mode() == Mode::Audit
     }
+}
+
+/// A recorded program that is to run again, in a world of its own.
+pub(crate) struct Again {
+    pub(crate) start: Start,
+    pub(crate) policy: PolicySet,
+    pub(crate) expected: Arc<Expected>,
+    pub(crate) replayed: Arc<Replayed>,
+    /// Where the parts of FailCore were before the world was entered.
+    pub(crate) installation: Installation,
+    pub(crate) own: PathBuf,
+}
+
+impl Again {
+    fn environment(&self) -> Vec<(OsString, OsString)> {
+        let split = |line: &Text| {
+            let at = line.as_bytes().iter().position(|byte| *byte == b'=')?;
+            let (name, value) = line.as_bytes().split_at(at);
+            Some((OsStr::from_bytes(name).to_owned(), OsStr::from_bytes(&value[1..]).to_owned()))
+        };
+        self.start.env.iter().filter_map(split).collect()
+    }
+}
+
+/// Text of a path or an argument as the system takes it.
+pub(crate) fn os(text: &Text) -> OsString {
+    OsStr::from_bytes(text.as_bytes()).to_owned()
+}
+
+/// A directory for the program alone.
+struct Private {
+    path: PathBuf,
+    /// Gone with this.
+    _made: Option<TempDir>,
+}
+
+impl Private {
+    fn of(made: TempDir) -> Self {
+        Self { path: made.path().to_owned(), _made: Some(made) }
+    }
+
+    /// The one that a recorded program had.
+    fn at(path: &Path) -> Result<Self, Failure> {
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+        made.map_err(io_problem("make", path))?;
+        Ok(Self { path: path.to_owned(), _made: None })
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Longest file that is kept whole, in bytes.
+const MOST_KEPT: u64 = 64 << 20;
+
+/// What is kept of a recorded program's inputs.
+fn keeping(args: &Run, env: &Environment, hook: &Path) -> Keeping {
+    /// Where machines keep programs and libraries (hier(7)), and Nix.
+    const TREES: [&str; 8] = ["/bin", "/lib", "/lib32", "/lib64", "/nix", "/opt", "/sbin", "/usr"];
+    let mut libraries: Vec<PathBuf> = TREES.map(PathBuf::from).into();
+    libraries.extend(hook.parent().map(Path::to_owned));
+    if let Some(python) = &env.python {
+        let trees = [&python.prefix, &python.base_prefix, &python.base_exec_prefix];
+        let bare = |tree: &&&AbsPath| tree.as_bytes() != b"/";
+        libraries.extend(trees.iter().filter(bare).map(|tree| tree.as_path().to_owned()));
+        libraries.extend(python.site_packages.iter().map(|tree| tree.as_path().to_owned()));
+    }
+    Keeping { libraries, self_contained: args.self_contained, most: MOST_KEPT, secrets: Redactor::default() }
 }
 
 /// The policy of the run, and the file it came from.
@@ -320,8 +474,8 @@ fn choose(
 }
 
 /// Where a program's processes attach, given the directory made for that, if one was.
-fn attach(door: Option<&TempDir>, tmp: &TempDir) -> PathBuf {
-    door.unwrap_or(tmp).path().join(".failcore-attach")
+fn attach(door: Option<&TempDir>, tmp: &Private) -> PathBuf {
+    door.map_or(tmp.path(), TempDir::path).join(".failcore-attach")
 }
 
 /// Where paths lead: each directory on the way is followed once.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
+use failcore_model::input::{Input, Told};
 use failcore_model::{
     Answer, Coverage, Decision, Event, Hold, Obligation, Outcome, Reason, Record, Request, Text,
 };
@@ -207,11 +208,49 @@ fn words(event: &Event, all: bool) -> Option<String> {
         Event::RunPaused { who } => format!("{} by {who}", Styled(WARN, "paused ")),
         Event::RunResumed { who } => format!("{} by {who}", Styled(GOOD, "resumed")),
         Event::RunStopped { who } => format!("{} by {who}", Styled(BAD, "stopped")),
+        Event::RecordingStarted { start } => {
+            format!(
+                "{} what the program learns is kept; it starts in {}",
+                Styled(STRONG, "records"),
+                start.cwd
+            )
+        }
+        Event::Input { path, input } => {
+            if !all {
+                return None;
+            }
+            format!("{} {path}: {}", Styled(FAINT, "learnt "), learnt(input))
+        }
+        Event::Told { thread, told } => {
+            if !all {
+                return None;
+            }
+            let told = match told {
+                Told::Clock { clock, at } => format!("clock {clock} is at {}.{:09}", at.s, at.ns),
+                Told::Random { bytes } => count(bytes.len() as u64 / 2, "random byte"),
+            };
+            format!("{} thread {thread}: {told}", Styled(FAINT, "learnt "))
+        }
         Event::SessionClosed { exit } => {
             let exit = exit.map(|code| format!("exit code {code}")).unwrap_or_default();
             format!("{} {exit}", Styled(STRONG, "closed "))
         }
     })
+}
+
+fn learnt(input: &Input) -> String {
+    match input {
+        Input::Absent => "nothing is there".into(),
+        Input::Link { target } => format!("a link to {target}"),
+        Input::Directory { .. } => "a directory".into(),
+        Input::Names { names } => count(names.len() as u64, "name"),
+        Input::File { size, .. } => format!("a file of {}", count(*size, "byte")),
+        Input::Contents { sha256, kept, .. } => {
+            let kept = if *kept { "kept" } else { "not kept" };
+            format!("holds {}, {kept}", sha256.get(..12).unwrap_or(sha256))
+        }
+        Input::Special { .. } => "a device or the like".into(),
+    }
 }
 
 fn path(scope: &[Text]) -> String {

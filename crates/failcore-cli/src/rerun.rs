@@ -1,0 +1,142 @@
+//! `failcore replay` without a policy: runs a recorded program again, with nothing outside.
+//!
+//! The process enters a world of its own first: the files of the record, laid out in memory, and a network that nobody
+//! else is in. There it does what `failcore run` does, under the recorded policy. So nothing that the program does reaches
+//! anything, whatever it is, and the gate says where it does something that it did not do before.
+
+use std::ffi::OsString;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use failcore_gate::expected::Expected;
+use failcore_kernel::World;
+use failcore_model::AbsPath;
+use failcore_record::{BadRecording, Recording, Store};
+use failcore_trace::{Alteration, Integrity, TraceError};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
+
+use crate::args::{LaneChoice, Replay, Run, Stdin};
+use crate::exit::Exit;
+use crate::failure::{Failure, Problem};
+use crate::install::Installation;
+use crate::interpreter::Program;
+use crate::run::{self, Again, os};
+use crate::ui::Ui;
+use crate::{control, policy, trace};
+
+/// How long a question for leave waits: as in a run of its own.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Runs the program of a record again; exit code 5 where it does something else.
+pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
+    let [name] = &args.traces[..] else {
+        return Err(Problem::Nonsense {
+            what: "one program is run again at a time".into(),
+            help: "name one trace; with `-p POLICY` many are decided again".into(),
+        }
+        .into());
+    };
+    let dir = trace::locate(name)?;
+    let dir = dir.canonicalize().map_err(|error| Problem::io("find", &dir, error))?;
+    is_whole(&dir)?;
+    let not_again = |why: String, help| Problem::NotAgain { trace: dir.clone(), why, help };
+    let recording = Recording::read(trace::read(&dir)?).map_err(|error| match error {
+        BadRecording::Trace(error) => Problem::trace(error),
+        BadRecording::None => not_again(error.to_string(), "record it: `failcore run --record -- CMD`"),
+        BadRecording::Nonsense { .. } => {
+            not_again(error.to_string(), "`failcore trace verify` says who signed it")
+        }
+    })?;
+    let expected = Expected::read(trace::read(&dir)?).map_err(Problem::trace)?;
+    let policy = policy::recorded(&dir)?.without_identities();
+    let installation = Installation::find();
+    let own = std::env::current_exe().unwrap_or_default();
+
+    let start = recording.start.clone();
+    let state = failcore_trace::state_dir().map_err(Problem::trace)?;
+    let target = args.trace.as_ref().map(|dir| std::path::absolute(dir).unwrap_or_else(|_| dir.clone()));
+    let mut bound = vec![own.clone(), state];
+    bound.extend(
+        [&installation.hook, &installation.preload]
+            .into_iter()
+            .filter_map(|part| Some(part.as_ref().ok()?.parent()?.to_owned())),
+    );
+    bound.extend(control::paths());
+    bound.extend(target.clone());
+    for made in bound.iter().skip(1) {
+        let made_now = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(made);
+        made_now.map_err(|error| Problem::io("make", made, error))?;
+    }
+    let mut command: Vec<_> = vec![os(&start.program)];
+    command.extend(start.args.iter().map(os));
+    if !args.command.is_empty() {
+        command.clone_from(&args.command);
+    }
+    // What is named on the command line is what is to be tried out: it is taken as it is now.
+    let own_files = if args.command.is_empty() { Vec::new() } else { files_of(&args.command)? };
+    let paths = own_files.iter().filter_map(|path| AbsPath::new(path.as_os_str().as_encoded_bytes()).ok());
+    let expected = Arc::new(expected.of_program(paths.collect()));
+    bound.extend(own_files);
+    enter(&recording, &Store::of(&dir), &bound).map_err(|(why, help)| not_again(why, help))?;
+    rustix::process::umask(Mode::from_raw_mode(start.umask));
+    let cwd = PathBuf::from(os(&start.cwd));
+    rustix::process::chdir(&cwd).map_err(|errno| Problem::io("enter", &cwd, errno.into()))?;
+    let args = Run {
+        policy: None,
+        trace: target,
+        lane: LaneChoice::Kernel,
+        cwd: Some(cwd),
+        stdin: Stdin::Null,
+        agent: None,
+        label: None,
+        patience: PATIENCE,
+        record: false,
+        self_contained: false,
+        command,
+    };
+    let replayed = Arc::new(recording.replayed());
+    run::again(&args, Again { start, policy, expected, replayed, installation, own }, ui)
+}
+
+/// The files that a program consists of: its own, and its script.
+fn files_of(command: &[OsString]) -> Result<Vec<PathBuf>, Problem> {
+    let Program { file, script, .. } = Program::any(command)?;
+    Ok([Some(file), script].into_iter().flatten().filter_map(|file| file.canonicalize().ok()).collect())
+}
+
+/// Whether every record is what was signed, and the end is there.
+fn is_whole(dir: &Path) -> Result<(), Failure> {
+    let report = failcore_trace::verify(dir, None).map_err(Problem::trace)?;
+    let why = match report.integrity {
+        Integrity::Valid => return Ok(()),
+        Integrity::NotClosed { .. } => "it was never closed, so that its end may be missing".to_owned(),
+        Integrity::Altered(Alteration { seq, flaw, .. }) => format!("{flaw} (record {seq})"),
+    };
+    Err(Problem::trace(TraceError::Unverified(why)).into())
+}
+
+/// Enters the world of a record.
+fn enter(recording: &Recording, store: &Store, bound: &[PathBuf]) -> Result<(), (String, &'static str)> {
+    const NAMESPACES: &str =
+        "it needs namespaces of its own: user_namespaces(7) says how machines let ordinary users make them";
+    const CHANGED: &str = "bring back what it was; `failcore run --record --self-contained` keeps such files";
+    const ROOM: &str =
+        "the files of the record are laid out in memory, below the directory for temporary files";
+    let place = tempfile::Builder::new().prefix("failcore-replay-").tempdir();
+    let place = place.map_err(|error| (format!("no directory can be made: {error}"), ROOM))?;
+    // From where it is taken away again, once it cannot be seen any more.
+    let above = place.path().parent().unwrap_or(Path::new("/"));
+    let above = openat(CWD, above, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let start = &recording.start;
+    let world =
+        World::begin(place.path(), start.uid, start.gid).map_err(|error| (error.to_string(), NAMESPACES))?;
+    recording.lay_out(place.path(), store, bound).map_err(|error| (error.to_string(), CHANGED))?;
+    let root = place.keep();
+    world.enter(bound).map_err(|error| (error.to_string(), NAMESPACES))?;
+    if let (Ok(above), Some(name)) = (above, root.file_name()) {
+        let _ = unlinkat(above, name, AtFlags::REMOVEDIR);
+    }
+    Ok(())
+}

@@ -1,0 +1,293 @@
+//! What a program is expected to do, because it did it when it was recorded; where it does something else it has parted
+//! from the record.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use failcore_model::{AbsPath, Action, Endpoint, Event, NativeObject, Record, Request, SignalTarget, Text};
+use serde::Serialize;
+
+use crate::compare::normal;
+use crate::{Sink, SinkError};
+
+/// The operations of a recorded run, by tool scope and by what they are, never by their place.
+#[derive(Debug, Default)]
+pub struct Expected {
+    /// How often each is still to come.
+    left: Mutex<HashMap<Key, u64>>,
+    /// Files that are not those of the record.
+    own: Vec<AbsPath>,
+    /// Whether the program itself was started.
+    started: AtomicBool,
+    /// The ports that it serves itself; 0 where the kernel chose one.
+    served: Mutex<HashSet<u16>>,
+    parted: OnceLock<Divergence>,
+}
+
+type Key = (Vec<Text>, String);
+
+/// The first operation of a second run that the first did not have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Divergence {
+    /// The operation.
+    pub operation: String,
+    /// The tool scope, the outermost first.
+    pub scope: Vec<Text>,
+    /// Where in the program, as far as that said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub site: Option<Text>,
+    /// How often the recorded run did it.
+    pub recorded: u64,
+    /// The recorded operation that is most like it, where there is one of its kind; with what differs from run to run
+    /// written as one word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nearest: Option<String>,
+    /// Whether it would reach somebody outside, of whom nothing is recorded.
+    pub outside: bool,
+}
+
+impl std::error::Error for Divergence {}
+
+impl fmt::Display for Divergence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.recorded {
+            _ if self.outside => write!(f, "{} reaches somebody of whom nothing is recorded", self.operation),
+            0 => write!(f, "the recorded run had no {}", self.operation),
+            n => write!(f, "the recorded run had {} {n} times, and no more", self.operation),
+        }
+    }
+}
+
+impl Expected {
+    /// Reads what a recorded run did.
+    ///
+    /// # Errors
+    /// The first error of `records`.
+    pub fn read<E>(records: impl IntoIterator<Item = Result<Record, E>>) -> Result<Self, E> {
+        let mut left: HashMap<Key, u64> = HashMap::new();
+        for record in records {
+            if let Event::Decided { request, .. } = record?.event {
+                *left.entry(key(&request)).or_default() += 1;
+            }
+        }
+        Ok(Self { left: Mutex::new(left), ..Self::default() })
+    }
+
+    /// The same of a program that is not quite the one that was recorded: it consists of these files, and what it does with
+    /// them is free.
+    #[must_use]
+    pub fn of_program(self, own: Vec<AbsPath>) -> Self {
+        Self { own, ..self }
+    }
+
+    /// Where the runs part, once they have.
+    pub fn parted(&self) -> Option<&Divergence> {
+        self.parted.get()
+    }
+
+    /// Whether it reaches somebody who is not of the run. On the network of a run that is run again there is nobody else.
+    fn outside(&self, action: &Action) -> bool {
+        let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        match action {
+            Action::Bind(Endpoint::Inet { addr, .. }) => {
+                served.insert(addr.port());
+                false
+            }
+            Action::Connect(Endpoint::Inet { addr, .. }) | Action::Send(Endpoint::Inet { addr, .. }) => {
+                let ip = addr.ip().to_canonical();
+                let own = ip.is_loopback() || ip.is_unspecified();
+                // Port 0 only asks which address would be used.
+                addr.port() != 0 && !(own && (served.contains(&addr.port()) || served.contains(&0)))
+            }
+            Action::Resolve(_) | Action::Http { .. } | Action::Signal { to: SignalTarget::Outside, .. } => {
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the recorded run did this too, so often; the first that it did not is kept.
+    fn meets(&self, request: &Request, goes_ahead: bool) -> bool {
+        if self.parted.get().is_some() {
+            return false;
+        }
+        let key = key(request);
+        let first =
+            matches!(request.action, Action::Exec { .. }) && !self.started.swap(true, Ordering::Relaxed);
+        let free = first || touches(&request.action, &self.own);
+        let outside = goes_ahead && self.outside(&request.action);
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        match left.get_mut(&key) {
+            _ if outside => {}
+            Some(0) if repeats(&request.action) => return true,
+            Some(count @ 1..) => {
+                *count -= 1;
+                return true;
+            }
+            _ if free => return true,
+            _ => {}
+        }
+        let recorded = u64::from(left.contains_key(&key));
+        let nearest = if recorded > 0 || outside { None } else { nearest(left.keys(), &key) };
+        let (scope, operation) = (key.0, request.operation());
+        let site = request.subject.claimed.site.clone();
+        let _ = self.parted.set(Divergence { operation, scope, site, recorded, nearest, outside });
+        false
+    }
+}
+
+fn key(request: &Request) -> Key {
+    (request.subject.claimed.scope.to_vec(), normal(request))
+}
+
+/// Whether it may happen more often than it did: it only reads what is the same each time.
+fn repeats(action: &Action) -> bool {
+    action.reads()
+}
+
+/// Whether it is about one of these files.
+fn touches(action: &Action, files: &[AbsPath]) -> bool {
+    match action {
+        Action::Open { file, .. }
+        | Action::Read(file)
+        | Action::Exec { image: file, .. }
+        | Action::Load(NativeObject::Library(file)) => files.contains(&file.path),
+        _ => false,
+    }
+}
+
+/// The recorded operation of the same kind that begins most like this one.
+fn nearest<'a>(recorded: impl Iterator<Item = &'a Key>, (scope, wanted): &Key) -> Option<String> {
+    let verb = wanted.split(' ').next()?;
+    let alike = |other: &str| {
+        let ahead = other.bytes().zip(wanted.bytes()).take_while(|(a, b)| a == b).count();
+        let behind = other.bytes().rev().zip(wanted.bytes().rev()).take_while(|(a, b)| a == b).count();
+        ahead + behind
+    };
+    let (_, _, found) = recorded
+        .filter(|(_, operation)| operation.split(' ').next() == Some(verb))
+        .map(|(other, operation)| (other == scope, alike(operation), operation))
+        .max()?;
+    Some(found.clone())
+}
+
+/// A trace that takes only what was expected: what was not is written, and refused.
+pub struct Matching {
+    /// Where records go.
+    pub trace: Arc<dyn Sink>,
+    /// What is expected.
+    pub expected: Arc<Expected>,
+}
+
+impl Sink for Matching {
+    fn append(&self, event: &Event) -> Result<(), SinkError> {
+        self.trace.append(event)?;
+        let Event::Decided { request, decision, enforced, .. } = event else { return Ok(()) };
+        let before = self.expected.parted().is_some();
+        if self.expected.meets(request, decision.is_allow() || !enforced) {
+            return Ok(());
+        }
+        let Some(divergence) = self.expected.parted() else {
+            return Err(SinkError("nothing says where the runs part".into()));
+        };
+        if !before {
+            self.trace.append(&Event::Notice { text: format!("diverged: {divergence}") })?;
+        }
+        Err(SinkError(Box::new(divergence.clone())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use failcore_model::{AbsPath, Decision, Timestamp};
+    use failcore_policy::{Environment, ask};
+    use smallvec::SmallVec;
+
+    use super::*;
+
+    fn decided(words: &str) -> Event {
+        let request = ask(words, &AbsPath::root(), &Environment::default()).unwrap();
+        let decision = Decision::allow(SmallVec::new());
+        Event::Decided { op: 1, request: request.into(), decision, enforced: true, ns: 1 }
+    }
+
+    struct Kept(Mutex<Vec<Event>>);
+
+    impl Sink for Kept {
+        fn append(&self, event: &Event) -> Result<(), SinkError> {
+            self.0.lock().unwrap().push(event.clone());
+            Ok(())
+        }
+    }
+
+    /// How many of `then` go ahead after a run that did `once`, and where they part.
+    fn run(once: &[&str], then: &[&str]) -> (usize, Option<Divergence>) {
+        let record = |(seq, words): (u64, &&str)| {
+            Ok::<_, ()>(Record { seq, ts: Timestamp(0), session: "s".into(), event: decided(words) })
+        };
+        let expected = Arc::new(Expected::read((0..).zip(once).map(record)).unwrap());
+        let kept = Arc::new(Kept(Mutex::default()));
+        let sink = Matching { trace: Arc::clone(&kept) as _, expected: Arc::clone(&expected) };
+        let went = then.iter().take_while(|words| sink.append(&decided(words)).is_ok()).count();
+        let parted = expected.parted().cloned();
+        assert_eq!(kept.0.lock().unwrap().iter().any(|event| event.kind() == "notice"), parted.is_some());
+        (went, parted)
+    }
+
+    #[test]
+    fn the_order_makes_no_difference_and_reading_again_neither() {
+        let (went, parted) = run(
+            &["fs.read /a", "fs.read /b", "process.exec /x"],
+            &["process.exec /x", "fs.read /b", "fs.read /b"],
+        );
+        assert_eq!((went, parted), (3, None));
+    }
+
+    #[test]
+    fn what_was_not_recorded_is_named_with_what_is_most_like_it() {
+        let (went, parted) = run(&["fs.read /w/data.csv", "fs.read /etc/hosts"], &["fs.read /w/other.csv"]);
+        let parted = parted.unwrap();
+        assert_eq!((went, parted.operation.as_str(), parted.recorded), (0, "fs.read /w/other.csv", 0));
+        assert_eq!(parted.nearest.as_deref(), Some("fs.read /w/data.csv"));
+    }
+
+    #[test]
+    fn the_program_itself_may_be_another_and_nobody_outside_is_reached() {
+        let record = |(seq, words): (u64, &&str)| {
+            Ok::<_, ()>(Record { seq, ts: Timestamp(0), session: "s".into(), event: decided(words) })
+        };
+        let did = [
+            "process.exec /x",
+            "net.connect 203.0.113.1:443",
+            "net.bind 127.0.0.1:80",
+            "net.connect 127.0.0.1:80",
+        ];
+        let expected = Expected::read((0..).zip(&did).map(record)).unwrap();
+        let expected = Arc::new(expected.of_program(vec![AbsPath::new(b"/agent").unwrap()]));
+        let sink = Matching { trace: Arc::new(Kept(Mutex::default())), expected: Arc::clone(&expected) };
+        for words in
+            ["process.exec /y", "fs.read /agent", "net.bind 127.0.0.1:80", "net.connect 127.0.0.1:80"]
+        {
+            assert!(sink.append(&decided(words)).is_ok(), "{words}");
+        }
+        assert!(sink.append(&decided("net.connect 203.0.113.1:443")).is_err());
+        assert!(expected.parted().unwrap().outside);
+    }
+
+    #[test]
+    fn an_effect_that_happens_more_often_is_another_run() {
+        let (went, parted) = run(&["process.exec /x"], &["process.exec /x", "process.exec /x"]);
+        assert_eq!((went, parted.unwrap().recorded), (1, 1));
+    }
+
+    #[test]
+    fn nothing_goes_ahead_after_the_runs_have_parted() {
+        let record = Record { seq: 0, ts: Timestamp(0), session: "s".into(), event: decided("fs.read /a") };
+        let expected = Arc::new(Expected::read([Ok::<_, ()>(record)]).unwrap());
+        let sink = Matching { trace: Arc::new(Kept(Mutex::default())), expected };
+        assert!(sink.append(&decided("fs.read /b")).is_err());
+        assert!(sink.append(&decided("fs.read /a")).is_err());
+    }
+}

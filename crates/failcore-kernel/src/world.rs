@@ -1,0 +1,151 @@
+//! A world of a program's own: a tree of files and a network that nobody else is in (mount_namespaces(7),
+//! network_namespaces(7), user_namespaces(7)).
+
+#![allow(unsafe_code, reason = "unshare is declared unsafe because of descriptors, which this leaves alone")]
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, mount_change,
+    unmount,
+};
+use rustix::process::{getegid, geteuid, pivot_root};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+use crate::island::loopback_up;
+
+/// Devices that are the same everywhere, and hold nothing.
+const DEVICES: [&str; 8] = ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts"];
+
+/// A world that is being made: the calling process still sees the machine's files, and no longer its network.
+#[derive(Debug)]
+pub struct World {
+    root: PathBuf,
+}
+
+/// A world cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {why}")]
+pub struct WorldError {
+    /// What was attempted.
+    pub step: String,
+    /// The kernel's answer.
+    pub why: io::Error,
+}
+
+fn failed<E: Into<io::Error>>(step: impl Into<String>) -> impl FnOnce(E) -> WorldError {
+    let step = step.into();
+    move |why| WorldError { step, why: why.into() }
+}
+
+impl World {
+    /// Leaves the machine's mounts, network and System V objects for new ones, as user `uid` of group `gid`, and mounts an
+    /// empty file system in memory at `root`, a directory. Nothing of it is seen by other processes, and all of it is
+    /// gone with the last process in it.
+    ///
+    /// # Errors
+    /// [`WorldError`]: an ordinary user may not be let make namespaces here. The process is then of no use any more.
+    pub fn begin(root: &Path, uid: u32, gid: u32) -> Result<Self, WorldError> {
+        let (own_uid, own_gid) = (geteuid().as_raw(), getegid().as_raw());
+        let as_oneself = own_uid == 0 && (uid, gid) == (own_uid, own_gid);
+        let mut flags = UnshareFlags::NEWNS | UnshareFlags::NEWNET | UnshareFlags::NEWIPC;
+        if !as_oneself {
+            flags |= UnshareFlags::NEWUSER;
+        }
+        // SAFETY: no descriptor becomes another's.
+        unsafe { unshare_unsafe(flags) }.map_err(failed("cannot make namespaces"))?;
+        if !as_oneself {
+            // A group cannot be mapped by who could still drop it.
+            for (file, text) in [
+                ("setgroups", "deny".to_owned()),
+                ("uid_map", format!("{uid} {own_uid} 1")),
+                ("gid_map", format!("{gid} {own_gid} 1")),
+            ] {
+                let file = Path::new("/proc/self").join(file);
+                std::fs::write(&file, text).map_err(failed(format!("cannot write {}", file.display())))?;
+            }
+        }
+        if !loopback_up() {
+            return Err(failed("cannot bring the loopback interface up")(io::Error::last_os_error()));
+        }
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+            .map_err(failed("cannot part from the machine's mounts"))?;
+        mount("failcore", root, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=755"))
+            .map_err(failed("cannot mount a file system in memory"))?;
+        Ok(Self { root: root.to_owned() })
+    }
+
+    /// Makes what was laid out the calling process's root. Of the machine's files there are /proc, the devices that hold
+    /// nothing, and each of `bound` with all below it, at its own path. What was laid out below /proc stands over the
+    /// machine's.
+    ///
+    /// # Errors
+    /// [`WorldError`].
+    pub fn enter(self, bound: &[PathBuf]) -> Result<(), WorldError> {
+        let proc = self.root.join("proc");
+        let mut over = Vec::new();
+        files_below(&proc, &mut over).map_err(failed("cannot read what was laid out below /proc"))?;
+        self.bind(Path::new("/proc"))?;
+        for (file, at) in over {
+            // Not every file of /proc that was is.
+            let _ = mount_bind(format!("/proc/self/fd/{}", file.as_raw_fd()), &at);
+        }
+        for device in DEVICES {
+            let device = Path::new("/dev").join(device);
+            if device.exists() {
+                self.bind(&device)?;
+            }
+        }
+        let shared = self.root.join("dev/shm");
+        make_dir(&shared, 0o1777).map_err(failed("cannot make /dev/shm"))?;
+        for path in bound {
+            self.bind(path)?;
+        }
+        rustix::process::chdir(&self.root).map_err(failed("cannot enter the new root"))?;
+        pivot_root(".", ".").map_err(failed("cannot make it the root"))?;
+        unmount(".", UnmountFlags::DETACH).map_err(failed("cannot leave the old root"))?;
+        rustix::process::chdir("/").map_err(failed("cannot enter the new root"))
+    }
+
+    /// Shows what is at `path` on the machine there in the world too.
+    fn bind(&self, path: &Path) -> Result<(), WorldError> {
+        let at = self.root.join(path.strip_prefix("/").unwrap_or(path));
+        let step = || format!("cannot show {}", path.display());
+        if path.is_dir() {
+            make_dir(&at, 0o755).map_err(failed(step()))?;
+        } else if !at.exists() {
+            let parent = at.parent().unwrap_or(&self.root);
+            make_dir(parent, 0o755).map_err(failed(step()))?;
+            let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&at);
+            made.map_err(failed(step()))?;
+        }
+        mount_bind_recursive(path, &at).map_err(failed(step()))
+    }
+}
+
+fn make_dir(at: &Path, mode: u32) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(mode).create(at)
+}
+
+/// Every file below `dir` that holds something, with a descriptor that stays when something else stands there.
+fn files_below(dir: &Path, found: &mut Vec<(OwnedFd, PathBuf)>) -> io::Result<()> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
+    for entry in entries {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            files_below(&entry.path(), found)?;
+        } else if kind.is_file() && entry.metadata()?.len() > 0 {
+            let held: Result<OwnedFd, Errno> =
+                openat(CWD, entry.path(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+            found.push((held?, entry.path()));
+        }
+    }
+    Ok(())
+}

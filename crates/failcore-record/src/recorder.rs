@@ -1,0 +1,417 @@
+//! Keeping what stands at each path that a program looks at, the first time that it does.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+
+use failcore_gate::{Sink, SinkError, Witness};
+use failcore_model::input::{Input, Kind, Moment, Name, Told};
+use failcore_model::{Event, Text};
+use failcore_trace::Redactor;
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, open, readlink, readlinkat, statat,
+};
+use rustix::io::Errno;
+
+use crate::program;
+use crate::store::{Store, StoreError, hex, sha256};
+
+/// As many links as the kernel follows (path_resolution(7)).
+const MAX_LINKS: u32 = 40;
+/// Contents that may wait to be packed; whoever has more to keep waits.
+const WAITING: usize = 16;
+
+/// Which contents are kept.
+#[derive(Debug, Clone, Default)]
+pub struct Keeping {
+    /// Trees of programs and libraries.
+    pub libraries: Vec<PathBuf>,
+    /// Whether what lies in them is kept too, and not only its hash; then a file may be of any length.
+    pub self_contained: bool,
+    /// Longest file that is kept, in bytes.
+    pub most: u64,
+    /// Secrets: a file that holds one is not kept, unless it is a library.
+    pub secrets: Redactor,
+}
+
+/// Writes what a program learns into its trace.
+///
+/// # Security
+/// What is kept can be read by whoever can read the trace's directory. Only what the program was granted to read is kept.
+pub struct Recorder {
+    sink: Arc<dyn Sink>,
+    keeping: Keeping,
+    seen: Mutex<Seen>,
+    packer: Mutex<Option<Packer>>,
+    failed: Arc<OnceLock<String>>,
+}
+
+/// Who packs, and the way to them.
+struct Packer {
+    pack: SyncSender<(String, Vec<u8>)>,
+    thread: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// What was asked before, from where, in the same way.
+    asked: HashSet<Vec<u8>>,
+    /// What stood at each path at first.
+    first: HashMap<Vec<u8>, First>,
+    /// Where each file stood at first whose contents are not known, by device and inode.
+    unread: HashMap<(u64, u64), Vec<u8>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum First {
+    Absent,
+    Directory {
+        listed: bool,
+    },
+    /// `read` once its contents are kept, or cannot be had any more.
+    File {
+        read: bool,
+    },
+    Other,
+}
+
+/// Where a walk ended.
+enum End {
+    /// At what stands there.
+    At(Vec<u8>, Stat),
+    /// Before that, or where nobody records.
+    Nowhere,
+}
+
+fn unkept(why: impl Display) -> SinkError {
+    SinkError(why.to_string().into())
+}
+
+impl Recorder {
+    /// Begins to record into `store` and `sink`. The calling thread must be one that may write there: the thread that
+    /// packs inherits what it may do.
+    ///
+    /// # Errors
+    /// Where the directory cannot be made or no thread be started.
+    pub fn start(store: Store, sink: Arc<dyn Sink>, keeping: Keeping) -> Result<Self, StoreError> {
+        store.create()?;
+        let failed = Arc::new(OnceLock::new());
+        let (pack, packed) = mpsc::sync_channel::<(String, Vec<u8>)>(WAITING);
+        let why = Arc::clone(&failed);
+        let packer = std::thread::Builder::new().name("failcore-keep".into()).spawn(move || {
+            for (sha256, bytes) in packed {
+                if let Err(error) = store.put(&sha256, &bytes) {
+                    let _ = why.set(error.to_string());
+                }
+            }
+        });
+        let thread = packer.map_err(|source| StoreError::Io {
+            verb: "start a thread for",
+            path: "objects".into(),
+            source,
+        })?;
+        let packer = Mutex::new(Some(Packer { pack, thread }));
+        Ok(Self { sink, keeping, seen: Mutex::default(), packer, failed })
+    }
+
+    /// Ends the recording: all of it is kept.
+    ///
+    /// # Errors
+    /// Why something is not, in words.
+    pub fn finish(&self) -> Result<(), String> {
+        self.settle();
+        self.failed.get().cloned().map_or(Ok(()), Err)
+    }
+
+    fn settle(&self) {
+        let packer = self.packer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Packer { pack, thread }) = packer {
+            drop(pack);
+            drop(thread.join());
+        }
+    }
+
+    /// Has it packed, by who may write where it goes.
+    fn pack(&self, sha256: &str, bytes: &[u8]) -> Result<(), SinkError> {
+        if let Some(why) = self.failed.get() {
+            return Err(unkept(why));
+        }
+        let packer = self.packer.lock().unwrap_or_else(PoisonError::into_inner);
+        let pack = packer.as_ref().map(|packer| packer.pack.clone());
+        drop(packer);
+        let pack = pack.ok_or_else(|| unkept("the recording has ended"))?;
+        pack.send((sha256.to_owned(), bytes.to_vec())).map_err(|_| unkept("nobody packs any more"))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, path: &[u8], input: Input) -> Result<(), SinkError> {
+        self.sink.append(&Event::Input { path: Text::from(path), input })
+    }
+
+    fn told(&self, thread: &str, told: Told) -> Result<(), SinkError> {
+        self.sink.append(&Event::Told { thread: Text::from(thread.as_bytes()), told })
+    }
+
+    /// Walks as the kernel does (path_resolution(7)), and keeps what stands on the way where it was not seen before.
+    fn walk(&self, seen: &mut Seen, path: &[u8], follow: bool) -> Result<End, SinkError> {
+        let mut left: Vec<Vec<u8>> = components(path).rev().map(<[u8]>::to_vec).collect();
+        let must_be_directory = path.ends_with(b"/");
+        let mut here: Vec<u8> = Vec::new();
+        let mut links = 0;
+        let mut end = End::At(b"/".to_vec(), self.look(seen, b"/")?.ok_or_else(|| unkept("no root"))?);
+        while let Some(name) = left.pop() {
+            if name == b".." {
+                let parent = here.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+                here.truncate(parent);
+                continue;
+            }
+            let next = [&here[..], b"/", &name].concat();
+            if is_live(&next) {
+                return Ok(End::Nowhere);
+            }
+            let Some(stat) = self.look(seen, &next)? else { return Ok(End::Nowhere) };
+            let last = left.is_empty();
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Symlink if !last || follow || must_be_directory => {
+                    links += 1;
+                    let Ok(target) = readlinkat(CWD, next.as_slice(), Vec::new()) else {
+                        return Ok(End::Nowhere);
+                    };
+                    if links > MAX_LINKS {
+                        return Ok(End::Nowhere);
+                    }
+                    let target = target.into_bytes();
+                    if target.starts_with(b"/") {
+                        here.clear();
+                    }
+                    left.extend(components(&target).rev().map(<[u8]>::to_vec));
+                }
+                FileType::Directory => {
+                    here.clone_from(&next);
+                    end = End::At(next, stat);
+                }
+                _ if last => return Ok(End::At(next, stat)),
+                _ => return Ok(End::Nowhere),
+            }
+        }
+        Ok(end)
+    }
+
+    /// What stands at a path without links now; kept where it is the first look, and it did not come to be during the run.
+    fn look(&self, seen: &mut Seen, path: &[u8]) -> Result<Option<Stat>, SinkError> {
+        let stat = match statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Some(stat),
+            Err(Errno::NOENT) => None,
+            // Whoever may not look learns nothing.
+            Err(_) => return Ok(None),
+        };
+        if seen.first.contains_key(path) || seen.first.get(parent(path)) == Some(&First::Absent) {
+            return Ok(stat);
+        }
+        let (first, input) = match &stat {
+            None => (First::Absent, Input::Absent),
+            Some(stat) => first_look(path, stat),
+        };
+        seen.first.insert(path.to_vec(), first);
+        if let Some(stat) = stat.as_ref().filter(|_| matches!(first, First::File { .. })) {
+            seen.unread.insert((stat.st_dev, stat.st_ino), path.to_vec());
+        }
+        self.write(path, input)?;
+        Ok(stat)
+    }
+
+    /// Keeps what the file at `path` holds.
+    fn keep(&self, path: &[u8], mut file: File) -> Result<Vec<u8>, SinkError> {
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(unkept)?;
+        let sha256 = sha256(&bytes);
+        let size = bytes.len() as u64;
+        let library = self.keeping.libraries.iter().any(|tree| Path::new(os(path)).starts_with(tree));
+        let Keeping { self_contained, most, secrets, .. } = &self.keeping;
+        let kept = match library {
+            true => *self_contained,
+            false => (*self_contained || size <= *most) && !secrets.finds(&bytes),
+        };
+        if kept {
+            self.pack(&sha256, &bytes)?;
+        }
+        self.write(path, Input::Contents { sha256, size, kept })?;
+        Ok(bytes)
+    }
+
+    /// Whether the contents of what stood at `path` at first are still to be kept; asked once.
+    fn is_to_be_read(seen: &mut Seen, path: &[u8], stat: &Stat) -> Option<Vec<u8>> {
+        let id = (stat.st_dev, stat.st_ino);
+        // It may have got another name meanwhile.
+        let path = match seen.first.get(path) {
+            Some(First::File { .. }) => path.to_vec(),
+            _ => seen.unread.get(&id)?.clone(),
+        };
+        match seen.first.get_mut(&path) {
+            Some(First::File { read }) if !*read => {
+                *read = true;
+                seen.unread.remove(&id);
+                Some(path)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.settle();
+    }
+}
+
+impl Witness for Recorder {
+    fn looks(&self, from: &[u8], asked: &[u8], follow: bool) -> Result<(), SinkError> {
+        let path = absolute(from, asked);
+        if !path.starts_with(b"/") {
+            return Ok(());
+        }
+        let mut seen = self.lock();
+        let mut key = path.clone();
+        key.push(u8::from(follow));
+        if !seen.asked.contains(&key) {
+            self.walk(&mut seen, &path, follow)?;
+            seen.asked.insert(key);
+        }
+        Ok(())
+    }
+
+    fn opens(&self, opened: BorrowedFd<'_>, emptied: bool) -> Result<(), SinkError> {
+        let own = format!("/proc/self/fd/{}", opened.as_raw_fd());
+        let path = readlink(&own, Vec::new()).map_err(unkept)?.into_bytes();
+        if !path.starts_with(b"/") || is_live(&path) {
+            return Ok(());
+        }
+        let stat = fstat(opened).map_err(unkept)?;
+        let mut seen = self.lock();
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                let Some(First::Directory { listed }) = seen.first.get_mut(&path) else { return Ok(()) };
+                if std::mem::replace(listed, true) {
+                    return Ok(());
+                }
+                drop(seen);
+                let names = names(&own).map_err(unkept)?;
+                self.write(&path, Input::Names { names })
+            }
+            FileType::RegularFile => {
+                let Some(path) = Self::is_to_be_read(&mut seen, &path, &stat) else { return Ok(()) };
+                drop(seen);
+                if emptied {
+                    return Ok(());
+                }
+                let file = open(&own, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+                // What may be written and not read is not read by the program either.
+                let Ok(file) = file else { return Ok(()) };
+                self.keep(&path, file.into()).map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn clock(&self, thread: &str, clock: i32, now: Moment) -> Result<Moment, SinkError> {
+        self.told(thread, Told::Clock { clock, at: now })?;
+        Ok(now)
+    }
+
+    fn random(&self, thread: &str, bytes: Vec<u8>) -> Result<Vec<u8>, SinkError> {
+        self.told(thread, Told::Random { bytes: hex(&bytes) })?;
+        Ok(bytes)
+    }
+
+    fn runs(&self, from: &[u8], asked: &[u8]) -> Result<(), SinkError> {
+        let mut next = Some(absolute(from, asked));
+        // The interpreter of an interpreter, and the loader of that (fs/exec.c).
+        for _ in 0..8 {
+            let Some(path) = next.take() else { break };
+            let mut seen = self.lock();
+            let End::At(path, stat) = self.walk(&mut seen, &path, true)? else { break };
+            let Some(path) = Self::is_to_be_read(&mut seen, &path, &stat) else { break };
+            drop(seen);
+            let file = open(path.as_slice(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+            // What may be run and not read has to be on the machine.
+            let Ok(file) = file else { break };
+            next = program::helper(&self.keep(&path, file.into())?);
+        }
+        Ok(())
+    }
+}
+
+fn os(path: &[u8]) -> &std::ffi::OsStr {
+    std::ffi::OsStr::from_bytes(path)
+}
+
+fn absolute(from: &[u8], asked: &[u8]) -> Vec<u8> {
+    if asked.starts_with(b"/") { asked.to_vec() } else { [from, b"/", asked].concat() }
+}
+
+fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
+    path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".")
+}
+
+fn parent(path: &[u8]) -> &[u8] {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(0) | None => b"/",
+        Some(at) => &path[..at],
+    }
+}
+
+/// Whether a path is of the processes that run now, which are others the next time.
+pub(crate) fn is_live(path: &[u8]) -> bool {
+    let Some(rest) = path.strip_prefix(b"/proc/") else { return false };
+    let name = rest.split(|byte| *byte == b'/').next().unwrap_or_default();
+    matches!(name, b"self" | b"thread-self") || (!name.is_empty() && name.iter().all(u8::is_ascii_digit))
+}
+
+fn first_look(path: &[u8], stat: &Stat) -> (First, Input) {
+    let mode = stat.st_mode & 0o7777;
+    let modified = Moment { s: stat.st_mtime, ns: u32::try_from(stat.st_mtime_nsec).unwrap_or_default() };
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => (First::Directory { listed: false }, Input::Directory { mode, modified }),
+        FileType::RegularFile => {
+            let size = stat.st_size.cast_unsigned();
+            (First::File { read: false }, Input::File { mode, modified, size })
+        }
+        FileType::Symlink => match readlinkat(CWD, path, Vec::new()) {
+            Ok(target) => (First::Other, Input::Link { target: Text::from(target.into_bytes()) }),
+            // Gone meanwhile.
+            Err(_) => (First::Absent, Input::Absent),
+        },
+        _ => (First::Other, Input::Special { mode: stat.st_mode, device: stat.st_rdev }),
+    }
+}
+
+/// The names in a directory, as the kernel orders them.
+fn names(dir: &str) -> io::Result<Vec<Name>> {
+    let dir = open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut found = Vec::new();
+    for entry in Dir::new(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if matches!(name, b"." | b"..") {
+            continue;
+        }
+        let kind = match entry.file_type() {
+            FileType::RegularFile => Kind::File,
+            FileType::Directory => Kind::Directory,
+            FileType::Symlink => Kind::Link,
+            _ => Kind::Other,
+        };
+        found.push(Name { name: Text::from(name), kind });
+    }
+    Ok(found)
+}

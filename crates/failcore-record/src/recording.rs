@@ -1,0 +1,256 @@
+//! What was recorded, read back from a trace.
+
+use std::collections::{BTreeMap, HashMap};
+
+use failcore_model::input::{Input, Kind, Moment, Name, Start, Told};
+use failcore_model::{Event, Record, Text};
+
+use crate::replayed::Replayed;
+
+/// All that a program learnt from outside.
+#[derive(Debug)]
+pub struct Recording {
+    /// How it was started.
+    pub start: Start,
+    /// What stood at each path at first.
+    pub(crate) nodes: BTreeMap<Vec<u8>, Node>,
+    values: Values,
+}
+
+/// What single threads were told.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Values {
+    /// By thread and clock.
+    pub(crate) clocks: HashMap<(String, i32), Vec<Moment>>,
+    pub(crate) random: HashMap<String, Vec<Vec<u8>>>,
+}
+
+impl Values {
+    /// When a clock was first asked by anybody.
+    pub(crate) fn first(&self, clock: i32) -> Option<Moment> {
+        let of_clock = self.clocks.iter().filter(|((_, of), _)| *of == clock);
+        of_clock.filter_map(|(_, said)| said.first().copied()).min()
+    }
+
+    fn add(&mut self, thread: &Text, told: Told) -> Result<(), &'static str> {
+        let thread = thread.to_string();
+        match told {
+            Told::Clock { clock, at } => self.clocks.entry((thread, clock)).or_default().push(at),
+            Told::Random { bytes } => {
+                self.random.entry(thread).or_default().push(unhex(&bytes).ok_or("random bytes are none")?);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| (byte as char).to_digit(16);
+    let pair = |pair: &[u8]| u8::try_from(digit(pair[0])? << 4 | digit(*pair.get(1)?)?).ok();
+    text.as_bytes().chunks(2).map(pair).collect()
+}
+
+/// What stood at one path.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Node {
+    Absent,
+    Link(Vec<u8>),
+    Directory { mode: u32, modified: Moment, names: Option<Vec<Name>> },
+    File { mode: u32, modified: Moment, size: u64, contents: Option<Contents> },
+    Special,
+}
+
+/// What a file held.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Contents {
+    pub(crate) sha256: String,
+    pub(crate) kept: bool,
+}
+
+/// A trace that no program can be run again from.
+#[derive(Debug, thiserror::Error)]
+pub enum BadRecording<E> {
+    /// It was not recorded.
+    #[error("this run was not recorded")]
+    None,
+    /// It makes no sense.
+    #[error("the recording makes no sense at record {seq}: {why}")]
+    Nonsense {
+        /// The record's number.
+        seq: u64,
+        /// Why.
+        why: &'static str,
+    },
+    /// The trace cannot be read.
+    #[error(transparent)]
+    Trace(E),
+}
+
+impl Recording {
+    /// Gathers what a trace's records say.
+    ///
+    /// # Errors
+    /// [`BadRecording`].
+    pub fn read<E>(records: impl IntoIterator<Item = Result<Record, E>>) -> Result<Self, BadRecording<E>> {
+        let mut start = None;
+        let (mut nodes, mut values) = (BTreeMap::new(), Values::default());
+        for record in records {
+            let Record { seq, event, .. } = record.map_err(BadRecording::Trace)?;
+            let nonsense = |why| BadRecording::Nonsense { seq, why };
+            match event {
+                Event::RecordingStarted { start: said } => start = Some(*said),
+                Event::Input { path, input } => {
+                    let path = place(&path).ok_or(nonsense("the path is none"))?;
+                    add(&mut nodes, path, input).map_err(nonsense)?;
+                }
+                Event::Told { thread, told } => values.add(&thread, told).map_err(nonsense)?,
+                _ => {}
+            }
+        }
+        Ok(Self { start: start.ok_or(BadRecording::None)?, nodes, values })
+    }
+
+    /// Whether a file stood at `path` that the program never read.
+    pub fn is_unread(&self, path: &[u8]) -> bool {
+        matches!(self.nodes.get(path), Some(Node::File { contents: None, .. }))
+    }
+
+    /// Who tells the program what it was told.
+    pub fn replayed(&self) -> Replayed {
+        Replayed::new(self.values.clone())
+    }
+
+    /// What stands in each directory, apart from what a listing says.
+    pub(crate) fn children(&self) -> HashMap<&[u8], Vec<&[u8]>> {
+        let mut children: HashMap<&[u8], Vec<&[u8]>> = HashMap::new();
+        for (path, node) in &self.nodes {
+            if path.len() > 1 && *node != Node::Absent {
+                let at = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+                let parent: &[u8] = if at == 0 { b"/" } else { &path[..at] };
+                children.entry(parent).or_default().push(&path[at + 1..]);
+            }
+        }
+        children
+    }
+}
+
+/// A path that leads nowhere but below a root.
+fn place(path: &Text) -> Option<Vec<u8>> {
+    let bytes = path.as_bytes();
+    let rest = bytes.strip_prefix(b"/")?;
+    let clean = rest.is_empty() || rest.split(|byte| *byte == b'/').all(is_name);
+    (clean && !bytes.contains(&0)).then(|| bytes.to_vec())
+}
+
+fn is_name(name: &[u8]) -> bool {
+    !matches!(name, b"" | b"." | b"..") && !name.contains(&b'/') && !name.contains(&0)
+}
+
+fn add(nodes: &mut BTreeMap<Vec<u8>, Node>, path: Vec<u8>, input: Input) -> Result<(), &'static str> {
+    let new = match input {
+        Input::Absent => Node::Absent,
+        Input::Link { target } if target.as_bytes().contains(&0) => return Err("a link leads nowhere"),
+        Input::Link { target } => Node::Link(target.as_bytes().to_vec()),
+        Input::Directory { mode, modified } => Node::Directory { mode, modified, names: None },
+        Input::File { mode, modified, size } => Node::File { mode, modified, size, contents: None },
+        Input::Special { .. } => Node::Special,
+        Input::Names { names: listed } => {
+            if !listed.iter().all(|name| is_name(name.name.as_bytes())) {
+                return Err("a name in a directory is none");
+            }
+            return match nodes.get_mut(&path) {
+                Some(Node::Directory { names, .. }) => {
+                    *names = Some(listed);
+                    Ok(())
+                }
+                _ => Err("names in what is no directory"),
+            };
+        }
+        Input::Contents { sha256, kept, .. } => {
+            if sha256.len() != 64 || !sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+                return Err("the hash is none");
+            }
+            return match nodes.get_mut(&path) {
+                Some(Node::File { contents, .. }) => {
+                    *contents = Some(Contents { sha256, kept });
+                    Ok(())
+                }
+                _ => Err("contents of what is no file"),
+            };
+        }
+    };
+    match nodes.insert(path, new) {
+        None => Ok(()),
+        Some(_) => Err("the same path stands twice"),
+    }
+}
+
+impl Node {
+    /// What a name in a listing says of what bears it.
+    pub(crate) fn of(kind: Kind) -> Self {
+        let modified = Moment { s: 0, ns: 0 };
+        match kind {
+            Kind::File => Self::File { mode: 0o600, modified, size: 0, contents: None },
+            Kind::Directory => Self::Directory { mode: 0o700, modified, names: None },
+            // Nobody followed it.
+            Kind::Link => Self::Link(b"unrecorded".to_vec()),
+            Kind::Other => Self::Special,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use failcore_model::Timestamp;
+
+    use super::*;
+
+    fn records(events: Vec<Event>) -> Vec<Result<Record, ()>> {
+        let record = |(seq, event)| Ok(Record { seq, ts: Timestamp(1), session: "s".into(), event });
+        (0..).zip(events).map(record).collect()
+    }
+
+    fn started() -> Event {
+        let start = Start {
+            program: "/bin/x".into(),
+            args: vec![],
+            env: vec![],
+            cwd: "/".into(),
+            tmp: "/tmp".into(),
+            uid: 0,
+            gid: 0,
+            umask: 0o022,
+        };
+        Event::RecordingStarted { start: start.into() }
+    }
+
+    fn input(path: &str, input: Input) -> Event {
+        Event::Input { path: path.into(), input }
+    }
+
+    #[test]
+    fn what_leads_out_of_the_tree_is_refused() {
+        for path in ["", "a", "/../a", "/a/../../b", "//a", "/a/", "/a\0b"] {
+            let read = Recording::read(records(vec![started(), input(path, Input::Absent)]));
+            assert!(matches!(read, Err(BadRecording::Nonsense { seq: 1, .. })), "{path:?}");
+        }
+        let directory = Input::Directory { mode: 0o755, modified: Moment { s: 0, ns: 0 } };
+        for name in ["..", ".", "", "a/b"] {
+            let names = Input::Names { names: vec![Name { name: name.into(), kind: Kind::File }] };
+            let events = vec![started(), input("/a", directory.clone()), input("/a", names)];
+            assert!(matches!(Recording::read(records(events)), Err(BadRecording::Nonsense { seq: 2, .. })));
+        }
+        for hash in ["", "../../etc/passwd", &"g".repeat(64)] {
+            let file = Input::File { mode: 0o600, modified: Moment { s: 0, ns: 0 }, size: 1 };
+            let contents = Input::Contents { sha256: hash.into(), size: 1, kept: true };
+            let events = vec![started(), input("/a", file), input("/a", contents)];
+            assert!(matches!(Recording::read(records(events)), Err(BadRecording::Nonsense { seq: 2, .. })));
+        }
+    }
+
+    #[test]
+    fn a_run_that_was_not_recorded_says_so() {
+        let closed = Event::SessionClosed { exit: Some(0) };
+        assert!(matches!(Recording::read(records(vec![closed])), Err(BadRecording::None)));
+    }
+}

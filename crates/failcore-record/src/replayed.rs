@@ -1,0 +1,125 @@
+//! Telling a program what it was told when it was recorded.
+
+use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
+use std::sync::{Mutex, PoisonError};
+
+use failcore_gate::{SinkError, Witness};
+use failcore_model::input::Moment;
+use sha2::{Digest, Sha256};
+
+use crate::recording::Values;
+
+/// Gives each thread the values of the record, one after the other.
+///
+/// Where a thread asks more often than it did, its clocks go on from where they were, and what is random to it follows
+/// from what was.
+pub struct Replayed {
+    values: Values,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// How much of each list was given.
+    given: HashMap<(String, Option<i32>), usize>,
+    /// What each clock was said to be at last, and what it was then.
+    last: HashMap<i32, (Moment, Moment)>,
+    /// How many random bytes were made up, so that no two are the same.
+    made_up: u64,
+}
+
+impl Replayed {
+    pub(crate) fn new(values: Values) -> Self {
+        Self { values, state: Mutex::default() }
+    }
+}
+
+/// The next of a list.
+fn next<'a, T>(state: &mut State, key: (String, Option<i32>), list: Option<&'a Vec<T>>) -> Option<&'a T> {
+    let given = state.given.entry(key).or_default();
+    let value = list?.get(*given)?;
+    *given += 1;
+    Some(value)
+}
+
+fn nanoseconds(at: Moment) -> i128 {
+    i128::from(at.s) * 1_000_000_000 + i128::from(at.ns)
+}
+
+fn moment(nanoseconds: i128) -> Moment {
+    let s = nanoseconds.div_euclid(1_000_000_000);
+    let ns = nanoseconds.rem_euclid(1_000_000_000);
+    Moment { s: i64::try_from(s).unwrap_or_default(), ns: u32::try_from(ns).unwrap_or_default() }
+}
+
+impl Witness for Replayed {
+    fn looks(&self, _: &[u8], _: &[u8], _: bool) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    fn opens(&self, _: BorrowedFd<'_>, _: bool) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    fn runs(&self, _: &[u8], _: &[u8]) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    fn clock(&self, thread: &str, clock: i32, now: Moment) -> Result<Moment, SinkError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (thread.to_owned(), clock);
+        let recorded = next(&mut state, (key.0.clone(), Some(clock)), self.values.clocks.get(&key));
+        let at = match recorded {
+            Some(at) => *at,
+            None => match (state.last.get(&clock), self.values.first(clock)) {
+                (Some((said, then)), _) => moment(nanoseconds(*said) + nanoseconds(now) - nanoseconds(*then)),
+                (None, Some(first)) => first,
+                (None, None) => now,
+            },
+        };
+        let ahead = state.last.get(&clock).is_none_or(|(said, _)| *said <= at);
+        if ahead {
+            state.last.insert(clock, (at, now));
+        }
+        Ok(at)
+    }
+
+    fn random(&self, thread: &str, bytes: Vec<u8>) -> Result<Vec<u8>, SinkError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let recorded = next(&mut state, (thread.to_owned(), None), self.values.random.get(thread));
+        if let Some(recorded) = recorded.filter(|recorded| recorded.len() == bytes.len()) {
+            return Ok(recorded.clone());
+        }
+        state.made_up += 1;
+        let seed = [&b"failcore unrecorded "[..], thread.as_bytes(), &state.made_up.to_le_bytes()].concat();
+        let made_up = (0u64..).flat_map(|n| Sha256::digest([&seed[..], &n.to_le_bytes()].concat()));
+        Ok(made_up.take(bytes.len()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_thread_is_told_what_it_was_told_and_then_time_goes_on() {
+        let at = |s, ns| Moment { s, ns };
+        let mut values = Values::default();
+        values.clocks.insert(("0/0".into(), 1), vec![at(5, 0), at(6, 500)]);
+        values.clocks.insert(("0/1".into(), 1), vec![at(5, 700)]);
+        values.random.insert("0/0".into(), vec![vec![1, 2, 3]]);
+        let replayed = Replayed::new(values);
+        let clock = |thread, now| replayed.clock(thread, 1, now).unwrap();
+        assert_eq!(clock("0/0", at(900, 0)), at(5, 0));
+        assert_eq!(clock("0/1", at(900, 1)), at(5, 700));
+        assert_eq!(clock("0/0", at(900, 2)), at(6, 500));
+        assert_eq!(clock("0/0", at(901, 12)), at(7, 510));
+        // Whoever was not there then is told what follows from the others.
+        assert_eq!(clock("0.0/0", at(902, 12)), at(8, 510));
+        let random = |len: usize| replayed.random("0/0", vec![9; len]).unwrap();
+        assert_eq!(random(3), [1, 2, 3]);
+        let (one, other) = (random(40), random(40));
+        assert!(one != other && one.len() == 40 && one != [9; 40]);
+    }
+}

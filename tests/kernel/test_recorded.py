@@ -1,0 +1,346 @@
+"""A recorded program runs again with nothing outside, and says the same, byte for byte."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import WORKSPACE, Run, World, only, records
+
+pytestmark = only("kernel")
+
+RECORD = ("--record",)
+NATIVE = """
+version = 1
+extends = ["preset:python", "preset:native"]
+[fs]
+read = ["/usr/share/git-core", "/usr/local/share/git-core"]
+write = ["./work"]
+[process]
+exec = ["git", "/usr/lib/git-core/*", "/usr/local/libexec/git-core/*"]
+"""
+SHELL = '\n[process]\nexec = ["/bin/sh", "/bin/dash", "/bin/bash", "/usr/bin/*", "/bin/*"]\n'
+
+
+@pytest.fixture(autouse=True)
+def namespaces(world: World) -> None:
+    made = subprocess.run(
+        [*world.as_user, "unshare", "--user", "--mount", "--net", "true"], capture_output=True, check=False
+    )
+    if made.returncode != 0 and world.uid != 0:
+        pytest.skip("this machine lets ordinary users make no namespaces")
+
+
+def again(world: World, run: Run, *argv: str, as_user: list[str] | None = None, state: str = "state") -> Run:
+    """Runs what was recorded again; what it leaves is the trace of that."""
+    world.runs += 1
+    trace = world.base / f"again-{world.runs}"
+    user = world.as_user if as_user is None else as_user
+    line = [*user, world.failcore, "replay", str(run.trace), "--trace", str(trace)]
+    done = subprocess.run(
+        [*line, *(["--", *argv] if argv else [])],
+        cwd=world.work,
+        env=world.environ({"XDG_STATE_HOME": str(world.base / state)}),
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=120,
+        check=False,
+    )
+    return Run(done.returncode, done.stdout, done.stderr, trace, records(trace) if trace.exists() else [])
+
+
+def same(first: Run, second: Run) -> None:
+    assert first.code == 0, first.explain()
+    assert second.code == 0, second.explain()
+    assert second.out == first.out, second.explain()
+
+
+FILES = """
+import os, sys
+for top, directories, files in os.walk(WORK + "/in"): print(top, directories, files)
+print(os.listdir(WORK + "/in/many"))
+print(open(WORK + "/in/data.txt").read(), open(WORK + "/in/link").read())
+found = os.stat(WORK + "/in/data.txt")
+print(oct(found.st_mode), found.st_size, found.st_mtime_ns, os.readlink(WORK + "/in/link"))
+print(os.path.exists(WORK + "/in/missing"), os.access(WORK + "/in/data.txt", os.W_OK))
+with open(WORK + "/in/grows", "a") as file: file.write("more")
+print(open(WORK + "/in/grows").read())
+os.rename(WORK + "/in/grows", WORK + "/in/moved")
+print(open(WORK + "/in/moved").read())
+open(WORK + "/out", "w").write("made")
+print(open(WORK + "/out").read(), sorted(os.listdir(WORK)))
+os.unlink(WORK + "/in/gone")
+print(os.path.exists(WORK + "/in/gone"), os.environ["LANG"], os.getcwd(), sys.argv[1:])
+try: print(open(SECRET).read())
+except OSError as error: print(error.errno)
+print(open("/proc/cpuinfo").read()[:200])
+"""
+
+
+def make_files(world: World) -> None:
+    inside = world.work / "in"
+    (inside / "many").mkdir(parents=True)
+    for name in ("z", "a", "m", "b", "k"):
+        (inside / "many" / name).touch()
+    (inside / "data.txt").write_text("what it is\n" * 1000)
+    (inside / "link").symlink_to("data.txt")
+    (inside / "grows").write_text("some and ")
+    (inside / "gone").write_text("x")
+    os.utime(inside / "data.txt", ns=(1, 1_234_567_890_123_456_789))
+
+
+def test_files_are_as_they_were_though_they_are_gone(world: World) -> None:
+    make_files(world)
+    policy = WORKSPACE + 'read = ["/proc/cpuinfo"]\n'
+    run = world.run(FILES, "an", "argument", policy=policy, options=RECORD)
+    shutil.rmtree(world.work)
+    world.work.mkdir()
+    world.hand_over()
+    # Whatever it is that wants to run it again.
+    second = again(world, run)
+    same(run, second)
+    assert not list(world.work.iterdir()), "what it wrote is nowhere"
+    assert "nobody is on its network" in json.dumps(second.records[0])
+    assert world.ask("trace", "verify", str(second.trace)).returncode == 0
+    assert world.ask("diff", str(run.trace), str(second.trace)).returncode == 0
+
+
+CHANCE = """
+import asyncio, datetime, random, secrets, tempfile, threading, time, uuid
+print(time.time_ns(), time.monotonic_ns(), time.perf_counter_ns(), time.process_time_ns(), datetime.datetime.now())
+print(random.random(), uuid.uuid4(), secrets.token_hex(), {"a", "b", "c", "d"}, hash("x"), os.urandom(5))
+said = []
+def say(number): said.append((number, time.time_ns(), os.urandom(3)))
+threads = [threading.Thread(target=say, args=(number,)) for number in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(sorted(said))
+async def waits():
+    begin = time.monotonic()
+    await asyncio.gather(*(asyncio.sleep(0.01 * number) for number in range(3)))
+    return time.monotonic() - begin
+print(asyncio.run(waits()))
+print(os.path.basename(tempfile.mkdtemp()), flush=True)
+child = os.fork()
+if not child:
+    print("child", time.time_ns(), random.random(), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+def test_time_and_chance_are_what_they_were(world: World) -> None:
+    run = world.run(CHANCE, options=RECORD)
+    for _ in range(2):
+        same(run, again(world, run))
+
+
+C = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <sys/time.h>
+#include <sys/random.h>
+int main(int argc, char **argv) {
+    struct timespec at; struct timeval of; unsigned char chance[8]; char line[64];
+    clock_gettime(CLOCK_MONOTONIC, &at); gettimeofday(&of, 0); getrandom(chance, 8, 0);
+    printf("%ld.%ld %ld.%ld %ld", at.tv_sec, at.tv_nsec, of.tv_sec, of.tv_usec, (long)time(0));
+    for (int n = 0; n < 8; n++) printf(" %02x", chance[n]);
+    FILE *file = fopen(argv[1], "r");
+    printf(" %s\n", file && fgets(line, 64, file) ? line : "none");
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("linked", [[], ["-static"]])
+def test_programs_in_c_and_what_they_start(world: World, linked: list[str]) -> None:
+    (world.work / "c.c").write_text(C)
+    program = world.work / "program"
+    built = subprocess.run(["gcc", *linked, "-o", program, world.work / "c.c"], capture_output=True, text=True)
+    if built.returncode != 0:
+        pytest.skip(f"no such program is made here: {built.stderr[:60]}")
+    (world.work / "data.txt").write_text("a line")
+    script = f"""
+import subprocess
+for _ in range(2):
+    print(subprocess.run([{str(program)!r}, WORK + "/data.txt"], capture_output=True, text=True).stdout)
+print(subprocess.run("date +%s.%N; ls -1 | sort; cat data.txt | wc -c", shell=True, capture_output=True, text=True))
+"""
+    policy = WORKSPACE + SHELL.replace('exec = [', f'exec = ["{program}", ')
+    run = world.run(script, policy=policy, options=RECORD)
+    assert "a line" in run.out, run.explain()
+    for path in ("program", "data.txt", "c.c"):
+        (world.work / path).unlink()
+    same(run, again(world, run))
+
+
+def test_git_says_what_it_said(world: World) -> None:
+    if not shutil.which("git"):
+        pytest.skip("there is no git")
+    (world.work / "file").write_text("first\n")
+    git = ["git", "-c", "safe.directory=*", "-c", "user.name=n", "-c", "user.email=e@example.com", "-C", str(world.work)]
+    for command in (["init", "-q"], ["add", "file"], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *command], check=True, env=world.environ(), capture_output=True)
+    (world.work / "file").write_text("second\n")
+    script = """
+import subprocess
+for command in (["log", "--format=%s %H"], ["diff"], ["status", "--short"]):
+    done = subprocess.run(["git", "-c", "safe.directory=*", *command], capture_output=True, text=True)
+    print(done.returncode, done.stdout, done.stderr)
+"""
+    policy = NATIVE
+    run = world.run(script, policy=policy, options=RECORD)
+    assert "+second" in run.out, run.explain()
+    shutil.rmtree(world.work / ".git")
+    same(run, again(world, run))
+
+
+def test_a_changed_program_is_told_where_it_parts(world: World) -> None:
+    (world.work / "data.txt").write_text("here")
+    agent = world.work / "agent.py"
+    run = world.run("print(open(WORK + '/data.txt').read())", options=RECORD)
+    (world.work / "other.txt").write_text("never seen")
+    agent.write_text(agent.read_text().replace("data.txt", "other.txt"))
+    second = again(world, run, world.python, str(agent))
+    assert second.code == 5, second.explain()
+    assert "never seen" not in second.out
+    assert f"diverged: the recorded run had no fs.open {world.work}/other.txt (read)" in second.err
+    assert f"most like it is fs.open {world.work}/data.txt (read); nothing of it was done" in second.err
+    assert "refused: diverged" in second.err, "the program is told too"
+    assert any("diverged: " in str(record.get("text")) for record in second.records)
+    # With an effect, it says where in the program.
+    agent.write_text(agent.read_text().replace("other.txt').read()", "made.txt', 'w')"))
+    second = again(world, run, world.python, str(agent))
+    assert second.code == 5 and "at agent.py:" in second.err, second.explain()
+    assert not (world.work / "made.txt").exists()
+    # What does the same in other words is the same.
+    agent.write_text(agent.read_text().replace("made.txt', 'w')", "data.txt', 'r').read().upper()"))
+    second = again(world, run, world.python, str(agent))
+    assert (second.code, second.out) == (0, "HERE\n"), second.explain()
+
+
+def test_nobody_outside_is_reached(world: World, listen) -> None:
+    server = listen()
+    script = f"""
+import socket, threading
+with socket.create_connection(("127.0.0.1", {server.port})) as peer: peer.sendall(b"to the server")
+print("sent", flush=True)
+"""
+    policy = WORKSPACE + f'\n[net]\nconnect = ["127.0.0.1:{server.port}"]\n'
+    run = world.run(script, policy=policy, options=RECORD)
+    assert run.out == "sent\n", run.explain()
+    heard = server.accepted
+    second = again(world, run)
+    assert second.code == 5 and second.out == "", second.explain()
+    assert f"net.connect 127.0.0.1:{server.port} reaches somebody of whom nothing is recorded" in second.err
+    assert server.accepted == heard
+
+
+def test_who_serves_and_asks_itself_does_so_again(world: World) -> None:
+    script = """
+import socket, threading
+server = socket.create_server(("127.0.0.1", 0))
+def serve():
+    peer, _ = server.accept()
+    peer.sendall(peer.recv(100).upper())
+    peer.close()
+thread = threading.Thread(target=serve)
+thread.start()
+with socket.create_connection(server.getsockname()) as peer:
+    peer.sendall(b"own")
+    print(peer.recv(100))
+thread.join()
+"""
+    policy = WORKSPACE + '\n[net]\nconnect = ["127.0.0.1:*"]\nlisten = ["127.0.0.1:*"]\n'
+    run = world.run(script, policy=policy, options=RECORD)
+    assert "OWN" in run.out, run.explain()
+    same(run, again(world, run))
+
+
+def test_what_was_tampered_with_does_not_run(world: World) -> None:
+    (world.work / "data.txt").write_text("what was read")
+    run = world.run("print(open(WORK + '/data.txt').read())", options=RECORD)
+    objects = sorted((run.trace / "objects").iterdir())
+    assert objects
+    kept = {path: path.read_bytes() for path in objects}
+    for path in objects:
+        path.write_bytes(kept[path][:-1])
+    second = again(world, run)
+    assert second.code == 126 and "was changed since" in second.err and str(run.trace) in second.err, second.err
+    for path in objects:
+        path.unlink()
+    assert again(world, run).code == 126
+    for path, held in kept.items():
+        path.write_bytes(held)
+    world.hand_over()
+    same(run, again(world, run))
+    lines = (run.trace / "trace.jsonl").read_bytes().splitlines(keepends=True)
+    (run.trace / "trace.jsonl").write_bytes(b"".join(lines[: len(lines) // 2]))
+    world.hand_over()
+    second = again(world, run)
+    assert second.code == 4 and "record" in second.err, second.err
+
+
+def test_what_was_not_kept_has_to_be_the_same(world: World) -> None:
+    key = "sk-ant-api03-" + "Ab1" * 31 + "AA"
+    (world.work / "secret.txt").write_text(key)
+    (world.work / "plain.txt").write_text("plain")
+    run = world.run("print(len(open(WORK + '/secret.txt').read()), open(WORK + '/plain.txt').read())", options=RECORD)
+    assert run.code == 0, run.explain()
+    learnt = {r["path"]: r["input"]["contents"] for r in run.records if "contents" in r.get("input", {})}
+    assert not learnt[f"{world.work}/secret.txt"]["kept"]
+    assert learnt[f"{world.work}/plain.txt"]["kept"]
+    assert not [path for path in learnt if path.startswith("/usr/") and learnt[path]["kept"]]
+    same(run, again(world, run))
+    (world.work / "secret.txt").write_text(key.replace("Ab1", "Ab2"))
+    second = again(world, run)
+    assert second.code == 126 and f"{world.work}/secret.txt is not what it was" in second.err, second.err
+
+
+def test_a_recording_that_holds_everything_needs_nothing(world: World) -> None:
+    script = "import json; print(json.dumps({'a': 1}))"
+    run = world.run(script, options=(*RECORD, "--self-contained"))
+    assert run.code == 0, run.explain()
+    learnt = [r["input"]["contents"] for r in run.records if "contents" in r.get("input", {})]
+    assert len(learnt) > 20 and all(found["kept"] for found in learnt)
+    same(run, again(world, run))
+
+
+def test_what_root_recorded_an_ordinary_user_runs_again(world: World) -> None:
+    if world.uid != 0 or os.getuid() != 0:
+        pytest.skip("root's turn shows it")
+    (world.work / "data.txt").write_text("root's")
+    run = world.run("print(os.getuid(), open(WORK + '/data.txt').read())", options=RECORD)
+    subprocess.run(["chmod", "-R", "a+rwX", world.base], check=True)
+    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    if subprocess.run([*user, world.failcore, "--version"], capture_output=True).returncode != 0:
+        pytest.skip("an ordinary user may not run what is installed here")
+    same(run, again(world, run, as_user=user, state="other"))
+
+
+def test_a_run_that_was_not_recorded_says_how_to(world: World) -> None:
+    run = world.run("pass")
+    done = again(world, run)
+    assert done.code == 126 and "this run was not recorded" in done.err and "run --record" in done.err
+    done = world.ask("replay", str(run.trace), str(run.trace))
+    assert done.returncode == 2 and "one program is run again at a time" in done.stderr
+
+
+def test_a_recording_without_room_says_so(world: World) -> None:
+    if world.uid != 0 or os.getuid() != 0:
+        pytest.skip("only root makes a file system")
+    (world.work / "big.bin").write_bytes(os.urandom(40 << 20))
+    trace, copy = world.base / "trace-1", world.base / "copy"
+    trace.mkdir()
+    script = "open(WORK + '/big.bin', 'rb').read(10); import time; time.sleep(1); open(WORK + '/agent.py').read()"
+    mounted = (
+        f'mount -t tmpfs -o size=24m,mode=700 none {trace} && "$@"; code=$?; cp -a {trace} {copy}; exit $code'
+    )
+    run = world.run(script, options=RECORD, before=["unshare", "-m", "/bin/sh", "-c", mounted, "sh"])
+    assert "the recording is not whole" in run.err, run.explain()
+    assert Path(copy / "trace.jsonl").exists()
