@@ -726,22 +726,21 @@ def test_the_owners_proxy_is_gone_through_and_the_program_knows_nothing_of_it(ne
 tell("opened", ask("https://api.test/repos/a")[0])
 tell("passed", ask("https://plain.test/page")[0])
 tell("without tls", ask("http://old.test/page")[0])
-tell("left out", ask("https://api.test/repos/b")[0])
+tell("by the same connection", ask("https://api.test/repos/b")[0])
 tell("variables", [name for name in os.environ if name.lower().endswith("_proxy")])
 """,
         env={"HTTPS_PROXY": proxy, "http_proxy": proxy, "NO_PROXY": "elsewhere.test"},
     )
     said = values(run)
-    assert [said[name] for name in ("opened", "passed", "without tls", "left out")] == [200] * 4, (
-        run.explain()
-    )
+    assert [said[name] for name in ("opened", "passed", "without tls", "by the same connection")] == [
+        200
+    ] * 4, run.explain()
     assert said["variables"] == []
     proxied = [line for line in net.log if "proxied" in line]
     assert [line["proxied"] for line in proxied] == [
         "CONNECT api.test:443",
         "CONNECT plain.test:443",
         "GET http://old.test/page",
-        "CONNECT api.test:443",
     ], proxied
     assert all(line["headers"]["proxy-authorization"].startswith("Basic ") for line in proxied)
     assert SECRET not in run.out + run.err
@@ -777,6 +776,32 @@ with failcore.scope("offline"):
     assert said["outside"] == said["inside"] == 200 and said["narrowed"][0] == 403, run.explain()
     assert "tool `reader` may not; permitted there: GET api.test/repos/public/**." in said["narrowed"][1]
     assert not run.attempts["nothing"].ok and "tool `offline` may not" in run.attempts["nothing"].text
+
+
+@pytest.mark.parametrize("protocol", ["HTTP/1.1", "HTTP/2"])
+def test_a_connection_to_a_server_is_used_again_for_it_alone(net: Net, protocol: str) -> None:
+    """By later connections of programs to the same name; each request is judged all the same."""
+    option = "--http2" if protocol == "HTTP/2" else "--http1.1"
+    if not shutil.which("curl"):
+        pytest.skip("there is no curl")
+    net.policy = POLICY.replace("http = [", 'http = ["GET shared.test/repos/*",')
+    script = net.world.work / "ask.sh"
+    paths = [
+        "api.test/repos/a",
+        "api.test/user",
+        "api.test/repos/b",
+        "shared.test/repos/c",
+        "api.test/repos/d",
+    ]
+    asks = [f"curl -s {option} -o /dev/null -w '%{{http_code}}\\n' https://{path}" for path in paths]
+    script.write_text("\n".join(asks))
+    run = net.run("", argv=["/bin/sh", str(script)])
+    assert run.out.split() == ["200", "403", "200", "200", "200"], run.explain()
+    assert [(one["path"], one["protocol"]) for one in net.asked] == [
+        (path, protocol) for path in ("/repos/a", "/repos/b", "/repos/c", "/repos/d")
+    ], net.asked
+    # One for each name, though both are at one address.
+    assert [line["connected"] for line in net.log if "connected" in line] == [API, API], net.log
 
 
 def test_five_hundred_at_once(net: Net) -> None:

@@ -54,6 +54,7 @@ class Site:
             stream: socket.socket = peer
             if self.context:
                 stream = self.context.wrap_socket(peer, server_side=True)
+                self.note(connected=self.socket.getsockname()[0])
             if isinstance(stream, ssl.SSLSocket) and stream.selected_alpn_protocol() == "h2":
                 speak_two(self, stream)
             else:

@@ -15,6 +15,7 @@ mod body;
 mod credentials;
 mod far;
 mod heads;
+mod idle;
 mod requests;
 mod ride;
 mod route;

@@ -113,7 +113,7 @@ impl Journey<'_> {
         let spoken =
             [HTTP2, HTTP1].map(<[u8]>::to_vec).into_iter().filter(|one| offered.contains(one)).collect();
         let route = Route::to(self.to, &name, "https", &self.shared.setup.proxies);
-        let (far, agreed) = Far::secure(route, &name, &self.shared.client, spoken).await;
+        let (far, agreed) = Far::secure(route, &name, &self.shared.client, spoken, &self.shared.idle).await;
         // What the server speaks is spoken here too; where it is not there, whatever the program speaks.
         let protocols = match agreed {
             Ok(agreed) => agreed.into_iter().collect(),

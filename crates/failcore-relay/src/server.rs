@@ -18,6 +18,7 @@ use tokio::time::{interval, sleep, timeout, timeout_at};
 use crate::authority::Authority;
 use crate::body::moment;
 use crate::credentials::Credentials;
+use crate::idle::Idle;
 use crate::ride::{SILENCE, ride};
 use crate::trust::Trust;
 use crate::waiting::{Passenger, Waiting};
@@ -59,6 +60,7 @@ pub(crate) struct Shared {
     pub(crate) client: ClientConfig,
     pub(crate) setup: Arc<Setup>,
     pub(crate) budgets: Budgets,
+    pub(crate) idle: Arc<Idle>,
     waiting: Waiting,
     /// On loopback, by family.
     doors: Vec<SocketAddr>,
@@ -91,6 +93,7 @@ impl RelayServer {
             gate,
             setup,
             budgets,
+            idle: Arc::default(),
             waiting: Waiting::default(),
             doors,
             paused: Mutex::new(false),
