@@ -43,6 +43,7 @@ bench: $(VENV)/.installed ## Measure, and write docs/benchmarks*.md
 	$(BIN)/python benches/run.py
 	$(BIN)/python benches/kernel.py
 	$(BIN)/python benches/network.py
+	$(BIN)/python benches/recorded.py
 
 fuzz: ## Fuzz every parser of bytes for a minute each (needs a nightly toolchain and cargo-fuzz)
 	scripts/fuzz $(FUZZ_SECONDS)

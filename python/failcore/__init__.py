@@ -12,10 +12,12 @@ from ._scope import Current, current, scope, tool
 from ._trace import Record, read_trace
 
 __all__ = [
+    "Change",
     "Current",
     "Denied",
     "DeniedAbsent",
     "DeniedImport",
+    "Differences",
     "Diverged",
     "IsolationError",
     "Policy",
@@ -29,15 +31,17 @@ __all__ = [
     "scope",
     "seal",
     "tool",
+    "what_if",
 ]
 
 if TYPE_CHECKING:
     from ._isolate import IsolationError
     from ._tape import Diverged, RecordError, replay
+    from ._what_if import Change, Differences, what_if
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when asked for: they bring much along, and few programs isolate tools or replay them.
+    # Loaded when asked for: they bring much along, and few programs isolate tools or replay anything.
     if name == "IsolationError":
         from ._isolate import IsolationError
 
@@ -46,4 +50,8 @@ def __getattr__(name: str) -> Any:
         from . import _tape
 
         return getattr(_tape, name)
+    if name in ("Change", "Differences", "what_if"):
+        from . import _what_if
+
+        return getattr(_what_if, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -161,7 +161,9 @@ int main(int argc, char **argv) {
 def test_programs_in_c_and_what_they_start(world: World, linked: list[str]) -> None:
     (world.work / "c.c").write_text(C)
     program = world.work / "program"
-    built = subprocess.run(["gcc", *linked, "-o", program, world.work / "c.c"], capture_output=True, text=True)
+    built = subprocess.run(
+        ["gcc", *linked, "-o", program, world.work / "c.c"], capture_output=True, text=True
+    )
     if built.returncode != 0:
         pytest.skip(f"no such program is made here: {built.stderr[:60]}")
     (world.work / "data.txt").write_text("a line")
@@ -171,7 +173,7 @@ for _ in range(2):
     print(subprocess.run([{str(program)!r}, WORK + "/data.txt"], capture_output=True, text=True).stdout)
 print(subprocess.run("date +%s.%N; ls -1 | sort; cat data.txt | wc -c", shell=True, capture_output=True, text=True))
 """
-    policy = WORKSPACE + SHELL.replace('exec = [', f'exec = ["{program}", ')
+    policy = WORKSPACE + SHELL.replace("exec = [", f'exec = ["{program}", ')
     run = world.run(script, policy=policy, options=RECORD)
     assert "a line" in run.out, run.explain()
     for path in ("program", "data.txt", "c.c"):
@@ -183,7 +185,17 @@ def test_git_says_what_it_said(world: World) -> None:
     if not shutil.which("git"):
         pytest.skip("there is no git")
     (world.work / "file").write_text("first\n")
-    git = ["git", "-c", "safe.directory=*", "-c", "user.name=n", "-c", "user.email=e@example.com", "-C", str(world.work)]
+    git = [
+        "git",
+        "-c",
+        "safe.directory=*",
+        "-c",
+        "user.name=n",
+        "-c",
+        "user.email=e@example.com",
+        "-C",
+        str(world.work),
+    ]
     for command in (["init", "-q"], ["add", "file"], ["commit", "-qm", "first"]):
         subprocess.run([*git, *command], check=True, env=world.environ(), capture_output=True)
     (world.work / "file").write_text("second\n")
@@ -222,6 +234,18 @@ def test_a_changed_program_is_told_where_it_parts(world: World) -> None:
     agent.write_text(agent.read_text().replace("made.txt', 'w')", "data.txt', 'r').read().upper()"))
     second = again(world, run, world.python, str(agent))
     assert (second.code, second.out) == (0, "HERE\n"), second.explain()
+
+
+def test_what_is_left_behind_is_compared(world: World) -> None:
+    agent = world.work / "agent.py"
+    run = world.run("open(WORK + '/out.txt', 'w').write('one')", options=RECORD)
+    assert [r["path"] for r in run.records if r["type"] == "left"] == [f"{world.work}/out.txt"], run.explain()
+    (world.work / "out.txt").unlink()
+    same(run, again(world, run))
+    agent.write_text(agent.read_text().replace("'one'", "'two'"))
+    second = again(world, run, world.python, str(agent))
+    assert second.code == 5, second.explain()
+    assert f"diverged: what the program left in {world.work}/out.txt is not what it was" in second.err
 
 
 def test_nobody_outside_is_reached(world: World, listen) -> None:
@@ -271,7 +295,9 @@ def test_what_was_tampered_with_does_not_run(world: World) -> None:
     for path in objects:
         path.write_bytes(kept[path][:-1])
     second = again(world, run)
-    assert second.code == 126 and "was changed since" in second.err and str(run.trace) in second.err, second.err
+    assert second.code == 126 and "was changed since" in second.err and str(run.trace) in second.err, (
+        second.err
+    )
     for path in objects:
         path.unlink()
     assert again(world, run).code == 126
@@ -290,7 +316,9 @@ def test_what_was_not_kept_has_to_be_the_same(world: World) -> None:
     key = "sk-ant-api03-" + "Ab1" * 31 + "AA"
     (world.work / "secret.txt").write_text(key)
     (world.work / "plain.txt").write_text("plain")
-    run = world.run("print(len(open(WORK + '/secret.txt').read()), open(WORK + '/plain.txt').read())", options=RECORD)
+    run = world.run(
+        "print(len(open(WORK + '/secret.txt').read()), open(WORK + '/plain.txt').read())", options=RECORD
+    )
     assert run.code == 0, run.explain()
     learnt = {r["path"]: r["input"]["contents"] for r in run.records if "contents" in r.get("input", {})}
     assert not learnt[f"{world.work}/secret.txt"]["kept"]
@@ -323,6 +351,12 @@ def test_what_root_recorded_an_ordinary_user_runs_again(world: World) -> None:
     same(run, again(world, run, as_user=user, state="other"))
 
 
+def test_the_runtime_lane_records_nothing(world: World) -> None:
+    policy = str(world.write_policy(WORKSPACE))
+    done = world.ask("run", "--lane", "runtime", "--record", "-p", policy, "--", world.python, "-c", "pass")
+    assert done.returncode == 126 and "only the kernel lane sees all" in done.stderr, done.stderr
+
+
 def test_a_run_that_was_not_recorded_says_how_to(world: World) -> None:
     run = world.run("pass")
     done = again(world, run)
@@ -337,7 +371,9 @@ def test_a_recording_without_room_says_so(world: World) -> None:
     (world.work / "big.bin").write_bytes(os.urandom(40 << 20))
     trace, copy = world.base / "trace-1", world.base / "copy"
     trace.mkdir()
-    script = "open(WORK + '/big.bin', 'rb').read(10); import time; time.sleep(1); open(WORK + '/agent.py').read()"
+    script = (
+        "open(WORK + '/big.bin', 'rb').read(10); import time; time.sleep(1); open(WORK + '/agent.py').read()"
+    )
     mounted = (
         f'mount -t tmpfs -o size=24m,mode=700 none {trace} && "$@"; code=$?; cp -a {trace} {copy}; exit $code'
     )

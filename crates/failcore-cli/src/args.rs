@@ -77,7 +77,7 @@ pub(crate) enum Command {
     /// Read and verify traces
     #[command(subcommand)]
     Trace(Trace),
-    /// Decide whole traces again under another policy
+    /// Run a recorded program again, or decide traces again under another policy
     Replay(Replay),
     /// Say where two runs part
     Diff(Diff),

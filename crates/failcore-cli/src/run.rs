@@ -235,7 +235,16 @@ impl Started {
                 self.server.record(Event::Notice { text });
             }
         }
-        let parted = self.parted().map(|divergence| Parted(divergence).to_string());
+        let mut parted = self.parted().map(|divergence| Parted(divergence).to_string());
+        if parted.is_none()
+            && let Some(replayed) = &self.prepared.replayed
+        {
+            let otherwise = replayed.left_otherwise();
+            let files: Vec<String> = otherwise.iter().map(|file| file.display().to_string()).collect();
+            parted = (!files.is_empty()).then(|| {
+                format!("diverged: what the program left in {} is not what it was", files.join(", "))
+            });
+        }
         self.signals.release();
         let code = self.tree.ended().map_or(u8::MAX, tree::code);
         let tally = self.server.ledger();

@@ -32,7 +32,7 @@ fn help_reads_well() {
       init         Write a commented policy to start from
       trust        Trust a failcore.toml, so that `run` uses it without -p
       trace        Read and verify traces
-      replay       Decide whole traces again under another policy
+      replay       Run a recorded program again, or decide traces again under another policy
       diff         Say where two runs part
       bisect       Find the first operation of a trace that two policies decide otherwise
       doctor       Say what this machine can hold, and why not
@@ -78,6 +78,10 @@ fn help_reads_well() {
           --run <LABEL>      Your own label for this run, for the trace
           --patience <TIME>  How long a question for leave (`approve = true`) waits for an answer, here
                              or by `failcore approve` [default: 2m]
+          --record           Keep what the program learns from outside, so that `failcore replay` can
+                             run it again with nothing outside
+          --self-contained   Keep what interpreters, programs and libraries hold too, not only their
+                             hashes
       -h, --help             Print help (see more with '--help')
 
     Output:

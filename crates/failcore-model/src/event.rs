@@ -139,6 +139,13 @@ pub enum Event {
         /// The value.
         told: Told,
     },
+    /// A file is another at the end of a recorded program than it was when the program first looked.
+    Left {
+        /// The path, without links.
+        path: Text,
+        /// SHA-256 of what it holds, in hexadecimal; nothing where it is gone.
+        sha256: Option<String>,
+    },
     /// The session ended in order. The last record of a trace.
     SessionClosed {
         /// The exit code of a `failcore run`, 128 + n for signal n.
@@ -199,6 +206,7 @@ impl Event {
             Self::RecordingStarted { .. } => "recording.started",
             Self::Input { .. } => "input",
             Self::Told { .. } => "told",
+            Self::Left { .. } => "left",
             Self::SessionClosed { .. } => "session.closed",
         }
     }
@@ -266,6 +274,10 @@ impl Event {
                 map.serialize_entry("thread", thread)?;
                 map.serialize_entry("told", told)
             }
+            Self::Left { path, sha256 } => {
+                map.serialize_entry("path", path)?;
+                map.serialize_entry("sha256", sha256)
+            }
             Self::SessionClosed { exit } => map.serialize_entry("exit", exit),
         }
     }
@@ -329,6 +341,7 @@ struct Flat {
     input: Option<Input>,
     thread: Option<Text>,
     told: Option<Told>,
+    sha256: Option<String>,
     exit: Option<i32>,
 }
 
@@ -366,6 +379,8 @@ enum Kind {
     Input,
     #[serde(rename = "told")]
     Told,
+    #[serde(rename = "left")]
+    Left,
     #[serde(rename = "session.closed")]
     SessionClosed,
 }
@@ -426,6 +441,7 @@ impl Flat {
             Kind::Told => {
                 Event::Told { thread: self.thread.ok_or("thread")?, told: self.told.ok_or("told")? }
             }
+            Kind::Left => Event::Left { path: self.path.ok_or("path")?, sha256: self.sha256 },
             Kind::SessionClosed => Event::SessionClosed { exit: self.exit },
         })
     }
@@ -534,6 +550,8 @@ mod tests {
                 thread: "0/0".into(),
                 told: Told::Clock { clock: 1, at: crate::input::Moment { s: 1, ns: 2 } },
             },
+            Event::Left { path: "/w/a".into(), sha256: Some("00".into()) },
+            Event::Left { path: "/w/a".into(), sha256: None },
             Event::SessionClosed { exit: Some(0) },
         ]
     }

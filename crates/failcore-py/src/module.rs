@@ -12,7 +12,7 @@ use crate::hook_context::{self, TaskScope, Token};
 use crate::hook_raise::{self, Refusal};
 use crate::policy::Policy;
 use crate::session::Session;
-use crate::trace::TraceReader;
+use crate::trace::{_what_if, TraceReader};
 use crate::{monitor, patched, scope};
 
 /// A tool scope that was entered; ends once.
@@ -141,6 +141,7 @@ fn _failcore(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<TaskScope>()?;
     module.add_class::<Carried>()?;
     module.add_class::<Entered>()?;
+    module.add_function(wrap_pyfunction!(_what_if, module)?)?;
     module.add_function(wrap_pyfunction!(_enter, module)?)?;
     module.add_function(wrap_pyfunction!(_carry, module)?)?;
     module.add_function(wrap_pyfunction!(_current, module)?)?;

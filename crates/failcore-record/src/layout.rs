@@ -130,7 +130,7 @@ impl Layout<'_> {
 
     fn contents(&self, path: &[u8], contents: &Contents) -> Result<Vec<u8>, Unready> {
         if contents.kept {
-            return Ok(self.store.get(&contents.sha256)?);
+            return Ok(self.store.get(&contents.sha256, contents.size)?);
         }
         let here = Path::new(OsStr::from_bytes(path));
         let bytes = File::open(here).and_then(|mut file| {

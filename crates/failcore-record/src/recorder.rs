@@ -19,14 +19,22 @@ use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, open, readlink, readlinkat, statat,
 };
 use rustix::io::Errno;
+use sha2::{Digest, Sha256};
 
 use crate::program;
-use crate::store::{Store, StoreError, hex, sha256};
+use crate::store::{self, Store, StoreError, hex};
 
 /// As many links as the kernel follows (path_resolution(7)).
 const MAX_LINKS: u32 = 40;
 /// Contents that may wait to be packed; whoever has more to keep waits.
 const WAITING: usize = 16;
+/// Longest file that is kept where everything is, in bytes: it is held in memory on the way.
+const MOST_CONTAINED: u64 = 1 << 30;
+/// How much of longer ones is read at a time, and how much of a program says what it needs.
+const CHUNK: u64 = 1 << 20;
+const HEAD: usize = 1 << 20;
+/// Reading waits for nobody: some files of the kernel have no end.
+const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
 
 /// Which contents are kept.
 #[derive(Debug, Clone, Default)]
@@ -78,8 +86,23 @@ enum First {
     /// `read` once its contents are kept, or cannot be had any more.
     File {
         read: bool,
+        state: State,
     },
     Other,
+}
+
+/// By which a file shows that it was changed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct State {
+    inode: u64,
+    size: i64,
+    modified: (i64, u64),
+}
+
+impl State {
+    fn of(stat: &Stat) -> Self {
+        Self { inode: stat.st_ino, size: stat.st_size, modified: (stat.st_mtime, stat.st_mtime_nsec) }
+    }
 }
 
 /// Where a walk ended.
@@ -121,12 +144,28 @@ impl Recorder {
         Ok(Self { sink, keeping, seen: Mutex::default(), packer, failed })
     }
 
-    /// Ends the recording: all of it is kept.
+    /// Ends the recording, after the program: all of it is kept, and what the program left of files that it looked at.
     ///
     /// # Errors
     /// Why something is not, in words.
     pub fn finish(&self) -> Result<(), String> {
         self.settle();
+        let first = std::mem::take(&mut self.lock().first);
+        for (path, first) in first {
+            let now = statat(CWD, path.as_slice(), AtFlags::SYMLINK_NOFOLLOW).ok();
+            let now = now.filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+            let changed = match (first, &now) {
+                (First::Absent, now) => now.is_some(),
+                (First::File { state, .. }, Some(now)) => State::of(now) != state,
+                (First::File { .. }, None) => true,
+                (First::Directory { .. } | First::Other, _) => false,
+            };
+            // The kernel's own files are others each time.
+            if changed && !path.starts_with(b"/proc/") && !path.starts_with(b"/sys/") {
+                let left = Event::Left { sha256: store::hash_of(Path::new(os(&path))), path: path.into() };
+                self.sink.append(&left).map_err(|error| error.to_string())?;
+            }
+        }
         self.failed.get().cloned().map_or(Ok(()), Err)
     }
 
@@ -139,7 +178,7 @@ impl Recorder {
     }
 
     /// Has it packed, by who may write where it goes.
-    fn pack(&self, sha256: &str, bytes: &[u8]) -> Result<(), SinkError> {
+    fn pack(&self, sha256: &str, bytes: Vec<u8>) -> Result<(), SinkError> {
         if let Some(why) = self.failed.get() {
             return Err(unkept(why));
         }
@@ -147,7 +186,7 @@ impl Recorder {
         let pack = packer.as_ref().map(|packer| packer.pack.clone());
         drop(packer);
         let pack = pack.ok_or_else(|| unkept("the recording has ended"))?;
-        pack.send((sha256.to_owned(), bytes.to_vec())).map_err(|_| unkept("nobody packs any more"))
+        pack.send((sha256.to_owned(), bytes)).map_err(|_| unkept("nobody packs any more"))
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {
@@ -230,23 +269,37 @@ impl Recorder {
         Ok(stat)
     }
 
-    /// Keeps what the file at `path` holds.
-    fn keep(&self, path: &[u8], mut file: File) -> Result<Vec<u8>, SinkError> {
+    /// Keeps what the file at `path` holds; how it begins.
+    fn keep(&self, path: &[u8], file: &mut File) -> Result<Vec<u8>, SinkError> {
+        let Keeping { libraries, self_contained, most, secrets } = &self.keeping;
+        let library = libraries.iter().any(|tree| Path::new(os(path)).starts_with(tree));
+        let most = if *self_contained { MOST_CONTAINED } else { *most };
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(unkept)?;
-        let sha256 = sha256(&bytes);
-        let size = bytes.len() as u64;
-        let library = self.keeping.libraries.iter().any(|tree| Path::new(os(path)).starts_with(tree));
-        let Keeping { self_contained, most, secrets, .. } = &self.keeping;
-        let kept = match library {
-            true => *self_contained,
-            false => (*self_contained || size <= *most) && !secrets.finds(&bytes),
-        };
+        take(file, most + 1, &mut bytes)?;
+        let mut hash = Sha256::new_with_prefix(&bytes);
+        let mut size = bytes.len() as u64;
+        let fits = size <= most;
+        if !fits {
+            // What is not kept need not be held.
+            let mut more = bytes.split_off(HEAD.min(bytes.len()));
+            loop {
+                more.clear();
+                take(file, CHUNK, &mut more)?;
+                if more.is_empty() {
+                    break;
+                }
+                hash.update(&more);
+                size += more.len() as u64;
+            }
+        }
+        let sha256 = hex(&hash.finalize());
+        let kept = fits && if library { *self_contained } else { !secrets.finds(&bytes) };
+        let head = bytes[..HEAD.min(bytes.len())].to_vec();
         if kept {
-            self.pack(&sha256, &bytes)?;
+            self.pack(&sha256, bytes)?;
         }
         self.write(path, Input::Contents { sha256, size, kept })?;
-        Ok(bytes)
+        Ok(head)
     }
 
     /// Whether the contents of what stood at `path` at first are still to be kept; asked once.
@@ -258,7 +311,7 @@ impl Recorder {
             _ => seen.unread.get(&id)?.clone(),
         };
         match seen.first.get_mut(&path) {
-            Some(First::File { read }) if !*read => {
+            Some(First::File { read, .. }) if !*read => {
                 *read = true;
                 seen.unread.remove(&id);
                 Some(path)
@@ -314,10 +367,9 @@ impl Witness for Recorder {
                 if emptied {
                     return Ok(());
                 }
-                let file = open(&own, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
                 // What may be written and not read is not read by the program either.
-                let Ok(file) = file else { return Ok(()) };
-                self.keep(&path, file.into()).map(drop)
+                let Ok(file) = open(&own, READ, Mode::empty()) else { return Ok(()) };
+                self.keep(&path, &mut file.into()).map(drop)
             }
             _ => Ok(()),
         }
@@ -342,12 +394,19 @@ impl Witness for Recorder {
             let End::At(path, stat) = self.walk(&mut seen, &path, true)? else { break };
             let Some(path) = Self::is_to_be_read(&mut seen, &path, &stat) else { break };
             drop(seen);
-            let file = open(path.as_slice(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
             // What may be run and not read has to be on the machine.
-            let Ok(file) = file else { break };
-            next = program::helper(&self.keep(&path, file.into())?);
+            let Ok(file) = open(path.as_slice(), READ, Mode::empty()) else { break };
+            next = program::helper(&self.keep(&path, &mut file.into())?);
         }
         Ok(())
+    }
+}
+
+/// Reads at most `most` more bytes, as far as they are there now.
+fn take(file: &mut File, most: u64, bytes: &mut Vec<u8>) -> Result<(), SinkError> {
+    match file.take(most).read_to_end(bytes) {
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(unkept(error)),
+        _ => Ok(()),
     }
 }
 
@@ -384,7 +443,7 @@ fn first_look(path: &[u8], stat: &Stat) -> (First, Input) {
         FileType::Directory => (First::Directory { listed: false }, Input::Directory { mode, modified }),
         FileType::RegularFile => {
             let size = stat.st_size.cast_unsigned();
-            (First::File { read: false }, Input::File { mode, modified, size })
+            (First::File { read: false, state: State::of(stat) }, Input::File { mode, modified, size })
         }
         FileType::Symlink => match readlinkat(CWD, path, Vec::new()) {
             Ok(target) => (First::Other, Input::Link { target: Text::from(target.into_bytes()) }),

@@ -1,9 +1,9 @@
 //! What was recorded, read back from a trace.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use failcore_model::input::{Input, Kind, Moment, Name, Start, Told};
-use failcore_model::{Event, Record, Text};
+use failcore_model::{AbsPath, Action, Event, Record, Text};
 
 use crate::replayed::Replayed;
 
@@ -15,6 +15,8 @@ pub struct Recording {
     /// What stood at each path at first.
     pub(crate) nodes: BTreeMap<Vec<u8>, Node>,
     values: Values,
+    /// What the program left, by path.
+    left: BTreeMap<Vec<u8>, Option<String>>,
 }
 
 /// What single threads were told.
@@ -64,6 +66,7 @@ pub(crate) enum Node {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Contents {
     pub(crate) sha256: String,
+    pub(crate) size: u64,
     pub(crate) kept: bool,
 }
 
@@ -94,6 +97,7 @@ impl Recording {
     pub fn read<E>(records: impl IntoIterator<Item = Result<Record, E>>) -> Result<Self, BadRecording<E>> {
         let mut start = None;
         let (mut nodes, mut values) = (BTreeMap::new(), Values::default());
+        let (mut left, mut changed) = (BTreeMap::new(), HashSet::new());
         for record in records {
             let Record { seq, event, .. } = record.map_err(BadRecording::Trace)?;
             let nonsense = |why| BadRecording::Nonsense { seq, why };
@@ -103,11 +107,19 @@ impl Recording {
                     let path = place(&path).ok_or(nonsense("the path is none"))?;
                     add(&mut nodes, path, input).map_err(nonsense)?;
                 }
+                Event::Decided { request, decision, .. } if decision.is_allow() => {
+                    changed.extend(changes(&request.action).into_iter().map(|path| path.as_bytes().to_vec()));
+                }
+                Event::Left { path, sha256 } => {
+                    left.insert(place(&path).ok_or(nonsense("the path is none"))?, sha256);
+                }
                 Event::Told { thread, told } => values.add(&thread, told).map_err(nonsense)?,
                 _ => {}
             }
         }
-        Ok(Self { start: start.ok_or(BadRecording::None)?, nodes, values })
+        // Others may have changed what the program only read.
+        left.retain(|path, _| changed.contains(path));
+        Ok(Self { start: start.ok_or(BadRecording::None)?, nodes, values, left })
     }
 
     /// Whether a file stood at `path` that the program never read.
@@ -117,7 +129,7 @@ impl Recording {
 
     /// Who tells the program what it was told.
     pub fn replayed(&self) -> Replayed {
-        Replayed::new(self.values.clone())
+        Replayed::new(self.values.clone(), self.left.clone())
     }
 
     /// What stands in each directory, apart from what a listing says.
@@ -131,6 +143,17 @@ impl Recording {
             }
         }
         children
+    }
+}
+
+/// The files that an action changes.
+fn changes(action: &Action) -> Vec<&AbsPath> {
+    match action {
+        Action::Open { file, .. } if !action.reads() => vec![&file.path],
+        Action::Create(file) | Action::Modify(file) | Action::Delete(file) => vec![&file.path],
+        Action::Rename { from, to } => vec![&from.path, &to.path],
+        Action::Link { to, .. } => vec![&to.path],
+        _ => Vec::new(),
     }
 }
 
@@ -166,13 +189,13 @@ fn add(nodes: &mut BTreeMap<Vec<u8>, Node>, path: Vec<u8>, input: Input) -> Resu
                 _ => Err("names in what is no directory"),
             };
         }
-        Input::Contents { sha256, kept, .. } => {
+        Input::Contents { sha256, size, kept } => {
             if sha256.len() != 64 || !sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
                 return Err("the hash is none");
             }
             return match nodes.get_mut(&path) {
                 Some(Node::File { contents, .. }) => {
-                    *contents = Some(Contents { sha256, kept });
+                    *contents = Some(Contents { sha256, size, kept });
                     Ok(())
                 }
                 _ => Err("contents of what is no file"),

@@ -1,7 +1,10 @@
 //! Telling a program what it was told when it was recorded.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
 use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use failcore_gate::{SinkError, Witness};
@@ -9,6 +12,7 @@ use failcore_model::input::Moment;
 use sha2::{Digest, Sha256};
 
 use crate::recording::Values;
+use crate::store::hash_of;
 
 /// Gives each thread the values of the record, one after the other.
 ///
@@ -16,6 +20,7 @@ use crate::recording::Values;
 /// from what was.
 pub struct Replayed {
     values: Values,
+    left: BTreeMap<Vec<u8>, Option<String>>,
     state: Mutex<State>,
 }
 
@@ -30,8 +35,15 @@ struct State {
 }
 
 impl Replayed {
-    pub(crate) fn new(values: Values) -> Self {
-        Self { values, state: Mutex::default() }
+    pub(crate) fn new(values: Values, left: BTreeMap<Vec<u8>, Option<String>>) -> Self {
+        Self { values, left, state: Mutex::default() }
+    }
+
+    /// After the program: the files that it left otherwise than it did when it was recorded.
+    pub fn left_otherwise(&self) -> Vec<PathBuf> {
+        let file = |path: &Vec<u8>| PathBuf::from(OsStr::from_bytes(path));
+        let otherwise = self.left.iter().filter(|(path, sha256)| hash_of(&file(path)) != **sha256);
+        otherwise.map(|(path, _)| file(path)).collect()
     }
 }
 
@@ -109,7 +121,7 @@ mod tests {
         values.clocks.insert(("0/0".into(), 1), vec![at(5, 0), at(6, 500)]);
         values.clocks.insert(("0/1".into(), 1), vec![at(5, 700)]);
         values.random.insert("0/0".into(), vec![vec![1, 2, 3]]);
-        let replayed = Replayed::new(values);
+        let replayed = Replayed::new(values, BTreeMap::new());
         let clock = |thread, now| replayed.clock(thread, 1, now).unwrap();
         assert_eq!(clock("0/0", at(900, 0)), at(5, 0));
         assert_eq!(clock("0/1", at(900, 1)), at(5, 700));

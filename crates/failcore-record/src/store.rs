@@ -50,6 +50,13 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The SHA-256 of what a file holds now, in hexadecimal; nothing where it cannot be read.
+pub(crate) fn hash_of(file: &Path) -> Option<String> {
+    let mut hash = Sha256::new();
+    io::copy(&mut File::open(file).ok()?, &mut hash).ok()?;
+    Some(hex(&hash.finalize()))
+}
+
 impl Store {
     /// The objects of the trace in `trace`.
     pub fn of(trace: &Path) -> Self {
@@ -94,15 +101,17 @@ impl Store {
         })
     }
 
-    /// What was kept under a hash, proven to be it.
+    /// What was kept under a hash, of this size, proven to be it.
     ///
     /// # Errors
     /// [`StoreError`]; what is not what it was is not handed out in part.
-    pub fn get(&self, sha256: &str) -> Result<Vec<u8>, StoreError> {
+    pub fn get(&self, sha256: &str, size: u64) -> Result<Vec<u8>, StoreError> {
         let path = self.path(sha256);
         let file = File::open(&path).map_err(StoreError::io("read", &path))?;
         let mut bytes = Vec::new();
-        let unpacked = zstd::Decoder::new(file).and_then(|mut packed| packed.read_to_end(&mut bytes));
+        // However much somebody has made it unpack to.
+        let unpacked =
+            zstd::Decoder::new(file).and_then(|packed| packed.take(size + 1).read_to_end(&mut bytes));
         if unpacked.is_err() || self::sha256(&bytes) != sha256 {
             return Err(StoreError::Changed(path));
         }
@@ -123,15 +132,18 @@ mod tests {
         let hash = sha256(&text);
         store.put(&hash, &text).unwrap();
         store.put(&hash, &text).unwrap();
-        assert_eq!(store.get(&hash).unwrap(), text);
+        assert_eq!(store.get(&hash, text.len() as u64).unwrap(), text);
         assert!(std::fs::metadata(store.path(&hash)).unwrap().len() < 1000, "packed");
 
         let mut packed = std::fs::read(store.path(&hash)).unwrap();
         packed.truncate(packed.len() - 3);
         std::fs::write(store.path(&hash), &packed).unwrap();
-        assert!(matches!(store.get(&hash), Err(StoreError::Changed(_))));
+        assert!(matches!(store.get(&hash, text.len() as u64), Err(StoreError::Changed(_))));
         std::fs::write(store.path(&hash), zstd::encode_all(&b"other"[..], 1).unwrap()).unwrap();
-        assert!(matches!(store.get(&hash), Err(StoreError::Changed(_))));
-        assert!(matches!(store.get("00"), Err(StoreError::Io { .. })));
+        assert!(matches!(store.get(&hash, text.len() as u64), Err(StoreError::Changed(_))));
+        let bomb = zstd::encode_all(&vec![0; 1 << 20][..], 1).unwrap();
+        std::fs::write(store.path(&hash), bomb).unwrap();
+        assert!(matches!(store.get(&hash, text.len() as u64), Err(StoreError::Changed(_))));
+        assert!(matches!(store.get("00", 1), Err(StoreError::Io { .. })));
     }
 }

@@ -71,6 +71,14 @@ impl Prepared {
     /// Chooses and completes all of it.
     pub(super) fn new(args: &Run, again: Option<Again>, ui: &Ui) -> Result<Self, Failure> {
         let lane = lane::choose(args.lane)?;
+        if args.record && lane == Lane::Runtime {
+            return Err(Problem::Nonsense {
+                what: "only the kernel lane sees all that a program learns".into(),
+                help: "record with `--lane kernel`; `failcore.replay` records the tools of a Python agent"
+                    .into(),
+            }
+            .into());
+        }
         let program = match lane {
             Lane::Runtime => Program::python(&args.command)?,
             _ => Program::any(&args.command)?,

@@ -231,6 +231,13 @@ fn words(event: &Event, all: bool) -> Option<String> {
             };
             format!("{} thread {thread}: {told}", Styled(FAINT, "learnt "))
         }
+        Event::Left { path, sha256 } => {
+            let left = match sha256 {
+                Some(sha256) => format!("holds {}", sha256.get(..12).unwrap_or(sha256)),
+                None => "is gone".into(),
+            };
+            format!("{} {path} {left}", Styled(FAINT, "left   "))
+        }
         Event::SessionClosed { exit } => {
             let exit = exit.map(|code| format!("exit code {code}")).unwrap_or_default();
             format!("{} {exit}", Styled(STRONG, "closed "))
