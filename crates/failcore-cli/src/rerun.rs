@@ -13,7 +13,7 @@ use std::time::Duration;
 use failcore_gate::expected::Expected;
 use failcore_kernel::World;
 use failcore_model::AbsPath;
-use failcore_record::{BadRecording, Recording, Store};
+use failcore_record::{BadRecording, Objects, Recording};
 use failcore_trace::{Alteration, Integrity, TraceError};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
 
@@ -28,6 +28,8 @@ use crate::{control, policy, trace};
 
 /// How long a question for leave waits: as in a run of its own.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// What helps where a recording is not what was recorded.
+const ALTERED: &str = "only the trace's directory as it was left can be run again; nothing of it ran";
 
 /// Runs the program of a record again; exit code 5 where it does something else.
 pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
@@ -45,9 +47,7 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
     let recording = Recording::read(trace::read(&dir)?).map_err(|error| match error {
         BadRecording::Trace(error) => Problem::trace(error),
         BadRecording::None => not_again(error.to_string(), "record it: `failcore run --record -- CMD`"),
-        BadRecording::Nonsense { .. } => {
-            not_again(error.to_string(), "`failcore trace verify` says who signed it")
-        }
+        BadRecording::Nonsense { .. } => not_again(error.to_string(), ALTERED),
     })?;
     let expected = Expected::read(trace::read(&dir)?).map_err(Problem::trace)?;
     let policy = policy::recorded(&dir)?.without_identities();
@@ -79,7 +79,8 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
     let paths = own_files.iter().filter_map(|path| AbsPath::new(path.as_os_str().as_encoded_bytes()).ok());
     let expected = Arc::new(expected.of_program(paths.collect()));
     bound.extend(own_files);
-    enter(&recording, &Store::of(&dir), &bound).map_err(|(why, help)| not_again(why, help))?;
+    let objects = Objects::open(&dir).map_err(|error| not_again(error.to_string(), ALTERED))?;
+    enter(&recording, &objects, &bound).map_err(|(why, help)| not_again(why, help))?;
     rustix::process::umask(Mode::from_raw_mode(start.umask));
     let cwd = PathBuf::from(os(&start.cwd));
     rustix::process::chdir(&cwd).map_err(|errno| Problem::io("enter", &cwd, errno.into()))?;
@@ -118,7 +119,7 @@ fn is_whole(dir: &Path) -> Result<(), Failure> {
 }
 
 /// Enters the world of a record.
-fn enter(recording: &Recording, store: &Store, bound: &[PathBuf]) -> Result<(), (String, &'static str)> {
+fn enter(recording: &Recording, objects: &Objects, bound: &[PathBuf]) -> Result<(), (String, &'static str)> {
     const NAMESPACES: &str =
         "it needs namespaces of its own: user_namespaces(7) says how machines let ordinary users make them";
     const CHANGED: &str = "bring back what it was; `failcore run --record --self-contained` keeps such files";
@@ -132,7 +133,7 @@ fn enter(recording: &Recording, store: &Store, bound: &[PathBuf]) -> Result<(), 
     let start = &recording.start;
     let world =
         World::begin(place.path(), start.uid, start.gid).map_err(|error| (error.to_string(), NAMESPACES))?;
-    recording.lay_out(place.path(), store, bound).map_err(|error| (error.to_string(), CHANGED))?;
+    recording.lay_out(place.path(), objects, bound).map_err(|error| (error.to_string(), CHANGED))?;
     let root = place.keep();
     world.enter(bound).map_err(|error| (error.to_string(), NAMESPACES))?;
     if let (Ok(above), Some(name)) = (above, root.file_name()) {

@@ -553,8 +553,10 @@ fn supervise(
     };
     let recorder = match &prepared.keeping {
         Some(keeping) => {
-            let recorder = Recorder::start(Store::of(prepared.trace()), server.sink(), keeping.clone());
-            Some(Arc::new(recorder.map_err(|source| Problem::Unkept { source })?))
+            let recorder = Store::create(prepared.trace())
+                .and_then(|store| Recorder::start(store, server.sink(), keeping.clone()))
+                .map_err(|source| Problem::Unkept { source })?;
+            Some(Arc::new(recorder))
         }
         None => None,
     };

@@ -14,7 +14,7 @@ use rustix::fs::{
 };
 
 use crate::recording::{Contents, Node, Recording};
-use crate::store::{Store, StoreError, sha256};
+use crate::store::{Objects, StoreError, sha256};
 
 /// Why a recorded program cannot be run again here.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +37,7 @@ pub enum Unready {
 
 struct Layout<'a> {
     recording: &'a Recording,
-    store: &'a Store,
+    objects: &'a Objects,
     root: &'a Path,
     live: &'a [PathBuf],
     children: HashMap<&'a [u8], Vec<&'a [u8]>>,
@@ -51,8 +51,8 @@ impl Recording {
     ///
     /// # Errors
     /// [`Unready`].
-    pub fn lay_out(&self, root: &Path, store: &Store, live: &[PathBuf]) -> Result<(), Unready> {
-        let layout = Layout { recording: self, store, root, live, children: self.children() };
+    pub fn lay_out(&self, root: &Path, objects: &Objects, live: &[PathBuf]) -> Result<(), Unready> {
+        let layout = Layout { recording: self, objects, root, live, children: self.children() };
         layout.fill(b"/")
     }
 }
@@ -130,7 +130,7 @@ impl Layout<'_> {
 
     fn contents(&self, path: &[u8], contents: &Contents) -> Result<Vec<u8>, Unready> {
         if contents.kept {
-            return Ok(self.store.get(&contents.sha256, contents.size)?);
+            return Ok(self.objects.get(&contents.sha256, contents.size)?);
         }
         let here = Path::new(OsStr::from_bytes(path));
         let bytes = File::open(here).and_then(|mut file| {

@@ -16,4 +16,4 @@ pub use layout::Unready;
 pub use recorder::{Keeping, Recorder};
 pub use recording::{BadRecording, Recording};
 pub use replayed::Replayed;
-pub use store::{Store, StoreError};
+pub use store::{Objects, Store, StoreError};

@@ -122,9 +122,8 @@ impl Recorder {
     /// packs inherits what it may do.
     ///
     /// # Errors
-    /// Where the directory cannot be made or no thread be started.
-    pub fn start(store: Store, sink: Arc<dyn Sink>, keeping: Keeping) -> Result<Self, StoreError> {
-        store.create()?;
+    /// Where no thread can be started.
+    pub fn start(mut store: Store, sink: Arc<dyn Sink>, keeping: Keeping) -> Result<Self, StoreError> {
         let failed = Arc::new(OnceLock::new());
         let (pack, packed) = mpsc::sync_channel::<(String, Vec<u8>)>(WAITING);
         let why = Arc::clone(&failed);
@@ -473,4 +472,37 @@ fn names(dir: &str) -> io::Result<Vec<Name>> {
         found.push(Name { name: Text::from(name), kind });
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    struct Nowhere;
+
+    impl Sink for Nowhere {
+        fn append(&self, _: &Event) -> Result<(), SinkError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn where_nothing_can_be_kept_nothing_is_learnt() {
+        let dir = tempfile::tempdir().unwrap();
+        let keeping = Keeping { most: 100, ..Keeping::default() };
+        let recorder = Recorder::start(Store::without_room(), Arc::new(Nowhere), keeping).unwrap();
+        let opens = |name: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, name).unwrap();
+            recorder.looks(b"/", path.as_os_str().as_bytes(), true)?;
+            recorder.opens(File::open(&path).unwrap().as_fd(), false)
+        };
+        // The first is on its way when it shows.
+        let refused = (0..1000).find(|n| opens(&n.to_string()).is_err());
+        assert!(refused.is_some_and(|n| n > 0));
+        assert!(recorder.finish().unwrap_err().contains("cannot write /dev/full"));
+        assert!(opens("later").is_err());
+    }
 }

@@ -6,6 +6,7 @@ use failcore_model::input::{Input, Kind, Moment, Name, Start, Told};
 use failcore_model::{AbsPath, Action, Event, Record, Text};
 
 use crate::replayed::Replayed;
+use crate::store::unhex;
 
 /// All that a program learnt from outside.
 #[derive(Debug)]
@@ -44,12 +45,6 @@ impl Values {
         }
         Ok(())
     }
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| (byte as char).to_digit(16);
-    let pair = |pair: &[u8]| u8::try_from(digit(pair[0])? << 4 | digit(*pair.get(1)?)?).ok();
-    text.as_bytes().chunks(2).map(pair).collect()
 }
 
 /// What stood at one path.

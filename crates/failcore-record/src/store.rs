@@ -1,19 +1,35 @@
-//! The objects of a trace: what files held, each under its SHA-256 and packed by Zstandard (RFC 8878).
+//! The objects of a trace: what files held, each once under its SHA-256 and packed by Zstandard (RFC 8878), one after the
+//! other in one file. A file each would cost more than all the rest.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 /// How hard it is packed: what costs about as much time as the hash.
 const LEVEL: i32 = 1;
+/// Before each object: its hash, and its packed length in little-endian order.
+const HEAD: usize = 32 + 8;
 
-/// The objects of one trace.
-#[derive(Debug, Clone)]
+/// The objects of one trace, while they are gathered.
+#[derive(Debug)]
 pub struct Store {
-    dir: PathBuf,
+    path: PathBuf,
+    file: File,
+    known: HashSet<String>,
+}
+
+/// The objects of one trace, as they were gathered.
+#[derive(Debug)]
+pub struct Objects {
+    path: PathBuf,
+    /// None where nothing was ever kept.
+    file: Option<File>,
+    /// Where each begins, and how long it is packed.
+    places: HashMap<String, (u64, u64)>,
 }
 
 /// An object cannot be kept, or is not what it was.
@@ -57,48 +73,85 @@ pub(crate) fn hash_of(file: &Path) -> Option<String> {
     Some(hex(&hash.finalize()))
 }
 
-impl Store {
-    /// The objects of the trace in `trace`.
-    pub fn of(trace: &Path) -> Self {
-        Self { dir: trace.join("objects") }
-    }
+fn path(trace: &Path) -> PathBuf {
+    trace.join("objects").join("pack")
+}
 
-    /// Makes the directory, for its owner alone.
+#[cfg(test)]
+impl Store {
+    /// One that has no room (full(4)).
+    pub(crate) fn without_room() -> Self {
+        let path = PathBuf::from("/dev/full");
+        let file = OpenOptions::new().append(true).open(&path).unwrap();
+        Self { path, file, known: HashSet::new() }
+    }
+}
+
+impl Store {
+    /// Begins to gather for the trace in `trace`, for its owner alone.
     ///
     /// # Errors
     /// [`StoreError::Io`].
-    pub fn create(&self) -> Result<(), StoreError> {
-        let made = DirBuilder::new().mode(0o700).recursive(true).create(&self.dir);
-        made.map_err(StoreError::io("make", &self.dir))
-    }
-
-    fn path(&self, sha256: &str) -> PathBuf {
-        self.dir.join(format!("{sha256}.zst"))
+    pub fn create(trace: &Path) -> Result<Self, StoreError> {
+        let path = path(trace);
+        let dir = path.parent().unwrap_or(trace);
+        DirBuilder::new().mode(0o700).recursive(true).create(dir).map_err(StoreError::io("make", dir))?;
+        let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path);
+        let file = file.map_err(StoreError::io("make", &path))?;
+        Ok(Self { path, file, known: HashSet::new() })
     }
 
     /// Keeps `bytes` under their hash, once.
     ///
     /// # Errors
-    /// [`StoreError::Io`]; nothing of it lies under that name then.
-    pub fn put(&self, sha256: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        let path = self.path(sha256);
-        if path.exists() {
+    /// [`StoreError::Io`]; nothing can be kept after that.
+    pub fn put(&mut self, sha256: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        if self.known.contains(sha256) {
             return Ok(());
         }
-        // Named for the writing until it is whole: whoever reads the name finds all of it.
-        let begun = path.with_extension("part");
-        let written = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&begun)
-            .and_then(|mut file| file.write_all(&zstd::encode_all(bytes, LEVEL)?))
-            .and_then(|()| std::fs::rename(&begun, &path));
-        written.map_err(|error| {
-            drop(std::fs::remove_file(&begun));
-            StoreError::io("write", &path)(error)
-        })
+        let failed = StoreError::io("write", &self.path);
+        let packed = match zstd::bulk::compress(bytes, LEVEL) {
+            Ok(packed) => packed,
+            Err(error) => return Err(failed(error)),
+        };
+        let mut object = Vec::with_capacity(HEAD + packed.len());
+        object.extend(unhex(sha256).unwrap_or_default());
+        object.extend((packed.len() as u64).to_le_bytes());
+        object.extend(packed);
+        self.file.write_all(&object).map_err(failed)?;
+        self.known.insert(sha256.to_owned());
+        Ok(())
+    }
+}
+
+impl Objects {
+    /// Those of the trace in `trace`.
+    ///
+    /// # Errors
+    /// [`StoreError`], where the file makes no sense: its end is missing, for one.
+    pub fn open(trace: &Path) -> Result<Self, StoreError> {
+        let path = path(trace);
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            file => Some(file.map_err(StoreError::io("read", &path))?),
+        };
+        let mut places = HashMap::new();
+        if let Some(file) = &file {
+            let len = file.metadata().map_err(StoreError::io("read", &path))?.len();
+            let (mut at, mut head) = (0, [0; HEAD]);
+            while at < len {
+                let whole = file.read_exact_at(&mut head, at).is_ok();
+                let (hash, packed) = head.split_at(32);
+                let packed = packed.try_into().map(u64::from_le_bytes).unwrap_or_default();
+                at += HEAD as u64;
+                if !whole || packed > len.saturating_sub(at) {
+                    return Err(StoreError::Changed(path));
+                }
+                places.insert(hex(hash), (at, packed));
+                at += packed;
+            }
+        }
+        Ok(Self { path, file, places })
     }
 
     /// What was kept under a hash, of this size, proven to be it.
@@ -106,17 +159,28 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; what is not what it was is not handed out in part.
     pub fn get(&self, sha256: &str, size: u64) -> Result<Vec<u8>, StoreError> {
-        let path = self.path(sha256);
-        let file = File::open(&path).map_err(StoreError::io("read", &path))?;
+        let changed = || StoreError::Changed(self.path.clone());
+        let (Some(file), Some((at, len))) = (&self.file, self.places.get(sha256)) else {
+            return Err(changed());
+        };
+        let mut packed = vec![0; usize::try_from(*len).map_err(|_| changed())?];
+        file.read_exact_at(&mut packed, *at).map_err(StoreError::io("read", &self.path))?;
         let mut bytes = Vec::new();
         // However much somebody has made it unpack to.
-        let unpacked =
-            zstd::Decoder::new(file).and_then(|packed| packed.take(size + 1).read_to_end(&mut bytes));
+        let unpacked = zstd::Decoder::new(&packed[..])
+            .and_then(|packed| packed.take(size.saturating_add(1)).read_to_end(&mut bytes));
         if unpacked.is_err() || self::sha256(&bytes) != sha256 {
-            return Err(StoreError::Changed(path));
+            return Err(changed());
         }
         Ok(bytes)
     }
+}
+
+/// The bytes that hexadecimal digits stand for.
+pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| (byte as char).to_digit(16);
+    let pair = |pair: &[u8]| u8::try_from(digit(pair[0])? << 4 | digit(*pair.get(1)?)?).ok();
+    text.as_bytes().chunks(2).map(pair).collect()
 }
 
 #[cfg(test)]
@@ -126,24 +190,34 @@ mod tests {
     #[test]
     fn what_is_kept_comes_back_and_what_was_changed_does_not() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::of(dir.path());
-        store.create().unwrap();
-        let text = b"some text ".repeat(1000);
-        let hash = sha256(&text);
-        store.put(&hash, &text).unwrap();
-        store.put(&hash, &text).unwrap();
-        assert_eq!(store.get(&hash, text.len() as u64).unwrap(), text);
-        assert!(std::fs::metadata(store.path(&hash)).unwrap().len() < 1000, "packed");
-
-        let mut packed = std::fs::read(store.path(&hash)).unwrap();
-        packed.truncate(packed.len() - 3);
-        std::fs::write(store.path(&hash), &packed).unwrap();
-        assert!(matches!(store.get(&hash, text.len() as u64), Err(StoreError::Changed(_))));
-        std::fs::write(store.path(&hash), zstd::encode_all(&b"other"[..], 1).unwrap()).unwrap();
-        assert!(matches!(store.get(&hash, text.len() as u64), Err(StoreError::Changed(_))));
-        let bomb = zstd::encode_all(&vec![0; 1 << 20][..], 1).unwrap();
-        std::fs::write(store.path(&hash), bomb).unwrap();
-        assert!(matches!(store.get(&hash, text.len() as u64), Err(StoreError::Changed(_))));
-        assert!(matches!(store.get("00", 1), Err(StoreError::Io { .. })));
+        let texts = [b"some text ".repeat(1000), b"another".to_vec(), Vec::new()];
+        let mut store = Store::create(dir.path()).unwrap();
+        for text in texts.iter().chain(&texts) {
+            store.put(&sha256(text), text).unwrap();
+        }
+        let whole = std::fs::read(path(dir.path())).unwrap();
+        assert!(whole.len() < 1000, "packed, and each once");
+        let get = |text: &[u8]| Objects::open(dir.path())?.get(&sha256(text), text.len() as u64);
+        for text in &texts {
+            assert_eq!(get(text).unwrap(), *text);
+        }
+        assert!(matches!(get(b"never seen"), Err(StoreError::Changed(_))));
+        // Cut anywhere but between objects, and changed anywhere.
+        std::fs::write(path(dir.path()), &whole[..whole.len() - 1]).unwrap();
+        assert!(matches!(get(&texts[0]), Err(StoreError::Changed(_))));
+        for at in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 0x10;
+            std::fs::write(path(dir.path()), changed).unwrap();
+            for text in &texts {
+                // Some bytes say nothing of what is packed, such as how it was packed.
+                assert!(get(text).is_ok_and(|got| got == *text) || get(text).is_err(), "{at}");
+            }
+        }
+        let bomb = zstd::bulk::compress(&vec![0; 1 << 24], LEVEL).unwrap();
+        let hash = unhex(&sha256(b"another")).unwrap();
+        let object = [&hash[..], &(bomb.len() as u64).to_le_bytes(), &bomb].concat();
+        std::fs::write(path(dir.path()), object).unwrap();
+        assert!(matches!(get(b"another"), Err(StoreError::Changed(_))));
     }
 }
