@@ -42,6 +42,7 @@ lint: $(VENV)/.installed $(VENV)/.lint $(VENV)/.demo ## Check formats, lints, ty
 bench: $(VENV)/.installed ## Measure, and write docs/benchmarks*.md
 	$(BIN)/python benches/run.py
 	$(BIN)/python benches/kernel.py
+	$(BIN)/python benches/network.py
 	$(BIN)/python benches/recorded.py
 
 fuzz: ## Fuzz every parser of bytes for a minute each (needs a nightly toolchain and cargo-fuzz)
@@ -54,7 +55,7 @@ attack-long: $(VENV)/.installed $(VENV)/.test ## Run the attacks that take minut
 	FAILCORE_ATTACK_LONG=1 $(BIN)/python -m pytest tests/attacks
 
 clean: ## Remove everything that was made here
-	rm -rf $(VENV) .venv-bench .venv-bench-kernel $(DATA) $(TARGET) dist demo/run .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-bench .venv-bench-kernel .venv-bench-network $(DATA) $(TARGET) dist demo/run .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- how .venv comes to be; each stamp is older than what it was made from only when that changed -------------

@@ -5,16 +5,19 @@ owner of the run trusts, and the programs only through the run's own.
 """
 
 import json
+import secrets
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import Run, World, only
+from tests.conftest import Run, World, only, wait_for
 from tests.kernel.test_names import lan
 
 pytestmark = only("kernel")
@@ -49,6 +52,7 @@ http = [
     "GET,HEAD api.test/repos/**",
     "POST api.test/repos/*/issues",
     "GET api.test/{events,socket}",
+    "GET api.test/events/*",
     "GET api.test/big/*",
     "GET api.test/files/**",
     "GET closed.test:444/**",
@@ -89,10 +93,11 @@ class Net:
     def pair(self, name: str) -> dict[str, str]:
         return {"cert": str(self.files / f"{name}.pem"), "key": str(self.files / f"{name}.key")}
 
-    def run(self, script: str, *, argv: list[str] | None = None, **more: Any) -> Run:
+    def run(self, script: str, *args: str, argv: list[str] | None = None, **more: Any) -> Run:
         env = {"SSL_CERT_FILE": str(self.files / "ca.pem"), **self.env, **more.pop("env", {})}
         (self.files / "log").write_text("")
-        return self.world.run(script, argv=argv, policy=self.policy, before=self.command(), env=env, **more)
+        before = self.command()
+        return self.world.run(script, *args, argv=argv, policy=self.policy, before=before, env=env, **more)
 
     @property
     def log(self) -> list[dict[str, Any]]:
@@ -296,6 +301,56 @@ def test_git(net: Net) -> None:
     assert all(one["path"].startswith("/files/repo.git/") for one in net.asked)
 
 
+GIT = """
+me="-c user.name=a -c user.email=a@b"
+git clone -q https://$1/git/repo.git copy && git -C copy log --format=%s
+git -C copy $me commit -q --allow-empty -m second && git -C copy push -q origin HEAD && echo pushed || echo refused $?
+git -C copy fetch -q && echo fetched
+"""
+
+
+@pytest.mark.parametrize("host", ["api.test", "direct.test"])
+def test_git_by_its_smart_protocol(net: Net, host: str) -> None:
+    """What a rule permits of it, which is to fetch; and all of it where the host is granted as it is."""
+    if not shutil.which("git"):
+        pytest.skip("there is no git")
+    there, bare = net.files / "there", net.files / "root" / "repo.git"
+    me = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    (net.files / "there").mkdir()
+    (net.files / "there" / "large").write_bytes(secrets.token_bytes(3_000_000))
+    for command in (
+        ["init", "-q", str(there)],
+        ["-C", str(there), "add", "."],
+        ["-C", str(there), *me, "commit", "-q", "-m", "first"],
+        ["clone", "-q", "--bare", str(there), str(bare)],
+        ["-C", str(bare), "config", "http.receivepack", "true"],
+    ):
+        subprocess.run(["git", *command], check=True, capture_output=True, timeout=60)
+    fetches = '"GET api.test/git/repo.git/info/refs", "POST api.test/git/repo.git/git-upload-pack",'
+    net.policy = POLICY.replace('"LANG",', '"LANG", "GIT_TEMPLATE_DIR",').replace(
+        "http = [", f"http = [{fetches}"
+    )
+    script = net.world.work / "git.sh"
+    script.write_text(GIT)
+    run = net.run("", argv=["/bin/sh", str(script), host], env={"GIT_TEMPLATE_DIR": ""})
+    carried = host == "api.test"
+    assert run.out.splitlines() == ["first", "refused 1" if carried else "pushed", "fetched"], run.explain()
+    known = subprocess.run(
+        ["git", "-c", "safe.directory=*", "-C", str(bare), "log", "--all", "--format=%s"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert known.stdout.split() == (["first"] if carried else ["second", "first"])
+    packs = {one["path"].rsplit("/", 1)[-1] for one in net.asked if one["method"] == "POST"}
+    assert packs == ({"git-upload-pack"} if carried else {"git-upload-pack", "git-receive-pack"})
+    if carried:
+        assert "403" in run.err, run.explain()
+        assert (
+            len(run.denied("net.http", "/git/repo.git/git-receive-pack")) == len(run.denied("net.http")) > 0
+        )
+
+
 def test_node(net: Net) -> None:
     if not shutil.which("node"):
         pytest.skip("there is no node")
@@ -358,6 +413,89 @@ tell("refused", open_socket("/private")[1])
     ]
     assert run.attempts["refused"].value.startswith("HTTP/1.1 403"), run.explain()
     assert len(run.allowed("net.http")) == 1 and len(run.denied("net.http")) == 1
+
+
+EVENTS = """
+import http.client
+peer = http.client.HTTPSConnection(sys.argv[1], timeout=40)
+peer.request("GET", sys.argv[2])
+answer, seen = peer.getresponse(), 0
+tell("status", answer.status)
+try:
+    while line := answer.readline():
+        if line.startswith(b"data: "):
+            assert int(line.split()[1]) == seen, (line, seen)
+            seen += 1
+            open("ready", "w").close()
+except (OSError, http.client.HTTPException):
+    pass  # it was cut, which some take for the end
+tell("seen", seen)
+"""
+
+
+def unread(pid: int, address: str) -> int:
+    """Bytes that came from there to sockets in a process's network, and that nobody took yet."""
+    octets = "".join(f"{int(octet):02X}" for octet in reversed(address.split(".")))
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return sum(int(row[4].split(":")[1], 16) for row in rows if row[2] == f"{octets}:01BB")
+
+
+@pytest.mark.parametrize("host", ["api.test", "plain.test"])
+def test_a_pause_holds_what_is_carried(net: Net, host: str) -> None:
+    """Opened, and passed on: while the run stands still nothing is taken from the server, and nothing is lost."""
+    (net.files / "log").write_text("")
+    address = HOSTS[host]
+    with net.world.under_way(
+        EVENTS,
+        host,
+        "/events/30",
+        policy=net.policy,
+        before=["setsid", "--wait", *net.command()],
+        env={"SSL_CERT_FILE": str(net.files / "ca.pem")},
+    ) as run:
+        run.ready()
+        pid = int((run.status() or {})["pid"])
+        run.order("pause")
+        before = unread(pid, address)
+        wait_for(lambda: unread(pid, address) > before, "the server's next event waits")
+        waiting = unread(pid, address)
+        wait_for(lambda: unread(pid, address) > waiting, "and the one after it")
+        run.order("resume")
+        wait_for(lambda: unread(pid, address) == 0, "it is taken")
+        ended = run.ended()
+    said = values(ended)
+    assert said == {"status": 200, "seen": 30}, ended.explain()
+
+
+@pytest.mark.parametrize("host", ["api.test", "plain.test"])
+def test_what_is_carried_ends_with_its_grant(net: Net, host: str) -> None:
+    """Opened, and passed on: it is cut, and what is asked afterwards is refused as expired."""
+    ends = datetime.now(timezone.utc) + timedelta(seconds=8)
+    until = f'until = "{ends.strftime("%Y-%m-%dT%H:%M:%SZ")}"'
+    net.policy = f"""
+version = 1
+extends = ["preset:python"]
+[fs]
+write = ["./work"]
+[net]
+connect = [{{ host = "plain.test:443", carry = true, {until} }}]
+http = [{{ request = "GET api.test/events/*", {until} }}]
+"""
+    run = net.run(
+        EVENTS
+        + """
+try: http.client.HTTPSConnection(sys.argv[1], timeout=40).connect(); tell("later", "connected")
+except OSError as error: tell("later", str(error))
+""",
+        host,
+        "/events/1000",
+    )
+    said = values(run)
+    assert said["status"] == 200 and 0 < said["seen"] < 1000, run.explain()
+    assert time.time() >= ends.timestamp() - 1
+    assert "the grant ended at" in said["later"], run.explain()
+    (late,) = run.denied("net.resolve", host)
+    assert late["decision"]["reason"] == "expired", late
 
 
 CREDENTIAL = """
@@ -588,22 +726,21 @@ def test_the_owners_proxy_is_gone_through_and_the_program_knows_nothing_of_it(ne
 tell("opened", ask("https://api.test/repos/a")[0])
 tell("passed", ask("https://plain.test/page")[0])
 tell("without tls", ask("http://old.test/page")[0])
-tell("left out", ask("https://api.test/repos/b")[0])
+tell("by the same connection", ask("https://api.test/repos/b")[0])
 tell("variables", [name for name in os.environ if name.lower().endswith("_proxy")])
 """,
         env={"HTTPS_PROXY": proxy, "http_proxy": proxy, "NO_PROXY": "elsewhere.test"},
     )
     said = values(run)
-    assert [said[name] for name in ("opened", "passed", "without tls", "left out")] == [200] * 4, (
-        run.explain()
-    )
+    assert [said[name] for name in ("opened", "passed", "without tls", "by the same connection")] == [
+        200
+    ] * 4, run.explain()
     assert said["variables"] == []
     proxied = [line for line in net.log if "proxied" in line]
     assert [line["proxied"] for line in proxied] == [
         "CONNECT api.test:443",
         "CONNECT plain.test:443",
         "GET http://old.test/page",
-        "CONNECT api.test:443",
     ], proxied
     assert all(line["headers"]["proxy-authorization"].startswith("Basic ") for line in proxied)
     assert SECRET not in run.out + run.err
@@ -639,6 +776,32 @@ with failcore.scope("offline"):
     assert said["outside"] == said["inside"] == 200 and said["narrowed"][0] == 403, run.explain()
     assert "tool `reader` may not; permitted there: GET api.test/repos/public/**." in said["narrowed"][1]
     assert not run.attempts["nothing"].ok and "tool `offline` may not" in run.attempts["nothing"].text
+
+
+@pytest.mark.parametrize("protocol", ["HTTP/1.1", "HTTP/2"])
+def test_a_connection_to_a_server_is_used_again_for_it_alone(net: Net, protocol: str) -> None:
+    """By later connections of programs to the same name; each request is judged all the same."""
+    option = "--http2" if protocol == "HTTP/2" else "--http1.1"
+    if not shutil.which("curl"):
+        pytest.skip("there is no curl")
+    net.policy = POLICY.replace("http = [", 'http = ["GET shared.test/repos/*",')
+    script = net.world.work / "ask.sh"
+    paths = [
+        "api.test/repos/a",
+        "api.test/user",
+        "api.test/repos/b",
+        "shared.test/repos/c",
+        "api.test/repos/d",
+    ]
+    asks = [f"curl -s {option} -o /dev/null -w '%{{http_code}}\\n' https://{path}" for path in paths]
+    script.write_text("\n".join(asks))
+    run = net.run("", argv=["/bin/sh", str(script)])
+    assert run.out.split() == ["200", "403", "200", "200", "200"], run.explain()
+    assert [(one["path"], one["protocol"]) for one in net.asked] == [
+        (path, protocol) for path in ("/repos/a", "/repos/b", "/repos/c", "/repos/d")
+    ], net.asked
+    # One for each name, though both are at one address.
+    assert [line["connected"] for line in net.log if "connected" in line] == [API, API], net.log
 
 
 def test_five_hundred_at_once(net: Net) -> None:

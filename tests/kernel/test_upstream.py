@@ -166,17 +166,17 @@ def test_each_way_to_ask(world: World, certificates: Path, upstream: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("upstream", "believes"),
+    ("upstream", "believes", "why"),
     [
-        (f"tls://{AT}#dns.test", "other.pem"),
-        (f"tls://{AT}#another.test", "ca.pem"),
-        (f"https://{AT}#dns.test", "other.pem"),
-        (f"https://{AT}#another.test", "ca.pem"),
+        (f"tls://{AT}#dns.test", "other.pem", "UnknownIssuer"),
+        (f"tls://{AT}#another.test", "ca.pem", "another.test"),
+        (f"https://{AT}#dns.test", "other.pem", "UnknownIssuer"),
+        (f"https://{AT}#another.test", "ca.pem", "another.test"),
     ],
     ids=["unknown authority", "another name", "unknown authority, https", "another name, https"],
 )
 def test_a_server_that_does_not_prove_who_it_is(
-    world: World, certificates: Path, upstream: str, believes: str
+    world: World, certificates: Path, upstream: str, believes: str, why: str
 ) -> None:
     run, asked = ask(
         world, GOOD, "good.example:A", upstream=upstream, certificates=certificates, believes=believes
@@ -184,7 +184,22 @@ def test_a_server_that_does_not_prove_who_it_is(
     assert [code(one) for one in answers(run)] == ["SERVFAIL"], run.explain()
     assert asked == []
     notices = [record["text"] for record in run.records if record["type"] == "notice"]
-    assert len(notices) == 1 and "none proved who it is" in notices[0], notices
+    name = upstream.partition("#")[2]
+    assert len(notices) == 1 and f"#{name} does not prove who it is" in notices[0], notices
+    assert why in notices[0] and "connected to" not in notices[0], notices
+
+
+@pytest.mark.parametrize("by", ["tls", "https"])
+def test_a_server_that_is_not_there_is_told_from_one_that_lies(
+    world: World, certificates: Path, by: str
+) -> None:
+    upstream = f'{by}://{AT}:5#dns.test", "{by}://{AT}#another.test'
+    run, asked = ask(world, GOOD, "good.example:A", upstream=upstream, certificates=certificates)
+    assert [code(one) for one in answers(run)] == ["SERVFAIL"] and asked == [], run.explain()
+    (notice,) = [record["text"] for record in run.records if record["type"] == "notice"]
+    gone, _, lies = notice.partition("; ")
+    assert f"{by}://{AT}:5" in gone and "#dns.test cannot be connected to: Connection refused" in gone, notice
+    assert "#another.test does not prove who it is" in lies, notice
 
 
 def test_no_authority_at_all(world: World, certificates: Path) -> None:

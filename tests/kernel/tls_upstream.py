@@ -3,14 +3,17 @@
     python tls_upstream.py CONFIG
 
 CONFIG is JSON: `log` gets a line of JSON for each request; each of `sites` is an `address`, a `port`, and `cert` and `key`
-(none: without TLS), or a `proxy`. `root` is a directory that is served below /files/. It says `ready` once it listens.
+(none: without TLS), or a `proxy`. `root` is a directory that is served below /files/, and below /git/ by git's smart
+protocol. /events/N are N events, five a second. It says `ready` once it listens.
 """
 
 import base64
 import hashlib
 import json
+import os
 import socket
 import ssl
+import subprocess
 import sys
 import threading
 import time
@@ -51,6 +54,7 @@ class Site:
             stream: socket.socket = peer
             if self.context:
                 stream = self.context.wrap_socket(peer, server_side=True)
+                self.note(connected=self.socket.getsockname()[0])
             if isinstance(stream, ssl.SSLSocket) and stream.selected_alpn_protocol() == "h2":
                 speak_two(self, stream)
             else:
@@ -80,7 +84,14 @@ class Site:
             pump(peer, far)
             back.join()
 
-    def answer(self, asked: dict[str, Any], body: bytes) -> tuple[int, bytes]:
+    def answer(self, asked: dict[str, Any], body: bytes) -> tuple[int, bytes, dict[str, str]]:
+        """Status, body, and fields that are the answer's own."""
+        if asked["path"].startswith("/git/") and self.root:
+            self.note(**asked, length=len(body))
+            return serve_git(Path(self.root), asked, body)
+        return *self.page(asked, body), {}
+
+    def page(self, asked: dict[str, Any], body: bytes) -> tuple[int, bytes]:
         self.note(**asked, length=len(body))
         path = asked["path"]
         if path.startswith("/big/"):
@@ -89,6 +100,35 @@ class Site:
             file = Path(self.root) / path.split("?")[0].removeprefix("/files/")
             return (200, file.read_bytes()) if file.is_file() else (404, b"no such file")
         return 200, json.dumps({**asked, "body": body.decode("latin-1")}).encode()
+
+
+def serve_git(root: Path, asked: dict[str, Any], body: bytes) -> tuple[int, bytes, dict[str, str]]:
+    """As a web server does that has `git http-backend` for a CGI program (RFC 3875)."""
+    path, _, query = asked["path"].removeprefix("/git").partition("?")
+    fields = asked["headers"]
+    environ = {
+        "PATH": os.environ["PATH"],
+        "GIT_PROJECT_ROOT": str(root),
+        "GIT_HTTP_EXPORT_ALL": "1",
+        # The files are the ordinary user's, who is not ours.
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "safe.directory",
+        "GIT_CONFIG_VALUE_0": "*",
+        "GIT_PROTOCOL": fields.get("git-protocol", ""),
+        "REMOTE_ADDR": "127.0.0.1",
+        "REQUEST_METHOD": asked["method"],
+        "PATH_INFO": path,
+        "QUERY_STRING": query,
+        "CONTENT_TYPE": fields.get("content-type", ""),
+        "CONTENT_LENGTH": str(len(body)),
+        "HTTP_CONTENT_ENCODING": fields.get("content-encoding", ""),
+    }
+    done = subprocess.run(["git", "http-backend"], env=environ, input=body, capture_output=True, check=False)
+    head, _, said = done.stdout.partition(b"\r\n\r\n")
+    lines = [line.split(": ", 1) for line in head.decode().split("\r\n") if ": " in line]
+    own = {name.lower(): value for name, value in lines}
+    status = int(own.pop("status", "200 OK" if own else "500 nothing").split(" ")[0])
+    return status, said or done.stderr, own
 
 
 def pump(near: socket.socket, far: socket.socket) -> None:
@@ -128,12 +168,14 @@ class One(BaseHTTPRequestHandler):
             "headers": {name.lower(): value for name, value in self.headers.items()},
             "protocol": self.request_version,
         }
-        if self.path in ("/socket", "/events"):
+        if self.path == "/socket" or self.path.startswith("/events"):
             (self.websocket if self.path == "/socket" else self.events)(asked)
             return
         body = self.body()
-        status, said = self.site.answer(asked, body)
+        status, said, own = self.site.answer(asked, body)
         self.send_response(status)
+        for field in own.items():
+            self.send_header(*field)
         self.send_header("Content-Length", str(len(said)))
         self.end_headers()
         if self.command != "HEAD":
@@ -147,7 +189,7 @@ class One(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        for n in range(5):
+        for n in range(int(self.path.removeprefix("/events").strip("/") or 5)):
             event = f"data: {n} {time.time()}\n\n".encode()
             self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
             self.wfile.flush()
@@ -210,10 +252,9 @@ def speak_two(site: Site, stream: ssl.SSLSocket) -> None:
                 bodies[event.stream_id] += event.data
                 speaker.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             elif isinstance(event, h2.events.StreamEnded):
-                status, body = site.answer(asked.pop(event.stream_id), bodies.pop(event.stream_id))
-                speaker.send_headers(
-                    event.stream_id, [(":status", str(status)), ("content-length", str(len(body)))]
-                )
+                status, body, own = site.answer(asked.pop(event.stream_id), bodies.pop(event.stream_id))
+                fields = [(":status", str(status)), ("content-length", str(len(body))), *own.items()]
+                speaker.send_headers(event.stream_id, fields)
                 due[event.stream_id] = body
         push()
         stream.sendall(speaker.data_to_send())

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use failcore_gate::{Gate, Nobody};
 use failcore_kernel::{Features, Launch, Parent, Plan, Served, Server, Supervisor, lower};
 use failcore_model::{AbsPath, Lane};
-use failcore_net::{Broker, Hosts, Pins, Resolver};
+use failcore_net::{BrokerServer, Hosts, Pins, Resolver};
 use failcore_policy::{Environment, PolicySet};
 use failcore_trace::{SigningKey, Writer};
 use rustix::process::{WaitOptions, set_child_subreaper, waitpid};
@@ -53,12 +53,12 @@ fn main() -> ExitCode {
         .meter(server.meter())
         .build();
     let gate = Arc::new(gate);
-    let broker = Broker::start(Arc::clone(&gate), Resolver::system(pins)).unwrap();
+    let broker = BrokerServer::start(Arc::clone(&gate), Resolver::system(pins)).unwrap();
     let launch =
         Launch { program, args: args.collect(), env: std::env::vars_os().collect(), ..Launch::default() };
     let (plan, _) = lower(&policy, &Features::probe());
     let plan = if std::env::var_os("WITHOUT_LANDLOCK").is_some() { Plan::default() } else { plan };
-    let parent = Parent { gate, door: None, carrier: Some(broker.carrier()), relay: None, witness: None };
+    let parent = Parent { gate, door: None, broker: Some(broker.broker()), relay: None, witness: None };
     let code = match Supervisor::start(&launch, &plan, parent, || server.opened().is_ok()) {
         Ok(supervisor) => {
             let root = rustix::process::Pid::from_raw(supervisor.root().cast_signed());

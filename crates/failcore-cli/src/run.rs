@@ -1,12 +1,12 @@
 //! `failcore run`: starts a program under a policy and stays beside it until everything it started has ended.
 
 mod approvals;
+mod carried;
 mod clock;
 mod control;
 mod freeze;
 mod lane;
 mod prepare;
-mod relayed;
 mod signals;
 mod summary;
 mod terminal;
@@ -23,7 +23,7 @@ use failcore_gate::expected::{Divergence, Matching};
 use failcore_gate::{Gate, Sink, Witness};
 use failcore_kernel::{Cgroup, Launch, Parent, Plan, Sampled, Served, Server, Supervisor};
 use failcore_model::{Event, Lane, Text};
-use failcore_net::{Broker, Hosts, Pins, Resolver, Upstream};
+use failcore_net::{BrokerServer, Hosts, Pins, Resolver, Upstream};
 use failcore_policy::Limits;
 use failcore_record::{Recorder, Store};
 use failcore_relay::RelayServer;
@@ -99,7 +99,7 @@ struct Started {
 struct Supervised {
     supervisor: Supervisor,
     /// Answers for as long as anybody may ask.
-    broker: Broker,
+    broker: BrokerServer,
     /// Where connections are carried.
     relay: Option<RelayServer>,
     /// Where what the program learns is kept.
@@ -606,7 +606,7 @@ fn supervise(
             Resolver::asking(pins, upstream)
         }
     };
-    let broker = Broker::start(Arc::clone(&gate), resolver)
+    let broker = BrokerServer::start(Arc::clone(&gate), resolver)
         .map_err(|source| Problem::System { what: "serve host names", source })?;
     let launch = Launch {
         program: prepared.program.file.clone().into(),
@@ -630,7 +630,7 @@ fn supervise(
     let parent = Parent {
         gate,
         door: Some(server.door()),
-        carrier: Some(broker.carrier()),
+        broker: Some(broker.broker()),
         relay: relay.as_ref().map(RelayServer::relay),
         witness: match (&recorder, &prepared.replayed) {
             (Some(recorder), _) => Some(Arc::clone(recorder) as Arc<dyn Witness>),

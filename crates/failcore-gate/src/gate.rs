@@ -175,8 +175,23 @@ impl Gate {
     /// Grants an operation that the policy allows without further ado, and records that. Otherwise nothing has
     /// happened: the caller finds out more about the operation, and asks by [`Gate::check`].
     pub fn grant_plain(&self, action: Action, claims: Claims) -> Option<Grant> {
-        let mut request = self.request(self.own(claims), action);
-        let ruling = unless_panicked(|| self.decide(&mut request, &[], None))?;
+        self.grant_plain_subject(self.own(claims), action, &[])
+    }
+
+    /// As [`Gate::grant_plain`], for another process: asked by who must not wait for a person.
+    pub fn grant_plain_for(
+        &self,
+        actor: Actor,
+        action: Action,
+        claims: Claims,
+        addresses: &[IpAddr],
+    ) -> Option<Grant> {
+        self.grant_plain_subject(self.subject_of(actor, claims), action, addresses)
+    }
+
+    fn grant_plain_subject(&self, subject: Subject, action: Action, addresses: &[IpAddr]) -> Option<Grant> {
+        let mut request = self.request(subject, action);
+        let ruling = unless_panicked(|| self.decide(&mut request, addresses, None))?;
         if !ruling.decision.is_allow() || !ruling.decision.obligations.is_empty() {
             self.release(&request.action);
             return None;

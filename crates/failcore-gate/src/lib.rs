@@ -3,7 +3,7 @@
 //! This is the only place where deciding and recording meet. An enforcement point hands an [`Action`] to
 //! [`Gate::check`]; it gets back a [`Grant`], which functions that act for the agent demand, or a
 //! [`Denial`] to render. What a gate needs from the outside it takes through ports: [`Sink`] (the trace),
-//! [`Names`] (pinned host names), [`Meter`] (counters) and [`Approver`] (a person). [`Carrier`] is the port by which
+//! [`Names`] (pinned host names), [`Meter`] (counters) and [`Approver`] (a person). [`Broker`] is the port by which
 //! one enforcement point hands connections to another.
 //!
 //! [`Action`]: failcore_model::Action
@@ -20,7 +20,7 @@ mod sockaddr;
 
 pub use gate::{Actor, Builder, Gate, Grant, now};
 pub use ports::{
-    Approver, Carrier, DNS_PORT, Meter, Names, NoNames, Nobody, Relay, Sender, Sink, SinkError, Uncounted,
+    Approver, Broker, DNS_PORT, Meter, Names, NoNames, Nobody, Relay, Sender, Sink, SinkError, Uncounted,
     Witness,
 };
 pub use sockaddr::SockAddr;

@@ -57,14 +57,13 @@ pub trait Approver: Send + Sync {
     fn ask(&self, request: &Request, question: &str) -> (Answer, Text);
 }
 
-/// Somebody who takes what a program sends to certain addresses, in place of those addresses, and judges what is in it:
-/// the name broker for DNS servers.
-pub trait Carrier: Send + Sync {
+/// The name broker: takes what a program sends to DNS servers, in their place, and judges the names in it.
+pub trait Broker: Send + Sync {
     /// The socket to reach instead of `to`; nothing where `to` is judged and reached as it is. Of the same family,
     /// so that the program's own socket can be connected to it.
     fn instead_of(&self, transport: Transport, to: SocketAddr) -> Option<SocketAddr>;
 
-    /// TCP ports that [`Carrier::instead_of`] leads to, for layers that confine ports.
+    /// TCP ports that [`Broker::instead_of`] leads to, for layers that confine ports.
     fn tcp_ports(&self) -> Vec<u16>;
 
     /// Whether answers to `asked` can come under its own address, so that a datagram socket need not be connected.
@@ -78,7 +77,7 @@ pub trait Carrier: Send + Sync {
     fn serve(&self, socket: OwnedFd) -> std::io::Result<()>;
 
     /// Makes a socket known, before anything can be sent on it. What comes from other sockets gets no answer.
-    fn carry(&self, sender: Sender);
+    fn expect(&self, sender: Sender);
 }
 
 /// Somebody who takes over single connections that are granted on the condition that what is said on them is judged
@@ -119,18 +118,18 @@ pub trait Witness: Send + Sync {
     fn random(&self, thread: &str, bytes: Vec<u8>) -> Result<Vec<u8>, SinkError>;
 }
 
-/// The port of DNS servers, unencrypted (RFC 1035 section 4.2): what is sent there in a run with a name broker is carried
+/// The port of DNS servers, unencrypted (RFC 1035 section 4.2): what is sent there in a run with a name broker goes
 /// to it. Ports 853 and 443 are ports like any other.
 pub const DNS_PORT: u16 = 53;
 
-/// A socket that a [`Carrier`] is to answer.
+/// A socket that a [`Broker`] is to answer.
 #[derive(Debug, Clone)]
 pub struct Sender {
     /// What it is.
     pub transport: Transport,
-    /// Its local address, as the carrier sees it; without an IP address in the run's own network.
+    /// Its local address, as the broker sees it; without an IP address in the run's own network.
     pub from: SocketAddr,
-    /// The address that answers are to come from, where that is not the carrier's own ([`Carrier::answers_as`]).
+    /// The address that answers are to come from, where that is not the broker's own ([`Broker::answers_as`]).
     pub answered_as: Option<SocketAddr>,
     /// Whose it is.
     pub actor: Actor,

@@ -7,7 +7,7 @@ mod common;
 use std::sync::Arc;
 
 use common::Kept;
-use failcore_gate::{Approver, Gate, Meter};
+use failcore_gate::{Actor, Approver, Gate, Meter};
 use failcore_model::{
     AbsPath, Action, Answer, Claims, Counters, Event, FileRef, Lane, Reason, Request, Rights, Text,
     Timestamp, Verdict,
@@ -66,10 +66,19 @@ fn a_plain_grant_is_recorded_and_anything_else_leaves_no_trace() {
     let grant = gate.grant_plain(read("/data/a"), Claims::default()).unwrap();
     assert_eq!(grant.action(), &read("/data/a"));
     assert_eq!(sink.decided(), [(Verdict::Allow, Reason::Granted, true)]);
+    let actor = Actor { pid: 7, tid: 8, exe: "/bin/agent".into() };
     for path in ["/etc/a", "/asked/a"] {
         assert!(gate.grant_plain(read(path), Claims::default()).is_none());
+        assert!(gate.grant_plain_for(actor.clone(), read(path), Claims::default(), &[]).is_none());
     }
     assert_eq!(sink.decided().len(), 1);
+    assert!(gate.grant_plain_for(actor, read("/data/a"), Claims::default(), &[]).is_some());
+    let events = sink.events.lock().unwrap();
+    let mut whose = events.iter().filter_map(|event| match event {
+        Event::Decided { request, .. } => Some(request.subject.tid),
+        _ => None,
+    });
+    assert_eq!(whose.next_back(), Some(8));
     let failing = Arc::new(Kept { full: true.into(), ..Kept::default() });
     let gate = self::gate("[fs]\nread = [\"/data\"]", &failing);
     assert!(gate.grant_plain(read("/data/a"), Claims::default()).is_none());

@@ -31,14 +31,14 @@ pub(crate) struct Domains {
     pub(crate) agent: Option<OwnedFd>,
 }
 
-/// Makes the domains of a plan; none where it confines nothing. `carried` are ports of the supervisor's own to which it
+/// Makes the domains of a plan; none where it confines nothing. `own` are ports of the parent's own to which it
 /// connects for the agent; `clears` is a directory in which the guardian removes the run's cgroup when the parent is gone.
 ///
 /// # Errors
 /// The kernel's, where a rule set cannot be made.
 pub(crate) fn domains(
     plan: &Plan,
-    carried: &[u16],
+    own: &[u16],
     clears: Option<&Path>,
 ) -> Result<Option<Domains>, RulesetError> {
     let Some(files) = &plan.files else { return Ok(None) };
@@ -69,7 +69,7 @@ pub(crate) fn domains(
         granted.beneath(dir, AccessFs::RemoveDir.into());
     }
     let mut acting = granted.put_into(acting.create()?)?;
-    for port in plan.connect.iter().flat_map(|ports| ports.iter().chain(carried)) {
+    for port in plan.connect.iter().flat_map(|ports| ports.iter().chain(own)) {
         acting = acting.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
     }
     for port in plan.bind.iter().flatten() {

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use failcore_gate::{Carrier, Gate, Relay, Witness};
+use failcore_gate::{Broker, Gate, Relay, Witness};
 use failcore_model::Denial;
 use failcore_policy::Capability;
 use landlock::RulesetCreated;
@@ -64,7 +64,7 @@ pub struct Parent {
     /// Where interpreters with the hook in them attach; without one, they cannot.
     pub door: Option<Door>,
     /// Takes what is sent to DNS servers; without one, a DNS server is an address like any other.
-    pub carrier: Option<Arc<dyn Carrier>>,
+    pub broker: Option<Arc<dyn Broker>>,
     /// Takes over connections that are to be carried; without it, they cannot be made.
     pub relay: Option<Arc<dyn Relay>>,
     /// Sees what the program learns from outside; without one, calls that only look are not even asked about.
@@ -165,11 +165,10 @@ impl Supervisor {
         let terminal = File::options().read(true).write(true).open("/dev/tty").ok();
         let stdin = if launch.stdin_null { File::open("/dev/null").ok() } else { None };
         let raw = |file: &Option<File>| file.as_ref().map_or(-1, AsRawFd::as_raw_fd);
-        let carrier = parent.carrier.iter().flat_map(|carrier| carrier.tcp_ports());
-        let carried =
-            carrier.chain(parent.relay.iter().flat_map(|relay| relay.tcp_ports())).collect::<Vec<u16>>();
+        let broker = parent.broker.iter().flat_map(|broker| broker.tcp_ports());
+        let own = broker.chain(parent.relay.iter().flat_map(|relay| relay.tcp_ports())).collect::<Vec<u16>>();
         let clears = launch.cgroup.as_ref().map(|cgroup| cgroup.base());
-        let domains = domains(plan, &carried, clears).map_err(|why| StartError::Kernel {
+        let domains = domains(plan, &own, clears).map_err(|why| StartError::Kernel {
             step: "cannot make the Landlock domain",
             why: std::io::Error::other(why),
         })?;

@@ -10,11 +10,11 @@ use failcore_model::{Action, Endpoint, Transport};
 use rustix::io::Errno;
 use rustix::net::SocketType;
 
+use crate::brokered::Brokered;
 use crate::call::{Call, Reply};
-use crate::carried::Carried;
+use crate::carried;
 use crate::memory;
 use crate::notify::last;
-use crate::relayed;
 use crate::sockets::{Socket, connect_to, copied, peer};
 use crate::walk::View;
 
@@ -126,8 +126,8 @@ fn send(call: &Call<'_>, socket: &mut Socket, message: &Message, flags: i32) -> 
     if addressed {
         let of: fn(Endpoint) -> Action = if opens { Action::Connect } else { Action::Send };
         held = peer(call, socket, &message.name, of)?.ok_or(Errno::INVAL)?;
-        if let Some(carried) = Carried::of(call, &held.action) {
-            let name = carried.prepare(call, socket, message.control.is_empty())?;
+        if let Some(brokered) = Brokered::of(call, &held.action) {
+            let name = brokered.prepare(call, socket, message.control.is_empty())?;
             return transfer(call, socket, message, &name, &control, flags);
         }
         grant = Some(call.judge(held.action.clone())?);
@@ -142,7 +142,7 @@ fn send(call: &Call<'_>, socket: &mut Socket, message: &Message, flags: i32) -> 
     }
     if opens {
         let connected = match &grant {
-            Some(grant) if grant.is_carried() => relayed::connect(call, socket, grant),
+            Some(grant) if grant.is_carried() => carried::connect(call, socket, grant),
             _ => connect_to(call, socket, &name),
         };
         if let Err(errno) = connected {

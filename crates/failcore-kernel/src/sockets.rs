@@ -15,11 +15,11 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{socket_domain, socket_protocol, socket_type};
 use rustix::net::{AddressFamily, SocketType};
 
+use crate::brokered::Brokered;
 use crate::call::{Answer, Call, DONE, Reply, through};
-use crate::carried::Carried;
+use crate::carried;
 use crate::memory;
 use crate::notify::last;
-use crate::relayed;
 use crate::server::Door;
 use crate::walk::{self, Found, Start, View};
 
@@ -251,14 +251,14 @@ pub(crate) fn connect(call: &Call<'_>) -> Reply {
     {
         return reachable(call, &socket, *addr);
     }
-    if let Some(carried) = Carried::of(call, &peer.action) {
-        carried.connect(call, &socket)?;
+    if let Some(brokered) = Brokered::of(call, &peer.action) {
+        brokered.connect(call, &socket)?;
         return DONE;
     }
     let grant = call.judge(peer.action)?;
     let connected = match peer.missing {
         Some(why) => Err(why),
-        None if grant.is_carried() => relayed::connect(call, &socket, &grant),
+        None if grant.is_carried() => carried::connect(call, &socket, &grant),
         None => connect_to(call, &socket, &peer.bytes),
     };
     call.concluded(grant, connected)?;

@@ -36,13 +36,16 @@ pub fn url_path(raw: &str) -> Result<String, UrlPathError> {
         match byte {
             b'/' | b'\\' => return Err(UrlPathError::Slash),
             0..0x20 | 0x7f => return Err(UrlPathError::Control),
-            b'%' if escaped(&rest[2..]).is_some() => return Err(UrlPathError::Twice),
             b'-' | b'.' | b'_' | b'~' => normal.push(char::from(byte)),
             _ if byte.is_ascii_alphanumeric() => normal.push(char::from(byte)),
             _ => normal.push_str(&format!("%{byte:02X}")),
         }
         decoded.push(byte);
         rest = &rest[2..];
+    }
+    // Also where the digits are encoded themselves: `%252%65`.
+    if (0..decoded.len()).any(|at| decoded[at] == b'%' && escaped(&decoded[at + 1..]).is_some()) {
+        return Err(UrlPathError::Twice);
     }
     // Overlong forms of a dot or a slash are no UTF-8, and some decoders take them all the same.
     if std::str::from_utf8(&decoded).is_err() {
@@ -142,6 +145,8 @@ mod tests {
             ("/a%00", UrlPathError::Control),
             ("/a%0d%0aX:%20y", UrlPathError::Control),
             ("/%252e%252e/", UrlPathError::Twice),
+            ("/%252%65/", UrlPathError::Twice),
+            ("/%25%32%65/", UrlPathError::Twice),
             ("/%c0%ae%c0%ae/", UrlPathError::Text),
             ("/%ff", UrlPathError::Text),
             ("/..", UrlPathError::Dots),

@@ -1,6 +1,6 @@
 //! The name broker of a supervised run: answers the run's DNS questions in place of the servers that are asked.
 //!
-//! The supervisor makes every connect and datagram to a DNS server to the broker's own sockets instead ([`Carrier`]).
+//! The supervisor makes every connect and datagram to a DNS server to the broker's own sockets instead ([`Broker`]).
 //! A few threads serve them, so that a look-up that takes long holds nobody up; all that an asker can make grow is
 //! bounded.
 
@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use failcore_gate::{Actor, Carrier, DNS_PORT, Gate, Sender, now};
+use failcore_gate::{Actor, Broker, DNS_PORT, Gate, Sender, now};
 use failcore_model::{Claims, Coverage, Hold, Text, Transport, Verb};
 use failcore_policy::{AskedBy, NameServer};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -46,13 +46,13 @@ const LONGEST: usize = 4096;
 /// # use std::sync::Arc;
 /// # use failcore_gate::{Gate, Sink};
 /// # use failcore_model::Lane;
-/// # use failcore_net::{Broker, Hosts, Pins, Resolver};
+/// # use failcore_net::{BrokerServer, Hosts, Pins, Resolver};
 /// # fn wire(policy: Arc<failcore_policy::PolicySet>, sink: Arc<dyn Sink>) -> std::io::Result<()> {
 /// let pins = Arc::new(Pins::new().with_hosts(Hosts::system()));
 /// let gate = Arc::new(Gate::builder(policy, sink, Lane::Kernel).names(pins.clone()).build());
-/// let broker = Broker::start(gate.clone(), Resolver::system(pins))?;
-/// // Supervisor::start(&launch, &plan, Parent { gate, carrier: Some(broker.carrier()), … }, || true);
-/// // Broker::covers(&mut coverage, &[]) says what it holds.
+/// let broker = BrokerServer::start(gate.clone(), Resolver::system(pins))?;
+/// // Supervisor::start(&launch, &plan, Parent { gate, broker: Some(broker.broker()), … }, || true);
+/// // BrokerServer::covers(&mut coverage, &[]) says what it holds.
 /// // … and the broker is dropped after the supervisor.
 /// # drop(broker); Ok(()) }
 /// ```
@@ -60,7 +60,7 @@ const LONGEST: usize = 4096;
 /// # Security
 /// What reaches it is written by the agent: messages are read by a total parser, and the name in them by the one parser
 /// of host names. A refused name is answered as not existing and never leaves the machine, in whatever form.
-pub struct Broker {
+pub struct BrokerServer {
     shared: Arc<Shared>,
     serving: Option<JoinHandle<()>>,
 }
@@ -106,7 +106,7 @@ struct Datagram {
     question: Question,
 }
 
-impl Broker {
+impl BrokerServer {
     /// Starts serving on loopback, on ports that the system chooses. Names are judged and recorded by `gate`, looked up
     /// and pinned by `resolver`.
     ///
@@ -134,8 +134,8 @@ impl Broker {
     }
 
     /// The port by which a supervisor makes connections to it.
-    pub fn carrier(&self) -> Arc<dyn Carrier> {
-        Arc::clone(&self.shared) as Arc<dyn Carrier>
+    pub fn broker(&self) -> Arc<dyn Broker> {
+        Arc::clone(&self.shared) as Arc<dyn Broker>
     }
 
     /// Says in a coverage what a lane with a broker holds of names.
@@ -170,7 +170,7 @@ const NOT_HELD: &[&str] = &[
 /// Nor this, by the machine's own resolver.
 const ALIASES_NOT_SEEN: &str = "of a name that is an alias, the last name in the chain is compared with what is denied, those in between are not";
 
-impl Drop for Broker {
+impl Drop for BrokerServer {
     fn drop(&mut self) {
         self.shared.end();
         if let Some(serving) = self.serving.take() {
@@ -179,7 +179,7 @@ impl Drop for Broker {
     }
 }
 
-impl Carrier for Shared {
+impl Broker for Shared {
     fn instead_of(&self, transport: Transport, to: SocketAddr) -> Option<SocketAddr> {
         if to.port() != DNS_PORT {
             return None;
@@ -213,7 +213,7 @@ impl Carrier for Shared {
         Ok(())
     }
 
-    fn carry(&self, sender: Sender) {
+    fn expect(&self, sender: Sender) {
         self.askers.add(sender);
     }
 }

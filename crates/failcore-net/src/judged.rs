@@ -170,7 +170,9 @@ impl Judged {
             && source.is_unreachable()
             && !self.unreachable.swap(true, Relaxed)
         {
-            let text = format!("no name server of `[dns] upstream` could be asked: {source}");
+            let obstacles = self.resolver.obstacles();
+            let why = if obstacles.is_empty() { source.to_string() } else { obstacles.join("; ") };
+            let text = format!("no name server of `[dns] upstream` could be asked: {why}");
             // What cannot be written shows with the next decision.
             let _ = self.gate.record(&Event::Notice { text });
         }

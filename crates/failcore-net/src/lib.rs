@@ -19,7 +19,7 @@ mod resolver;
 mod upstream;
 
 pub use answers::{Chain, NoChain};
-pub use broker::Broker;
+pub use broker::BrokerServer;
 pub use failcore_gate::SockAddr;
 pub use hosts::Hosts;
 pub use pins::Pins;

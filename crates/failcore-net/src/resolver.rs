@@ -42,6 +42,11 @@ pub(crate) trait Source: Send + Sync {
     fn records(&self, _: &HostName, _: RecordType, _: &mut May<'_>) -> Result<Option<Chain>, LookupError> {
         Ok(None)
     }
+
+    /// What keeps us from each server that must prove who it is, now that none could be asked. Takes a while.
+    fn obstacles(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// A function that finds addresses, as the system's does.
@@ -217,6 +222,11 @@ impl Resolver {
         let Action::Resolve(name) = grant.action() else { return Err(ResolveError::NotGranted) };
         let found = self.source.records(name, kind, &mut may);
         found.map_err(|source| ResolveError::Lookup { name: name.clone(), source })
+    }
+
+    /// What keeps us from whom we ask, where that can be told; takes a while.
+    pub(crate) fn obstacles(&self) -> Vec<String> {
+        self.source.obstacles()
     }
 
     /// Filters and pins addresses that a judged name resolved to elsewhere, as where the program's own call of

@@ -1,6 +1,7 @@
 //! Asking name servers of the owner's choice, by DNS, TLS or HTTPS, in place of the machine's own resolver.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::xfer::{DnsHandle, FirstAnswer};
 use hickory_resolver::net::{DnsError, NetError, NoRecords};
 use hickory_resolver::{NameServerPool, PoolContext, TlsConfig};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
@@ -25,12 +27,17 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How often a question is asked that nobody answered.
 const ATTEMPTS: usize = 2;
 
+/// How long it may take to find out what keeps us from one server.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Name servers, and the connections to them.
 ///
 /// # Security
 /// A server over TLS or HTTPS is who its certificate says, by the machine's own list of authorities. Whoever runs it sees
 /// every name that is asked for, and says what it leads to: its answers are filtered as any.
 pub struct Upstream {
+    named: Vec<NameServer>,
+    config: ClientConfig,
     servers: NameServerPool<TokioRuntimeProvider>,
     runtime: Option<Runtime>,
 }
@@ -69,6 +76,7 @@ impl Upstream {
         options.num_concurrent_reqs = 1;
         let runtime =
             Builder::new_multi_thread().worker_threads(1).thread_name("failcore-dns").enable_all().build()?;
+        let (named, config) = (servers.to_vec(), tls.config.clone());
         let pool = {
             let _entered = runtime.enter();
             NameServerPool::from_config(
@@ -77,7 +85,7 @@ impl Upstream {
                 TokioRuntimeProvider::default(),
             )
         };
-        Ok(Self { servers: pool, runtime: Some(runtime) })
+        Ok(Self { named, config, servers: pool, runtime: Some(runtime) })
     }
 
     /// Goes on along a chain of aliases to its end; no name is asked for before `may` said that it may be.
@@ -140,7 +148,7 @@ impl Upstream {
             NetError::Dns(DnsError::ResponseCode(code)) => {
                 LookupError::again(format!("the name server says {code}"))
             }
-            // The library keeps to itself which of both it was.
+            // The library keeps to itself which of both it was: `Upstream::obstacles` finds out.
             NetError::NoConnections => {
                 LookupError::unreachable("none could be connected to, or none proved who it is")
             }
@@ -203,6 +211,11 @@ impl Source for Upstream {
         let chain = Chain::of(fqdn(name)?, kind);
         self.follow(self.start(chain.end().clone(), kind), chain, may).map(Some)
     }
+
+    fn obstacles(&self) -> Vec<String> {
+        let secure = self.named.iter().filter(|server| server.by != AskedBy::Plain);
+        secure.map(|server| format!("{server} {}", obstacle(server, &self.config))).collect()
+    }
 }
 
 impl Drop for Upstream {
@@ -220,20 +233,49 @@ impl std::fmt::Debug for Upstream {
     }
 }
 
+/// What keeps us from a server over TLS: asked for once, when no question came through.
+fn obstacle(server: &NameServer, config: &ClientConfig) -> String {
+    let cannot = |error: std::io::Error| format!("cannot be connected to: {error}");
+    let mut stream = match TcpStream::connect_timeout(&server.addr, LOOK) {
+        Ok(stream) => stream,
+        Err(error) => return cannot(error),
+    };
+    let timeouts = stream.set_read_timeout(Some(LOOK)).and_then(|()| stream.set_write_timeout(Some(LOOK)));
+    let name = ServerName::try_from(proves_to_be(server));
+    let (Ok(()), Ok(name)) = (timeouts, name) else { return "cannot be asked".into() };
+    let connection = ClientConnection::new(Arc::new(config.clone()), name);
+    let shaken = connection.map_err(std::io::Error::other).and_then(|mut connection| {
+        while connection.is_handshaking() {
+            connection.complete_io(&mut stream)?;
+        }
+        Ok(())
+    });
+    match shaken {
+        Ok(()) => "can be connected to, and proves who it is, but gives no answer".into(),
+        Err(error) if error.kind() == ErrorKind::InvalidData => format!("does not prove who it is: {error}"),
+        Err(error) => format!("breaks off before it proves who it is: {error}"),
+    }
+}
+
+/// Whom a server's certificate must be for; nobody where it is asked without one.
+fn proves_to_be(server: &NameServer) -> String {
+    match &server.by {
+        AskedBy::Tls { name: Some(name) } | AskedBy::Https { name: Some(name), .. } => name.to_string(),
+        _ => server.addr.ip().to_string(),
+    }
+}
+
 fn fqdn(name: &HostName) -> Result<Name, LookupError> {
     Name::from_ascii(format!("{name}.")).map_err(|error| LookupError::again(error.to_string()))
 }
 
 fn configured(server: &NameServer) -> NameServerConfig {
     let (ip, port) = (server.addr.ip(), server.addr.port());
-    let shown =
-        |name: &Option<HostName>| name.as_ref().map_or_else(|| ip.to_string(), ToString::to_string).into();
+    let name = || proves_to_be(server).into();
     let mut connections = match &server.by {
         AskedBy::Plain => vec![ConnectionConfig::udp(), ConnectionConfig::tcp()],
-        AskedBy::Tls { name } => vec![ConnectionConfig::tls(shown(name))],
-        AskedBy::Https { name, path } => {
-            vec![ConnectionConfig::https(shown(name), Some(path.as_str().into()))]
-        }
+        AskedBy::Tls { .. } => vec![ConnectionConfig::tls(name())],
+        AskedBy::Https { path, .. } => vec![ConnectionConfig::https(name(), Some(path.as_str().into()))],
     };
     for connection in &mut connections {
         connection.port = port;

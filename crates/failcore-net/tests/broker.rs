@@ -13,9 +13,9 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use common::Kept;
-use failcore_gate::{Actor, Carrier, Gate, Names, Sender, now};
+use failcore_gate::{Actor, Broker, Gate, Names, Sender, now};
 use failcore_model::{AbsPath, Action, Event, HostName, Lane, Reason, Transport, Verdict};
-use failcore_net::{Broker, Found, LookupError, Pins, Resolver};
+use failcore_net::{BrokerServer, Found, LookupError, Pins, Resolver};
 use failcore_policy::{Environment, PolicySet};
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
@@ -54,8 +54,8 @@ impl Upstream {
 
 /// A broker with its world.
 struct World {
-    broker: Broker,
-    carrier: Arc<dyn Carrier>,
+    broker: BrokerServer,
+    port: Arc<dyn Broker>,
     kept: Arc<Kept>,
     upstream: Arc<Upstream>,
     pins: Arc<Pins>,
@@ -82,9 +82,9 @@ fn world_with(
     let gate = Gate::builder(Arc::new(policy), kept.clone(), Lane::Kernel).names(pins.clone()).build();
     let (gate, of) = (Arc::new(gate), upstream.clone());
     let resolver = change(Resolver::new(pins.clone(), move |name| of.look_up(name)));
-    let broker = Broker::start(gate.clone(), resolver).unwrap();
-    let carrier = broker.carrier();
-    World { broker, carrier, kept, upstream, pins, gate }
+    let broker = BrokerServer::start(gate.clone(), resolver).unwrap();
+    let port = broker.broker();
+    World { broker, port, kept, upstream, pins, gate }
 }
 
 /// Addresses, and an alias where one of the words is none.
@@ -122,19 +122,19 @@ fn raw_question(name: &Name, kind: RecordType) -> Vec<u8> {
 impl World {
     /// A datagram socket as the supervisor leaves it.
     fn socket(&self, server: SocketAddr, pid: u32) -> UdpSocket {
-        let door = self.carrier.instead_of(Transport::Udp, server).unwrap();
+        let door = self.port.instead_of(Transport::Udp, server).unwrap();
         assert_eq!(door.is_ipv4(), server.is_ipv4());
         let socket = UdpSocket::bind((if door.is_ipv4() { "127.0.0.1" } else { "::1" }, 0)).unwrap();
         socket.connect(door).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        self.carrier.carry(sender(Transport::Udp, socket.local_addr().unwrap(), None, pid));
+        self.port.expect(sender(Transport::Udp, socket.local_addr().unwrap(), None, pid));
         socket
     }
 
     fn stream(&self, pid: u32) -> TcpStream {
-        let stream = TcpStream::connect(self.carrier.instead_of(Transport::Tcp, SERVER).unwrap()).unwrap();
+        let stream = TcpStream::connect(self.port.instead_of(Transport::Tcp, SERVER).unwrap()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        self.carrier.carry(sender(Transport::Tcp, stream.local_addr().unwrap(), None, pid));
+        self.port.expect(sender(Transport::Tcp, stream.local_addr().unwrap(), None, pid));
         stream
     }
 
@@ -387,9 +387,9 @@ fn audit_mode_refuses_nothing_and_records_all() {
 fn sockets_that_nobody_made_known_get_no_answer() {
     let world = world(GRANTED, &[("good.example", &[PUBLIC])]);
     let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
-    stranger.connect(world.carrier.instead_of(Transport::Udp, SERVER).unwrap()).unwrap();
+    stranger.connect(world.port.instead_of(Transport::Udp, SERVER).unwrap()).unwrap();
     stranger.send(&question("good.example", RecordType::A)).unwrap();
-    let mut stream = TcpStream::connect(world.carrier.instead_of(Transport::Tcp, SERVER).unwrap()).unwrap();
+    let mut stream = TcpStream::connect(world.port.instead_of(Transport::Tcp, SERVER).unwrap()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     assert!(over(&mut stream, &question("good.example", RecordType::A)).is_err(), "closed");
     // One that is known, asked after it on the same socket, is answered first.
@@ -412,15 +412,13 @@ fn by_stream_and_by_the_other_family() {
     let answer = exchange(&world.socket(SERVER6, 7), &question("good.example", RecordType::A));
     assert_eq!(answer.answers.len(), 1);
     let mapped: SocketAddr = "[::ffff:10.1.2.3]:53".parse().unwrap();
-    let door = world.carrier.instead_of(Transport::Udp, mapped).unwrap();
+    let door = world.port.instead_of(Transport::Udp, mapped).unwrap();
     assert!(door.ip().to_string().starts_with("::ffff:127."), "{door}");
     for other in ["10.1.2.3:853", "10.1.2.3:5353", "[::1]:443"] {
-        assert_eq!(world.carrier.instead_of(Transport::Tcp, other.parse().unwrap()), None);
+        assert_eq!(world.port.instead_of(Transport::Tcp, other.parse().unwrap()), None);
     }
-    assert_eq!(world.carrier.instead_of(Transport::Other, SERVER), None);
-    assert!(
-        world.carrier.tcp_ports().contains(&world.carrier.instead_of(Transport::Tcp, SERVER).unwrap().port())
-    );
+    assert_eq!(world.port.instead_of(Transport::Other, SERVER), None);
+    assert!(world.port.tcp_ports().contains(&world.port.instead_of(Transport::Tcp, SERVER).unwrap().port()));
 }
 
 #[test]
@@ -541,15 +539,15 @@ fn it_ends_while_a_look_up_is_stuck() {
 fn an_answer_comes_from_the_address_that_was_asked_where_that_may_be() {
     let world = world(GRANTED, &[("good.example", &[PUBLIC])]);
     for server in [SERVER, SERVER6] {
-        if !world.carrier.answers_as(server) {
+        if !world.port.answers_as(server) {
             let reason = "SKIPPED: needs CAP_NET_RAW to answer from another's address\n";
             std::io::stderr().write_all(reason.as_bytes()).unwrap();
             continue;
         }
-        let door = world.carrier.instead_of(Transport::Udp, server).unwrap();
+        let door = world.port.instead_of(Transport::Udp, server).unwrap();
         let socket = UdpSocket::bind((door.ip(), 0)).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        world.carrier.carry(sender(Transport::Udp, socket.local_addr().unwrap(), Some(server), 7));
+        world.port.expect(sender(Transport::Udp, socket.local_addr().unwrap(), Some(server), 7));
         let asked = question("good.example", RecordType::A);
         socket.send_to(&asked, door).unwrap();
         let mut bytes = [0; 512];
@@ -564,7 +562,7 @@ fn in_the_runs_own_network_everybody_is_answered_and_known_by_port() {
     let world = world(GRANTED, &[("good.example", &[PUBLIC])]);
     let served = UdpSocket::bind("127.0.0.1:0").unwrap();
     let server = served.local_addr().unwrap();
-    world.carrier.serve(served.into()).unwrap();
+    world.port.serve(served.into()).unwrap();
     let asks = UdpSocket::bind("127.0.0.1:0").unwrap();
     asks.set_read_timeout(Some(PATIENCE)).unwrap();
     let asked = question("good.example", RecordType::A);
@@ -579,7 +577,7 @@ fn in_the_runs_own_network_everybody_is_answered_and_known_by_port() {
     for (known, expected) in [(None, vec![0]), (Some(7), vec![0, 7])] {
         if let Some(pid) = known {
             let from = (Ipv4Addr::UNSPECIFIED, asks.local_addr().unwrap().port()).into();
-            world.carrier.carry(sender(Transport::Udp, from, None, pid));
+            world.port.expect(sender(Transport::Udp, from, None, pid));
         }
         asks.send_to(&asked, server).unwrap();
         let mut bytes = [0; 512];

@@ -89,7 +89,7 @@ impl Post {
         let Stand { gate, supervised } = &stand.1;
         if let Some(supervised) = supervised {
             let mut claims = claims.clone();
-            if supervised::is_carried(&action) {
+            if supervised::is_brokered(&action) {
                 supervised::tell(supervised, scope, &claims);
                 return Ok(None);
             }

@@ -29,7 +29,7 @@ pub(crate) fn is_on() -> bool {
 
 /// Whether the supervisor decides on what is sent, whomever it is sent to: DNS servers, in whose place the name broker
 /// answers.
-pub(crate) fn is_carried(action: &Action) -> bool {
+pub(crate) fn is_brokered(action: &Action) -> bool {
     let (Action::Connect(Endpoint::Inet { transport, addr })
     | Action::Send(Endpoint::Inet { transport, addr })) = action
     else {

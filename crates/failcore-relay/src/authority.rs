@@ -18,10 +18,10 @@ use crate::{Error, lock};
 
 /// How long its certificates count: longer than any run, shorter than what clients find suspicious.
 const VALID: Duration = Duration::days(390);
-/// Certificates that are kept; with more they are all made anew.
-const MOST: usize = 1024;
+/// Servers that are kept; with more they are all made anew.
+const MOST: usize = 256;
 
-/// An authority, and the certificates it has given.
+/// An authority, and the servers it has certified.
 ///
 /// # Security
 /// Whoever has its key can pose as any server to this run's programs, and to nobody else: no store of the system knows
@@ -31,8 +31,11 @@ pub struct Authority {
     /// One key for all that it certifies.
     key: KeyPair,
     provider: Arc<CryptoProvider>,
-    given: Mutex<HashMap<HostName, Arc<CertifiedKey>>>,
+    servers: Mutex<Servers>,
 }
+
+/// By name and protocols. Who comes again to one goes on with the session that he had.
+type Servers = HashMap<(HostName, Vec<Vec<u8>>), Arc<ServerConfig>>;
 
 impl Authority {
     /// Makes one.
@@ -47,8 +50,8 @@ impl Authority {
         Ok(Self {
             issuer: CertifiedIssuer::self_signed(params, KeyPair::generate()?)?,
             key: KeyPair::generate()?,
-            provider: Arc::new(rustls::crypto::ring::default_provider()),
-            given: Mutex::default(),
+            provider: Arc::new(crate::provider()),
+            servers: Mutex::default(),
         })
     }
 
@@ -63,19 +66,27 @@ impl Authority {
         name: &HostName,
         protocols: Vec<Vec<u8>>,
     ) -> Result<Arc<ServerConfig>, Error> {
-        let certified = SingleCertAndKey::from(self.certified(name)?);
+        let asked = (name.clone(), protocols);
+        if let Some(known) = lock(&self.servers).get(&asked) {
+            return Ok(Arc::clone(known));
+        }
+        let certified = SingleCertAndKey::from(self.certify(name)?);
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(certified));
-        config.alpn_protocols = protocols;
-        Ok(Arc::new(config))
+        config.ignore_client_order = true;
+        config.alpn_protocols.clone_from(&asked.1);
+        let config = Arc::new(config);
+        let mut servers = lock(&self.servers);
+        if servers.len() >= MOST {
+            servers.clear();
+        }
+        servers.insert(asked, Arc::clone(&config));
+        Ok(config)
     }
 
-    fn certified(&self, name: &HostName) -> Result<Arc<CertifiedKey>, Error> {
-        if let Some(known) = lock(&self.given).get(name) {
-            return Ok(Arc::clone(known));
-        }
+    fn certify(&self, name: &HostName) -> Result<CertifiedKey, Error> {
         let mut params = params(vec![name.to_string()])?;
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -83,13 +94,7 @@ impl Authority {
         let cert = params.signed_by(&self.key, &self.issuer)?;
         let key = PrivateKeyDer::try_from(self.key.serialize_der())?;
         let key = self.provider.key_provider.load_private_key(key)?;
-        let made = Arc::new(CertifiedKey::new(vec![cert.der().clone(), self.der().clone()], key));
-        let mut given = lock(&self.given);
-        if given.len() >= MOST {
-            given.clear();
-        }
-        given.insert(name.clone(), Arc::clone(&made));
-        Ok(made)
+        Ok(CertifiedKey::new(vec![cert.der().clone(), self.der().clone()], key))
     }
 }
 

@@ -11,12 +11,14 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::body::Passed;
+use crate::idle::Idle;
+use crate::ride::PIECE;
 use crate::route::{PATIENCE, Route};
 
 /// Protocols that are spoken, as TLS names them (RFC 7301).
@@ -64,10 +66,12 @@ pub(crate) struct Far {
     route: Route,
     tls: Option<(HostName, Arc<ClientConfig>)>,
     link: Mutex<Option<Link>>,
+    /// Where its connection goes once it is not used any more, and what that speaks.
+    idle: Option<(Arc<Idle>, Option<Vec<u8>>)>,
 }
 
 /// A connection over which requests go.
-enum Link {
+pub(crate) enum Link {
     One(http1::SendRequest<Passed>),
     Two(http2::SendRequest<Passed>),
 }
@@ -75,7 +79,7 @@ enum Link {
 impl Far {
     /// A server without TLS, to be reached by the first request.
     pub(crate) fn plain(route: Route) -> Self {
-        Self { route, tls: None, link: Mutex::default() }
+        Self { route, tls: None, link: Mutex::default(), idle: None }
     }
 
     /// A server with TLS: reached at once, so that its protocol is known. Later connections speak that one alone.
@@ -87,18 +91,29 @@ impl Far {
         name: &HostName,
         config: &ClientConfig,
         protocols: Vec<Vec<u8>>,
+        idle: &Arc<Idle>,
     ) -> (Self, Result<Option<Vec<u8>>, FarError>) {
         let mut config = config.clone();
+        let kept = idle.take(route.at, name, &protocols);
         config.alpn_protocols = protocols;
-        let mut far =
-            Self { route, tls: Some((name.clone(), Arc::new(config.clone()))), link: Mutex::default() };
-        let (link, agreed) = match far.open().await {
+        let mut far = Self {
+            route,
+            tls: Some((name.clone(), Arc::new(config.clone()))),
+            link: Mutex::default(),
+            idle: None,
+        };
+        let made = match kept {
+            Some(kept) => Ok(kept),
+            None => far.open().await,
+        };
+        let (link, agreed) = match made {
             Ok((link, agreed)) => (Some(link), Ok(agreed)),
             Err(error) => (None, Err(error)),
         };
         if let Ok(agreed) = &agreed {
             config.alpn_protocols = agreed.iter().cloned().collect();
             far.tls = Some((name.clone(), Arc::new(config)));
+            far.idle = Some((Arc::clone(idle), agreed.clone()));
         }
         far.link = Mutex::new(link);
         (far, agreed)
@@ -115,7 +130,7 @@ impl Far {
             let stream = self.route.next().await.map_err(reach)?;
             return Ok((self.speak(stream, false).await?, None));
         };
-        let stream = self.route.through().await.map_err(reach)?;
+        let stream = BufReader::with_capacity(PIECE, self.route.through().await.map_err(reach)?);
         let name = ServerName::try_from(name.to_string())
             .map_err(|error| reach(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
         let connected = timeout(PATIENCE, TlsConnector::from(Arc::clone(config)).connect(name, stream)).await;
@@ -182,7 +197,25 @@ impl Far {
     }
 }
 
+impl Drop for Far {
+    fn drop(&mut self) {
+        if let (Some((idle, agreed)), Some((name, _)), Some(link)) =
+            (self.idle.take(), self.tls.take(), self.link.get_mut().take())
+        {
+            idle.put(self.route.at, name, agreed, link);
+        }
+    }
+}
+
 impl Link {
+    /// Whether it can take a request at once.
+    pub(crate) fn is_ready(&self) -> bool {
+        match self {
+            Self::One(link) => link.is_ready(),
+            Self::Two(link) => link.is_ready(),
+        }
+    }
+
     fn is_open(&self) -> bool {
         match self {
             Self::One(link) => !link.is_closed(),

@@ -109,9 +109,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Heads<S> {
     }
 }
 
-/// Where in a stream of requests one is.
+/// Where in a stream of requests one is, as far as it can be read in one way only.
 #[derive(Default)]
-struct Watch {
+pub struct Watch {
     at: At,
     /// The lines of a head, or the line of a chunked body, as far as they are here.
     held: Vec<u8>,
@@ -130,8 +130,14 @@ enum At {
 }
 
 impl Watch {
-    /// Looks at the next bytes. Where something is wrong: up to where they are sound, and what it is.
-    fn see(&mut self, bytes: &[u8]) -> Result<(), (usize, &'static str)> {
+    /// Looks at the next bytes.
+    ///
+    /// # Errors
+    /// Where something is wrong: up to where they are sound, and what it is.
+    ///
+    /// # Security
+    /// The bytes are the agent's. What is kept of them is one head at most.
+    pub fn see(&mut self, bytes: &[u8]) -> Result<(), (usize, &'static str)> {
         let (mut at, mut sound) = (0, 0);
         while at < bytes.len() {
             if let At::Body(left) = &mut self.at {
@@ -188,7 +194,7 @@ impl Watch {
             (Some(b'\r'), b'\n') => Ok(()),
             (Some(b'\r'), _) => Err("a carriage return stands alone"),
             (_, b'\n') => Err("a line ends without a carriage return"),
-            (_, 0) => Err("there is a NUL"),
+            (_, 0..=8 | 11 | 12 | 14..=31 | 127) => Err("there is a control character"),
             _ => Ok(()),
         }
     }
@@ -341,6 +347,8 @@ mod tests {
             "X: a\nY: b\r\n\r\n",
             "X: a\rY: b\r\n\r\n",
             "X: a\0b\r\n\r\n",
+            "X: a\x10b\r\n\r\n",
+            "X: a\x7f\r\n\r\n",
             "no colon\r\n\r\n",
             ": no name\r\n\r\n",
             "Host: b\r\n\r\n",

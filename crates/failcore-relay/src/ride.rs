@@ -11,7 +11,9 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::server::{Accepted, Acceptor};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, copy_bidirectional_with_sizes,
+};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::server::StartHandshake;
@@ -34,6 +36,8 @@ const LONGEST_HELLO: usize = 64 << 10;
 const TLS: u8 = 22;
 /// What is said to whom we do not speak with: a fatal `unrecognized_name` (RFC 6066 section 3).
 const UNRECOGNIZED: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+/// Bytes that are taken in at once, where many may come: TLS itself asks for four thousand.
+pub(crate) const PIECE: usize = 32 << 10;
 /// Requests at once on one connection.
 const MOST_STREAMS: u32 = 256;
 
@@ -100,7 +104,7 @@ impl Journey<'_> {
                 }
             };
             far.write_all(&raw).await?;
-            copy_bidirectional(&mut stream, &mut far).await?;
+            copy_bidirectional_with_sizes(&mut stream, &mut far, PIECE, PIECE).await?;
             return Ok(());
         }
         let Some(authority) = &self.shared.setup.authority else { return turn_away(stream).await };
@@ -109,7 +113,7 @@ impl Journey<'_> {
         let spoken =
             [HTTP2, HTTP1].map(<[u8]>::to_vec).into_iter().filter(|one| offered.contains(one)).collect();
         let route = Route::to(self.to, &name, "https", &self.shared.setup.proxies);
-        let (far, agreed) = Far::secure(route, &name, &self.shared.client, spoken).await;
+        let (far, agreed) = Far::secure(route, &name, &self.shared.client, spoken, &self.shared.idle).await;
         // What the server speaks is spoken here too; where it is not there, whatever the program speaks.
         let protocols = match agreed {
             Ok(agreed) => agreed.into_iter().collect(),
@@ -117,7 +121,7 @@ impl Journey<'_> {
             Err(_) => offered.into_iter().filter(|one| one == HTTP2).collect(),
         };
         let config = authority.server(&name, protocols)?;
-        let start = StartHandshake::from_parts(accepted, stream);
+        let start = StartHandshake::from_parts(accepted, BufReader::with_capacity(PIECE, stream));
         let stream = timeout(HANDSHAKE, start.into_stream(config)).await??;
         let two = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
         self.serve(stream, Some(name), far, two).await
@@ -134,9 +138,8 @@ impl Journey<'_> {
     /// itself.
     async fn is_with(&self, name: &HostName) -> bool {
         let action = Action::Connect(Endpoint::Inet { transport: self.sender.transport, addr: self.to });
-        let (actor, claims, asked) = (self.sender.actor.clone(), self.sender.claims.clone(), name.clone());
-        let granted = self.shared.ask(move |gate| gate.check_name(actor, action, claims, &asked)).await;
-        if granted.is_err() {
+        let (actor, claims) = (self.sender.actor.clone(), self.sender.claims.clone());
+        if self.shared.gate.check_name(actor, action, claims, name).is_err() {
             return false;
         }
         if !self.names.is_empty() && !self.names.contains(name) {

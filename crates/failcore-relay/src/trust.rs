@@ -33,7 +33,7 @@ impl Trust {
 
     /// How servers are spoken to: their certificates are verified, and none of ours is shown.
     pub(crate) fn client(&self) -> Result<ClientConfig, Error> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = Arc::new(crate::provider());
         Ok(ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(Arc::clone(&self.roots))

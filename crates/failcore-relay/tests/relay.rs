@@ -27,6 +27,11 @@ struct Upstream {
 
 impl Upstream {
     fn start() -> Self {
+        Self::saying(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", false)
+    }
+
+    /// One that answers with these bytes, whatever they are, and then perhaps ends the connection.
+    fn saying(answer: &'static [u8], ends: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (at, heard) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(Vec::new())));
         let of = Arc::clone(&heard);
@@ -37,9 +42,9 @@ impl Upstream {
                     let mut bytes = [0; 4096];
                     while let Ok(read @ 1..) = stream.read(&mut bytes) {
                         of.lock().unwrap().extend_from_slice(&bytes[..read]);
-                        if bytes[..read].ends_with(b"\r\n\r\n") {
-                            let answer = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
-                            stream.write_all(answer.as_bytes()).unwrap();
+                        if bytes[..read].ends_with(b"\r\n\r\n") && (stream.write_all(answer).is_err() || ends)
+                        {
+                            return;
                         }
                     }
                 });
@@ -218,6 +223,46 @@ fn a_thousand_that_are_silent_hold_nobody_up() {
     let mut stream = world.connect(None);
     assert!(ask(&mut stream, &world.request("/open/a")).ends_with("hello"));
     drop((silent, half));
+}
+
+#[test]
+fn a_hostile_server_is_an_answer_like_any_and_the_connection_goes_on() {
+    let endless = [b"HTTP/1.1 200 OK\r\nX: ".as_slice(), &[b'a'; 2 << 20]].concat().leak();
+    let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(100_000)).into_bytes().leak();
+    let answers: [&'static [u8]; 7] = [
+        b"",
+        b"\x16\x03\x01 what is no HTTP\r\n\r\n",
+        b"HTTP/1.1 200 OK\nX: a\0b\n\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        endless,
+        many,
+    ];
+    for (nth, answer) in answers.into_iter().enumerate() {
+        let world = World::with(Upstream::saying(answer, true));
+        let mut stream = world.connect(None);
+        for path in ["/open/a", "/open/b"] {
+            let said = ask(&mut stream, &world.request(path));
+            assert!(said.starts_with("HTTP/1.1 502"), "{nth}: {said}");
+        }
+        // Each is asked and recorded, and how it ended too.
+        assert_eq!(world.verdicts(), [Verdict::Allow; 2], "{nth}");
+        let ends = world.kept.events.lock().unwrap();
+        let ends = ends.iter().filter(|event| matches!(event, Event::Concluded { .. })).count();
+        assert_eq!(ends, 2, "{nth}");
+    }
+}
+
+#[test]
+fn a_server_that_never_answers_holds_nobody_else_up() {
+    let world = World::with(Upstream::saying(b"", false));
+    let mut waiting: Vec<TcpStream> = (0..100).map(|_| world.connect(None)).collect();
+    for stream in &mut waiting {
+        stream.write_all(world.request("/open/a").as_bytes()).unwrap();
+    }
+    let said = ask(&mut world.connect(None), &world.request("/shut"));
+    assert!(said.starts_with("HTTP/1.1 403"), "{said}");
+    drop(waiting);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use failcore_gate::coverage;
 use failcore_kernel::{Cgroup, CgroupError, CgroupMounts, Features, Plan, lacking_capabilities};
 use failcore_model::{Coverage, Hold, Lane};
-use failcore_net::Broker;
+use failcore_net::BrokerServer;
 use failcore_policy::{Limits, PolicySet};
 use failcore_relay::RelayServer;
 
@@ -79,7 +79,7 @@ pub(super) fn lower(
         return (None, Plan::default(), hook);
     }
     let (plan, mut coverage) = failcore_kernel::lower(policy, &Features::probe());
-    Broker::covers(&mut coverage, policy.upstream());
+    BrokerServer::covers(&mut coverage, policy.upstream());
     RelayServer::covers(&mut coverage, policy);
     let cgroup = Cgroup::create(session, policy.limits(), mounts);
     coverage.notes.extend(limits_held(policy.limits(), cgroup.as_ref()));

@@ -20,8 +20,8 @@ use failcore_record::{Keeping, Replayed};
 use failcore_trace::{Options, Redactor, SigningKey, TraceError, Writer};
 use tempfile::TempDir;
 
+use super::carried::{self, Means};
 use super::control::About;
-use super::relayed::{self, Means};
 use super::{io_problem, lane, text};
 use crate::args::{Run, Stdin};
 use crate::control;
@@ -168,7 +168,7 @@ impl Prepared {
         let attach = door.as_ref().map_or_else(|| attach(None, &tmp), |door| door.path().to_owned());
         let secrets = [key.clone(), attach].into_iter().chain(control::paths());
         let mut secrets = secrets.map(|path| links.real(&path)).collect::<Result<Vec<_>, _>>()?;
-        for file in relayed::secret_files(&policy) {
+        for file in carried::secret_files(&policy) {
             secrets.extend([links.real(file.as_path())?, file]);
         }
         let policy = policy.protect(&gates_own).hide(&secrets);
