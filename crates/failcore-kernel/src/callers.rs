@@ -15,6 +15,9 @@ use crate::tasks::proc_file;
 /// How far up the stack it is looked, in words: the functions of the C library that ask are small.
 const WORDS: usize = 24;
 
+/// Processes whose code is remembered; it is looked up anew where there are more.
+const MOST_PROCESSES: usize = 256;
+
 /// The code that each process has mapped, as it was when an address was looked up last.
 #[derive(Default)]
 pub(crate) struct Callers(Mutex<HashMap<u32, Vec<Code>>>);
@@ -37,6 +40,9 @@ impl Callers {
             stack[..read].chunks_exact(8).filter_map(|word| word.try_into().map(u64::from_ne_bytes).ok());
         let words: Vec<u64> = words.collect();
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() > MOST_PROCESSES {
+            known.clear();
+        }
         let code = known.entry(pid).or_default();
         // What called is code in any case: where it is not known, something was mapped since.
         if !words.first().is_some_and(|first| code.iter().any(|code| code.has(*first))) {

@@ -62,7 +62,9 @@ fn rewrite(pid: u32) -> io::Result<()> {
     let memory = OpenOptions::new().read(true).write(true).open(format!("/proc/{pid}/mem"))?;
     let image = image(&memory, base)?;
     for (at, stub) in stubs(&image) {
-        memory.write_all_at(&stub, base + at)?;
+        // The image is what the process says it is.
+        let at = base.checked_add(at).ok_or(io::ErrorKind::InvalidData)?;
+        memory.write_all_at(&stub, at)?;
     }
     Ok(())
 }
@@ -73,7 +75,7 @@ fn image(memory: &File, base: u64) -> io::Result<Vec<u8>> {
     let mut image = Vec::new();
     let mut page = [0; PAGE];
     while image.len() < MOST {
-        match memory.read_exact_at(&mut page, base + image.len() as u64) {
+        match memory.read_exact_at(&mut page, base.saturating_add(image.len() as u64)) {
             Ok(()) => image.extend_from_slice(&page),
             Err(error) if image.is_empty() => return Err(error),
             Err(_) => break,
@@ -125,6 +127,9 @@ fn stub(_: &str) -> Option<Vec<u8>> {
 
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
+    use std::io::{Read, Write};
+    use std::process::Stdio;
+
     use super::*;
 
     #[test]
@@ -138,12 +143,11 @@ mod tests {
             found.len() >= 3,
             "clock_gettime, gettimeofday and time, and getrandom where it is: {found:?}"
         );
-        let mut child = std::process::Command::new("sleep").arg("30").spawn().unwrap();
-        // It has to have begun.
-        while std::fs::read_link(format!("/proc/{}/exe", child.id())).is_ok_and(|exe| !exe.ends_with("sleep"))
-        {
-            std::thread::yield_now();
-        }
+        let mut cat = std::process::Command::new("cat");
+        let mut child = cat.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // Who answers has begun.
+        child.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         rewrite(child.id()).unwrap();
         let auxv = std::fs::read(format!("/proc/{}/auxv", child.id())).unwrap();
         let base = auxv.chunks_exact(16).find(|pair| word(&pair[..8]) == AT_SYSINFO_EHDR).unwrap();

@@ -2,7 +2,7 @@
 //! born in.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::tasks::{Process, proc_file};
 
@@ -11,7 +11,8 @@ use crate::tasks::{Process, proc_file};
 pub(crate) struct Voices(Mutex<HashMap<u32, Voice>>);
 
 struct Voice {
-    process: Arc<Process>,
+    /// Not held: nothing of a process that has ended stays but its name.
+    process: Weak<Process>,
     name: String,
     children: Numbers,
     threads: Numbers,
@@ -43,7 +44,7 @@ impl Voices {
     pub(crate) fn of(&self, process: &Arc<Process>, tid: u32) -> String {
         let mut voices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let pid = process.pid;
-        if !voices.get(&pid).is_some_and(|voice| Arc::ptr_eq(&voice.process, process)) {
+        if !voices.get(&pid).is_some_and(|voice| Weak::as_ptr(&voice.process) == Arc::as_ptr(process)) {
             let name = match voices.get_mut(&process.parent) {
                 Some(parent) => {
                     let number = parent.children.of(pid, || children(process.parent));
@@ -52,7 +53,7 @@ impl Voices {
                 // The program itself, and whoever was adopted.
                 None => "0".into(),
             };
-            let process = Arc::clone(process);
+            let process = Arc::downgrade(process);
             voices.insert(
                 pid,
                 Voice { process, name, children: Numbers::default(), threads: Numbers::default() },
