@@ -44,7 +44,7 @@ impl Voices {
     pub(crate) fn of(&self, process: &Arc<Process>, tid: u32) -> String {
         let mut voices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let pid = process.pid;
-        if !voices.get(&pid).is_some_and(|voice| Weak::as_ptr(&voice.process) == Arc::as_ptr(process)) {
+        if voices.get(&pid).is_none_or(|voice| Weak::as_ptr(&voice.process) != Arc::as_ptr(process)) {
             let name = match voices.get_mut(&process.parent) {
                 Some(parent) => {
                     let number = parent.children.of(pid, || children(process.parent));
