@@ -33,15 +33,22 @@ def opened(port: int) -> socket.socket:
         user = f"{urllib.parse.unquote(proxy.username)}:{urllib.parse.unquote(proxy.password or '')}"
         head += f"Proxy-Authorization: Basic {base64.b64encode(user.encode()).decode()}\r\n"
     peer.sendall(f"{head}\r\n".encode())
+    agreed(peer)
+    return peer
+
+
+def agreed(peer: socket.socket) -> bytes:
+    """Reads an answer's head, which has to say 200; what came after it."""
     answer = b""
     while b"\r\n\r\n" not in answer:
-        said = peer.recv(4096)
+        said = peer.recv(16384)
         answer += said
         if not said:
-            break
-    if b" 200 " not in answer.split(b"\r\n")[0] + b" ":
-        raise OSError(f"the proxy says {answer!r}")
-    return peer
+            raise OSError(f"it ended after {answer!r}")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if b" 200 " not in head.split(b"\r\n")[0] + b" ":
+        raise OSError(f"it answers {answer!r}")
+    return body
 
 
 def secure(port: int, context: ssl.SSLContext) -> ssl.SSLSocket:
@@ -53,16 +60,7 @@ def secure(port: int, context: ssl.SSLContext) -> ssl.SSLSocket:
 def ask(stream: ssl.SSLSocket, port: int, length: int, room: memoryview) -> None:
     """One request, and all of its answer."""
     stream.sendall(f"GET /{length} HTTP/1.1\r\nHost: {NAME}:{port}\r\n\r\n".encode())
-    head = b""
-    while b"\r\n\r\n" not in head:
-        said = stream.recv(16384)
-        head += said
-        if not said:
-            raise OSError(f"it ended after {head!r}")
-    head, _, body = head.partition(b"\r\n\r\n")
-    if b" 200 " not in head.split(b"\r\n")[0] + b" ":
-        raise OSError(f"it answers {head!r} {body!r}")
-    left = length - len(body)
+    left = length - len(agreed(stream))
     while left:
         got = stream.recv_into(room)
         if not got:

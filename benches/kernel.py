@@ -9,11 +9,8 @@ ratio to doing without. What is not installed is left out and named.
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import json
 import os
-import platform
 import random
 import shutil
 import statistics
@@ -24,7 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from run import FAILCORE, ROOT, WORKER, cell, listener
+from run import FAILCORE, ROOT, WORKER, arguments, cell, listener, machine
 
 SANDLOCK = ROOT / "benches/sandlock_run.py"
 POLICY = """
@@ -215,11 +212,7 @@ def table(rounds: list[dict[str, dict[str, float]]]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--write", type=Path, default=ROOT / "docs/benchmarks-kernel.md")
+    parser = arguments(__doc__, "benchmarks-kernel.md")
     options = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="failcore-bench-")).resolve()
     server, port = listener()
@@ -243,8 +236,7 @@ def main() -> None:
         "",
         "Written by `make bench`; do not edit. One run, contenders interleaved in shuffled order; times are medians",
         f"over {options.rounds} rounds, ratios medians of each round's ratio to doing without. Last run",
-        f"{datetime.date.today()}, CPython {platform.python_version()}, Linux {platform.release()},",
-        f"{os.cpu_count()} CPUs. Figures shift with the machine; trust the ratios.",
+        machine(),
         "",
         "*FailCore* is `failcore run --lane kernel`: every operation decided, recorded in the trace before it takes",
         "effect, and done by the supervisor. *The floor* is an otherwise empty supervisor that reads the path, opens",

@@ -12,12 +12,9 @@ rounds of that round's ratio to doing without. What cannot run here is left out,
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import datetime
 import json
 import os
-import platform
 import random
 import shutil
 import socket
@@ -28,7 +25,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from run import FAILCORE, ROOT, cell, listener
+from run import FAILCORE, ROOT, arguments, cell, listener, machine
 
 HERE = ROOT / "benches"
 PLACE = ROOT / ".venv-bench-network"
@@ -240,14 +237,10 @@ def table(rounds: list[dict[str, dict[str, float]]], names: list[str], rows: dic
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=7)
+    parser = arguments(__doc__, "benchmarks-network.md")
     parser.add_argument("--bytes", type=int, default=256 << 20, help="length of the transfer")
     parser.add_argument("--crowd", type=int, default=500, help="requests at once")
     parser.add_argument("--only", nargs="*", help="these contenders, beside doing without")
-    parser.add_argument("--write", type=Path, default=ROOT / "docs/benchmarks-network.md")
     options = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="failcore-bench-")).resolve()
     server, plain = listener()
@@ -274,8 +267,8 @@ def main() -> None:
         "",
         "Written by `make bench`; do not edit. One run, contenders interleaved in shuffled order, each turn in a",
         f"fresh process; times are medians over {options.rounds} rounds, ratios medians of each round's ratio to doing",
-        f"without. Last run {datetime.date.today()}, CPython {platform.python_version()}, Linux {platform.release()},",
-        f"{os.cpu_count()} CPUs. Figures shift with the machine; trust the ratios.",
+        "without. Last run",
+        machine(),
         "",
         "Client and server are Python with OpenSSL, the server a process of its own, all on loopback: with a network",
         "between, what is added is the same and the ratios are smaller. Both take their share of each figure, and of",

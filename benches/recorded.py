@@ -9,10 +9,6 @@ A workload is run in three ways that take turns in every round, in a shuffled or
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import os
-import platform
 import random
 import shutil
 import statistics
@@ -22,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from run import FAILCORE, ROOT
+from run import FAILCORE, arguments, machine
 
 POLICY = """
 version = 1
@@ -98,11 +94,7 @@ def size(directory: Path) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--write", type=Path, default=ROOT / "docs/benchmarks-replay.md")
+    parser = arguments(__doc__, "benchmarks-replay.md")
     options = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="failcore-bench-")).resolve()
     order, times, sizes = random.Random(1), {}, {}
@@ -114,9 +106,8 @@ def main() -> None:
                 record = directory / "record"
                 # There is nothing to run again before it is recorded.
                 ways = ["recorded", *order.sample(("run", "again"), 2)]
-                for way in ways:
-                    times.setdefault(workload, []).append({}) if way == "recorded" else None
-                    times[workload][-1][way] = bench.run(way, workload, record)
+                taken = {way: bench.run(way, workload, record) for way in ways}
+                times.setdefault(workload, []).append(taken)
                 sizes[workload] = (size(record), size(record / "objects"))
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -125,8 +116,7 @@ def main() -> None:
         "",
         "Written by `make bench`; do not edit. One run, the three ways interleaved; times are medians over",
         f"{options.rounds} rounds, ratios medians of each round's ratio to `failcore run` without `--record`. Last run",
-        f"{datetime.date.today()}, CPython {platform.python_version()}, Linux {platform.release()},",
-        f"{os.cpu_count()} CPUs. Figures shift with the machine; trust the ratios.",
+        machine(),
         "",
         "Sleeps that end at a point in time, as Python's do, are over at once where it runs again.",
         "",

@@ -208,13 +208,25 @@ def table(rounds: list[dict[str, dict[str, float]]], contenders: list[str]) -> l
     return lines
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def arguments(doc: str | None, page: str) -> argparse.ArgumentParser:
+    """What every benchmark takes; `page` is the document that it writes."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--write", type=Path, default=ROOT / "docs" / page)
+    return parser
+
+
+def machine() -> str:
+    """When, and on what, it was measured; the end of a sentence."""
+    return (
+        f"{datetime.date.today()}, CPython {platform.python_version()}, Linux {platform.release()},\n"
+        f"{os.cpu_count()} CPUs. Figures shift with the machine; trust the ratios."
+    )
+
+
+def main() -> None:
+    parser = arguments(__doc__, "benchmarks.md")
     parser.add_argument("--no-rust", action="store_true", help="keep the criterion results that are there")
-    parser.add_argument("--write", type=Path, default=ROOT / "docs/benchmarks.md")
     options = parser.parse_args()
 
     directory = Path(tempfile.mkdtemp(prefix="failcore-bench-")).resolve()
@@ -243,8 +255,7 @@ def main() -> None:
         "",
         "Written by `make bench`; do not edit. One run, contenders interleaved, each turn in a fresh process; times",
         f"are medians over {options.rounds} rounds, ratios medians of each round's ratio to bare Python. Last run",
-        f"{datetime.date.today()}, CPython {platform.python_version()}, Linux {platform.release()},",
-        f"{os.cpu_count()} CPUs. Figures shift with the machine; trust the ratios.",
+        machine(),
         "",
         "## One operation",
         "",

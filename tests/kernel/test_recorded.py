@@ -73,6 +73,8 @@ os.rename(WORK + "/in/grows", WORK + "/in/moved")
 print(open(WORK + "/in/moved").read())
 open(WORK + "/out", "w").write("made")
 print(open(WORK + "/out").read(), sorted(os.listdir(WORK)))
+os.close(os.open(WORK + "/in/emptied", os.O_WRONLY | os.O_TRUNC))
+print(os.stat(WORK + "/in/emptied").st_size)
 os.unlink(WORK + "/in/gone")
 print(os.path.exists(WORK + "/in/gone"), os.environ["LANG"], os.getcwd(), sys.argv[1:])
 try: print(open(SECRET).read())
@@ -90,6 +92,7 @@ def make_files(world: World) -> None:
     (inside / "link").symlink_to("data.txt")
     (inside / "grows").write_text("some and ")
     (inside / "gone").write_text("x")
+    (inside / "emptied").write_text("what was never read")
     os.utime(inside / "data.txt", ns=(1, 1_234_567_890_123_456_789))
 
 

@@ -14,7 +14,7 @@ use failcore_gate::expected::Expected;
 use failcore_kernel::World;
 use failcore_model::AbsPath;
 use failcore_record::{BadRecording, Objects, Recording};
-use failcore_trace::{Alteration, Integrity, TraceError};
+use failcore_trace::TraceError;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
 
 use crate::args::{LaneChoice, Replay, Run, Stdin};
@@ -42,7 +42,10 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
     };
     let dir = trace::locate(name)?;
     let dir = dir.canonicalize().map_err(|error| Problem::io("find", &dir, error))?;
-    is_whole(&dir)?;
+    if trace::believed(&dir, ui.notes())?.is_none() {
+        let why = "it is not signed to its end, which may be missing".to_owned();
+        return Err(Problem::trace(TraceError::Unverified(why)).into());
+    }
     let not_again = |why: String, help| Problem::NotAgain { trace: dir.clone(), why, help };
     let recording = Recording::read(trace::read(&dir)?).map_err(|error| match error {
         BadRecording::Trace(error) => Problem::trace(error),
@@ -105,17 +108,6 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
 fn files_of(command: &[OsString]) -> Result<Vec<PathBuf>, Problem> {
     let Program { file, script, .. } = Program::any(command)?;
     Ok([Some(file), script].into_iter().flatten().filter_map(|file| file.canonicalize().ok()).collect())
-}
-
-/// Whether every record is what was signed, and the end is there.
-fn is_whole(dir: &Path) -> Result<(), Failure> {
-    let report = failcore_trace::verify(dir, None).map_err(Problem::trace)?;
-    let why = match report.integrity {
-        Integrity::Valid => return Ok(()),
-        Integrity::NotClosed { .. } => "it was never closed, so that its end may be missing".to_owned(),
-        Integrity::Altered(Alteration { seq, flaw, .. }) => format!("{flaw} (record {seq})"),
-    };
-    Err(Problem::trace(TraceError::Unverified(why)).into())
 }
 
 /// Enters the world of a record.

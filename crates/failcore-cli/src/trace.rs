@@ -21,7 +21,7 @@ use crate::failure::{Failure, Problem};
 use crate::policy;
 use crate::ui::{Answer, BAD, FAINT, GOOD, STRONG, Styled, Table, Ui, WARN, count};
 
-pub(crate) use decisions::{Decisions, decisions, is_undecidable};
+pub(crate) use decisions::{Decisions, believed, decisions, is_undecidable};
 use filter::Chosen;
 use rows::Rows;
 

@@ -15,8 +15,8 @@ use crate::{Sink, SinkError};
 /// The operations of a recorded run, by tool scope and by what they are, never by their place.
 #[derive(Debug, Default)]
 pub struct Expected {
-    /// How often each is still to come.
-    left: Mutex<HashMap<Key, u64>>,
+    /// How often each was done, and is still to come.
+    counts: Mutex<HashMap<Key, Count>>,
     /// Files that are not those of the record.
     own: Vec<AbsPath>,
     /// Whether the program itself was started.
@@ -27,6 +27,12 @@ pub struct Expected {
 }
 
 type Key = (Vec<Text>, String);
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Count {
+    all: u64,
+    left: u64,
+}
 
 /// The first operation of a second run that the first did not have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -55,6 +61,7 @@ impl fmt::Display for Divergence {
         match self.recorded {
             _ if self.outside => write!(f, "{} reaches somebody of whom nothing is recorded", self.operation),
             0 => write!(f, "the recorded run had no {}", self.operation),
+            1 => write!(f, "the recorded run had {} once, and not again", self.operation),
             n => write!(f, "the recorded run had {} {n} times, and no more", self.operation),
         }
     }
@@ -66,13 +73,14 @@ impl Expected {
     /// # Errors
     /// The first error of `records`.
     pub fn read<E>(records: impl IntoIterator<Item = Result<Record, E>>) -> Result<Self, E> {
-        let mut left: HashMap<Key, u64> = HashMap::new();
+        let mut counts: HashMap<Key, Count> = HashMap::new();
         for record in records {
             if let Event::Decided { request, .. } = record?.event {
-                *left.entry(key(&request)).or_default() += 1;
+                let count = counts.entry(key(&request)).or_default();
+                *count = Count { all: count.all + 1, left: count.left + 1 };
             }
         }
-        Ok(Self { left: Mutex::new(left), ..Self::default() })
+        Ok(Self { counts: Mutex::new(counts), ..Self::default() })
     }
 
     /// The same of a program that is not quite the one that was recorded: it consists of these files, and what it does with
@@ -118,19 +126,20 @@ impl Expected {
             matches!(request.action, Action::Exec { .. }) && !self.started.swap(true, Ordering::Relaxed);
         let free = first || touches(&request.action, &self.own);
         let outside = goes_ahead && self.outside(&request.action);
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        match left.get_mut(&key) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        match counts.get_mut(&key) {
             _ if outside => {}
-            Some(0) if repeats(&request.action) => return true,
-            Some(count @ 1..) => {
-                *count -= 1;
+            Some(count) if count.left > 0 => {
+                count.left -= 1;
                 return true;
             }
+            // What only reads finds the same each time.
+            Some(_) if request.action.reads() => return true,
             _ if free => return true,
             _ => {}
         }
-        let recorded = u64::from(left.contains_key(&key));
-        let nearest = if recorded > 0 || outside { None } else { nearest(left.keys(), &key) };
+        let recorded = counts.get(&key).map_or(0, |count| count.all);
+        let nearest = if recorded > 0 || outside { None } else { nearest(counts.keys(), &key) };
         let (scope, operation) = (key.0, request.operation());
         let site = request.subject.claimed.site.clone();
         let _ = self.parted.set(Divergence { operation, scope, site, recorded, nearest, outside });
@@ -140,11 +149,6 @@ impl Expected {
 
 fn key(request: &Request) -> Key {
     (request.subject.claimed.scope.to_vec(), normal(request))
-}
-
-/// Whether it may happen more often than it did: it only reads what is the same each time.
-fn repeats(action: &Action) -> bool {
-    action.reads()
 }
 
 /// Whether it is about one of these files.
@@ -278,8 +282,13 @@ mod tests {
 
     #[test]
     fn an_effect_that_happens_more_often_is_another_run() {
-        let (went, parted) = run(&["process.exec /x"], &["process.exec /x", "process.exec /x"]);
-        assert_eq!((went, parted.unwrap().recorded), (1, 1));
+        let twice = ["process.exec /x", "process.exec /x"];
+        let (went, parted) = run(&twice[1..], &twice);
+        let parted = parted.unwrap();
+        assert_eq!((went, parted.recorded), (1, 1));
+        assert_eq!(parted.to_string(), "the recorded run had process.exec /x once, and not again");
+        let (went, parted) = run(&twice, &["process.exec /x"; 3]);
+        assert_eq!((went, parted.unwrap().recorded), (2, 2));
     }
 
     #[test]

@@ -104,8 +104,8 @@ pub trait Witness: Send + Sync {
     /// link in the last place leads to.
     fn looks(&self, from: &[u8], asked: &[u8], follow: bool) -> Result<(), SinkError>;
 
-    /// The program is about to get a descriptor of this file or directory; `emptied` says that nothing is left in it.
-    fn opens(&self, opened: BorrowedFd<'_>, emptied: bool) -> Result<(), SinkError>;
+    /// The program is about to get a descriptor of this file or directory.
+    fn opens(&self, opened: BorrowedFd<'_>) -> Result<(), SinkError>;
 
     /// The program is about to run the file that `asked` names, as in [`Witness::looks`].
     fn runs(&self, from: &[u8], asked: &[u8]) -> Result<(), SinkError>;

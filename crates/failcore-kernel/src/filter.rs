@@ -100,7 +100,7 @@ fn spans(recorded: bool) -> Vec<Span> {
         if number > next {
             add(next, unknown);
         }
-        let seen = recorded && (observed::is_look(row.nr) || observed::opens(row.nr).is_some());
+        let seen = recorded && observed::is_look(row.nr);
         add(number, if seen { Rule::Ask } else { row.rule });
         next = number + 1;
     }

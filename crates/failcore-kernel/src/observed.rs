@@ -18,15 +18,17 @@ use crate::memory;
 use crate::notify::last;
 use crate::walk::{self, View};
 
-/// Calls that only look, and are asked about for a recording alone.
+/// Calls that only look, some of them or all, and are asked about for a recording alone.
 pub(crate) fn is_look(nr: i64) -> bool {
     #[cfg(target_arch = "x86_64")]
-    if matches!(nr, SYS_stat | SYS_lstat | SYS_access | SYS_readlink | SYS_time | SYS_arch_prctl) {
+    if matches!(nr, SYS_open | SYS_stat | SYS_lstat | SYS_access | SYS_readlink | SYS_time | SYS_arch_prctl) {
         return true;
     }
     matches!(
         nr,
-        SYS_newfstatat
+        // An open for the path alone.
+        SYS_openat
+            | SYS_newfstatat
             | SYS_statx
             | SYS_faccessat
             | SYS_faccessat2
@@ -44,15 +46,6 @@ pub(crate) fn is_look(nr: i64) -> bool {
             // Every program begins with one of these, so that it is seen before it asks for anything.
             | SYS_set_tid_address
     )
-}
-
-/// Whether a call opens, with the argument its flags are in.
-pub(crate) fn opens(nr: i64) -> Option<usize> {
-    #[cfg(target_arch = "x86_64")]
-    if nr == SYS_open {
-        return Some(1);
-    }
-    (nr == SYS_openat).then_some(2)
 }
 
 /// Most random bytes that a call gives; it may give fewer than were asked for.
@@ -238,8 +231,7 @@ fn directory(call: &Call<'_>, dir: i32) -> Option<Vec<u8>> {
 pub(crate) fn after(call: &Call<'_>, witness: &dyn Witness, reply: Reply) -> Reply {
     match &reply {
         Ok(Answer::Descriptor { fd, .. }) => {
-            let emptied = opens(call.notice.nr).is_some_and(|arg| call.int(arg) & O_TRUNC != 0);
-            witness.opens(std::os::fd::AsFd::as_fd(fd), emptied).map_err(lost)?;
+            witness.opens(std::os::fd::AsFd::as_fd(fd)).map_err(lost)?;
         }
         Ok(Answer::Proceed) if matches!(call.notice.nr, SYS_execve | SYS_execveat) => {
             for Look { dir, path, .. } in looks(call).into_iter().flatten() {

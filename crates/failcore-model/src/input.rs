@@ -68,8 +68,8 @@ pub enum Told {
     },
     /// Random bytes (getrandom(2)).
     Random {
-        /// The bytes, in hexadecimal.
-        bytes: String,
+        /// The bytes.
+        bytes: Text,
     },
 }
 
@@ -108,7 +108,7 @@ pub enum Kind {
 }
 
 /// How a recorded program was started.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Start {
     /// The program's file, and what it was given.
     pub program: Text,

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use crate::program;
-use crate::store::{self, Store, StoreError, hex};
+use crate::store::{self, Store, StoreError};
 
 /// As many links as the kernel follows (path_resolution(7)).
 const MAX_LINKS: u32 = 40;
@@ -41,7 +41,7 @@ const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOC
 pub struct Keeping {
     /// Trees of programs and libraries.
     pub libraries: Vec<PathBuf>,
-    /// Whether what lies in them is kept too, and not only its hash; then a file may be of any length.
+    /// Whether what lies in them is kept too, and not only its hash; then every file of up to a gibibyte is.
     pub self_contained: bool,
     /// Longest file that is kept, in bytes.
     pub most: u64,
@@ -52,7 +52,7 @@ pub struct Keeping {
 /// Writes what a program learns into its trace.
 ///
 /// # Security
-/// What is kept can be read by whoever can read the trace's directory. Only what the program was granted to read is kept.
+/// What is kept can be read by whoever can read the trace's directory. Only what the program was granted to open or to run is kept.
 pub struct Recorder {
     sink: Arc<dyn Sink>,
     keeping: Keeping,
@@ -291,7 +291,7 @@ impl Recorder {
                 size += more.len() as u64;
             }
         }
-        let sha256 = hex(&hash.finalize());
+        let sha256 = format!("{:x}", hash.finalize());
         let kept = fits && if library { *self_contained } else { !secrets.finds(&bytes) };
         let head = bytes[..HEAD.min(bytes.len())].to_vec();
         if kept {
@@ -301,8 +301,9 @@ impl Recorder {
         Ok(head)
     }
 
-    /// Whether the contents of what stood at `path` at first are still to be kept; asked once.
-    fn is_to_be_read(seen: &mut Seen, path: &[u8], stat: &Stat) -> Option<Vec<u8>> {
+    /// Where at first that stood which stands at `path`, and in what state it was, where its contents are still to be kept;
+    /// asked once.
+    fn is_to_be_read(seen: &mut Seen, path: &[u8], stat: &Stat) -> Option<(Vec<u8>, State)> {
         let id = (stat.st_dev, stat.st_ino);
         // It may have got another name meanwhile.
         let path = match seen.first.get(path) {
@@ -310,10 +311,11 @@ impl Recorder {
             _ => seen.unread.get(&id)?.clone(),
         };
         match seen.first.get_mut(&path) {
-            Some(First::File { read, .. }) if !*read => {
+            Some(First::File { read, state }) if !*read => {
                 *read = true;
+                let state = *state;
                 seen.unread.remove(&id);
-                Some(path)
+                Some((path, state))
             }
             _ => None,
         }
@@ -342,7 +344,7 @@ impl Witness for Recorder {
         Ok(())
     }
 
-    fn opens(&self, opened: BorrowedFd<'_>, emptied: bool) -> Result<(), SinkError> {
+    fn opens(&self, opened: BorrowedFd<'_>) -> Result<(), SinkError> {
         let own = format!("/proc/self/fd/{}", opened.as_raw_fd());
         let path = readlink(&own, Vec::new()).map_err(unkept)?.into_bytes();
         if !path.starts_with(b"/") || is_live(&path) {
@@ -361,9 +363,12 @@ impl Witness for Recorder {
                 self.write(&path, Input::Names { names })
             }
             FileType::RegularFile => {
-                let Some(path) = Self::is_to_be_read(&mut seen, &path, &stat) else { return Ok(()) };
+                let Some((path, before)) = Self::is_to_be_read(&mut seen, &path, &stat) else {
+                    return Ok(());
+                };
                 drop(seen);
-                if emptied {
+                // The open itself emptied it: what it held was not learnt.
+                if stat.st_size == 0 && before.size != 0 {
                     return Ok(());
                 }
                 // What may be written and not read is not read by the program either.
@@ -380,7 +385,7 @@ impl Witness for Recorder {
     }
 
     fn random(&self, thread: &str, bytes: Vec<u8>) -> Result<Vec<u8>, SinkError> {
-        self.told(thread, Told::Random { bytes: hex(&bytes) })?;
+        self.told(thread, Told::Random { bytes: Text::from(&bytes[..]) })?;
         Ok(bytes)
     }
 
@@ -391,7 +396,7 @@ impl Witness for Recorder {
             let Some(path) = next.take() else { break };
             let mut seen = self.lock();
             let End::At(path, stat) = self.walk(&mut seen, &path, true)? else { break };
-            let Some(path) = Self::is_to_be_read(&mut seen, &path, &stat) else { break };
+            let Some((path, _)) = Self::is_to_be_read(&mut seen, &path, &stat) else { break };
             drop(seen);
             // What may be run and not read has to be on the machine.
             let Ok(file) = open(path.as_slice(), READ, Mode::empty()) else { break };
@@ -497,7 +502,7 @@ mod tests {
             let path = dir.path().join(name);
             std::fs::write(&path, name).unwrap();
             recorder.looks(b"/", path.as_os_str().as_bytes(), true)?;
-            recorder.opens(File::open(&path).unwrap().as_fd(), false)
+            recorder.opens(File::open(&path).unwrap().as_fd())
         };
         // The first is on its way when it shows.
         let refused = (0..1000).find(|n| opens(&n.to_string()).is_err());

@@ -6,7 +6,6 @@ use failcore_model::input::{Input, Kind, Moment, Name, Start, Told};
 use failcore_model::{AbsPath, Action, Event, Record, Text};
 
 use crate::replayed::Replayed;
-use crate::store::unhex;
 
 /// All that a program learnt from outside.
 #[derive(Debug)]
@@ -35,15 +34,12 @@ impl Values {
         of_clock.filter_map(|(_, said)| said.first().copied()).min()
     }
 
-    fn add(&mut self, thread: &Text, told: Told) -> Result<(), &'static str> {
+    fn add(&mut self, thread: &Text, told: Told) {
         let thread = thread.to_string();
         match told {
             Told::Clock { clock, at } => self.clocks.entry((thread, clock)).or_default().push(at),
-            Told::Random { bytes } => {
-                self.random.entry(thread).or_default().push(unhex(&bytes).ok_or("random bytes are none")?);
-            }
+            Told::Random { bytes } => self.random.entry(thread).or_default().push(bytes.as_bytes().to_vec()),
         }
-        Ok(())
     }
 }
 
@@ -108,18 +104,13 @@ impl Recording {
                 Event::Left { path, sha256 } => {
                     left.insert(place(&path).ok_or(nonsense("the path is none"))?, sha256);
                 }
-                Event::Told { thread, told } => values.add(&thread, told).map_err(nonsense)?,
+                Event::Told { thread, told } => values.add(&thread, told),
                 _ => {}
             }
         }
         // Others may have changed what the program only read.
         left.retain(|path, _| changed.contains(path));
         Ok(Self { start: start.ok_or(BadRecording::None)?, nodes, values, left })
-    }
-
-    /// Whether a file stood at `path` that the program never read.
-    pub fn is_unread(&self, path: &[u8]) -> bool {
-        matches!(self.nodes.get(path), Some(Node::File { contents: None, .. }))
     }
 
     /// Who tells the program what it was told.
@@ -229,17 +220,7 @@ mod tests {
     }
 
     fn started() -> Event {
-        let start = Start {
-            program: "/bin/x".into(),
-            args: vec![],
-            env: vec![],
-            cwd: "/".into(),
-            tmp: "/tmp".into(),
-            uid: 0,
-            gid: 0,
-            umask: 0o022,
-        };
-        Event::RecordingStarted { start: start.into() }
+        Event::RecordingStarted { start: Box::default() }
     }
 
     fn input(path: &str, input: Input) -> Event {

@@ -70,7 +70,7 @@ impl Witness for Replayed {
         Ok(())
     }
 
-    fn opens(&self, _: BorrowedFd<'_>, _: bool) -> Result<(), SinkError> {
+    fn opens(&self, _: BorrowedFd<'_>) -> Result<(), SinkError> {
         Ok(())
     }
 

@@ -11,8 +11,9 @@ use sha2::{Digest, Sha256};
 
 /// How hard it is packed: what costs about as much time as the hash.
 const LEVEL: i32 = 1;
-/// Before each object: its hash, and its packed length in little-endian order.
-const HEAD: usize = 32 + 8;
+/// Before each object: its hash in hexadecimal, and its packed length in little-endian order.
+const HASH: usize = 64;
+const HEAD: usize = HASH + 8;
 
 /// The objects of one trace, while they are gathered.
 #[derive(Debug)]
@@ -59,18 +60,14 @@ impl StoreError {
 
 /// The SHA-256 of `bytes`, in hexadecimal.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:x}", Sha256::digest(bytes))
 }
 
 /// The SHA-256 of what a file holds now, in hexadecimal; nothing where it cannot be read.
 pub(crate) fn hash_of(file: &Path) -> Option<String> {
     let mut hash = Sha256::new();
     io::copy(&mut File::open(file).ok()?, &mut hash).ok()?;
-    Some(hex(&hash.finalize()))
+    Some(format!("{:x}", hash.finalize()))
 }
 
 fn path(trace: &Path) -> PathBuf {
@@ -115,7 +112,7 @@ impl Store {
             Err(error) => return Err(failed(error)),
         };
         let mut object = Vec::with_capacity(HEAD + packed.len());
-        object.extend(unhex(sha256).unwrap_or_default());
+        object.extend(sha256.as_bytes());
         object.extend((packed.len() as u64).to_le_bytes());
         object.extend(packed);
         self.file.write_all(&object).map_err(failed)?;
@@ -141,13 +138,14 @@ impl Objects {
             let (mut at, mut head) = (0, [0; HEAD]);
             while at < len {
                 let whole = file.read_exact_at(&mut head, at).is_ok();
-                let (hash, packed) = head.split_at(32);
+                let (hash, packed) = head.split_at(HASH);
                 let packed = packed.try_into().map(u64::from_le_bytes).unwrap_or_default();
                 at += HEAD as u64;
-                if !whole || packed > len.saturating_sub(at) {
+                let (true, Ok(hash)) = (whole && packed <= len.saturating_sub(at), str::from_utf8(hash))
+                else {
                     return Err(StoreError::Changed(path));
-                }
-                places.insert(hex(hash), (at, packed));
+                };
+                places.insert(hash.to_owned(), (at, packed));
                 at += packed;
             }
         }
@@ -174,13 +172,6 @@ impl Objects {
         }
         Ok(bytes)
     }
-}
-
-/// The bytes that hexadecimal digits stand for.
-pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| (byte as char).to_digit(16);
-    let pair = |pair: &[u8]| u8::try_from(digit(pair[0])? << 4 | digit(*pair.get(1)?)?).ok();
-    text.as_bytes().chunks(2).map(pair).collect()
 }
 
 #[cfg(test)]
@@ -215,8 +206,8 @@ mod tests {
             }
         }
         let bomb = zstd::bulk::compress(&vec![0; 1 << 24], LEVEL).unwrap();
-        let hash = unhex(&sha256(b"another")).unwrap();
-        let object = [&hash[..], &(bomb.len() as u64).to_le_bytes(), &bomb].concat();
+        let hash = sha256(b"another");
+        let object = [hash.as_bytes(), &(bomb.len() as u64).to_le_bytes(), &bomb].concat();
         std::fs::write(path(dir.path()), object).unwrap();
         assert!(matches!(get(b"another"), Err(StoreError::Changed(_))));
     }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use failcore_gate::{Sink, SinkError, Witness};
-use failcore_model::input::{Input, Start};
+use failcore_model::input::Input;
 use failcore_model::{Event, Record, Timestamp};
 use failcore_record::{Keeping, Objects, Recorder, Recording, Store, Unready};
 use proptest::prelude::*;
@@ -27,17 +27,7 @@ impl Sink for Kept {
 
 impl Kept {
     fn recording(&self) -> Recording {
-        let start = Start {
-            program: "/bin/x".into(),
-            args: vec![],
-            env: vec![],
-            cwd: "/".into(),
-            tmp: "/tmp".into(),
-            uid: 0,
-            gid: 0,
-            umask: 0o022,
-        };
-        let started = Event::RecordingStarted { start: start.into() };
+        let started = Event::RecordingStarted { start: Box::default() };
         let events = std::iter::once(started).chain(self.0.lock().unwrap().clone());
         let record = |(seq, event)| Ok::<_, ()>(Record { seq, ts: Timestamp(1), session: "s".into(), event });
         Recording::read((0..).zip(events).map(record)).unwrap()
@@ -80,7 +70,7 @@ impl Recorded {
 
     fn opens(&self, path: &Path) {
         self.looks(path);
-        self.recorder.opens(File::open(path).unwrap().as_fd(), false).unwrap();
+        self.recorder.opens(File::open(path).unwrap().as_fd()).unwrap();
     }
 
     /// The tree as it is laid out.
@@ -201,7 +191,7 @@ fn the_first_look_counts() {
     fs::rename(tree.join("moves"), tree.join("moved")).unwrap();
     recorded.opens(&tree.join("moved"));
     let emptied = File::create(tree.join("emptied")).unwrap();
-    recorded.recorder.opens(emptied.as_fd(), true).unwrap();
+    recorded.recorder.opens(emptied.as_fd()).unwrap();
     recorded.opens(&tree.join("emptied"));
     let (_root, again) = recorded.laid_out();
     let read = |name: &str| fs::read(again.join(name)).unwrap();
@@ -223,7 +213,7 @@ fn links_lead_where_they_led() {
     symlink("loop", tree.join("loop")).unwrap();
     let asked = tree.join("two/../b/./file");
     recorded.recorder.looks(b"/", asked.as_os_str().as_encoded_bytes(), true).unwrap();
-    recorded.recorder.opens(File::open(&asked).unwrap().as_fd(), false).unwrap();
+    recorded.recorder.opens(File::open(&asked).unwrap().as_fd()).unwrap();
     recorded.recorder.looks(tree.as_os_str().as_encoded_bytes(), b"loop/x", true).unwrap();
     let (_root, again) = recorded.laid_out();
     assert_eq!(fs::read(again.join("one/b/file")).unwrap(), b"here");

@@ -50,7 +50,7 @@ pub(crate) fn is_undecidable(request: &Request) -> bool {
 }
 
 /// The report of records that are what was signed, from the first to the last.
-fn believed(dir: &Path, notes: Notes) -> Result<Option<Report>, Failure> {
+pub(crate) fn believed(dir: &Path, notes: Notes) -> Result<Option<Report>, Failure> {
     if !dir.join("key.pub").exists() {
         notes.note("these records carry no signature: nothing says that they are what was written");
         return Ok(None);

@@ -227,7 +227,7 @@ fn words(event: &Event, all: bool) -> Option<String> {
             }
             let told = match told {
                 Told::Clock { clock, at } => format!("clock {clock} is at {}.{:09}", at.s, at.ns),
-                Told::Random { bytes } => count(bytes.len() as u64 / 2, "random byte"),
+                Told::Random { bytes } => count(bytes.as_bytes().len() as u64, "random byte"),
             };
             format!("{} thread {thread}: {told}", Styled(FAINT, "learnt "))
         }
