@@ -1,5 +1,4 @@
-// Loops of one operation, native, bare or under an otherwise empty supervisor, which is the floor that ours is compared
-// with. Usage: loops OPERATION ARGUMENT COUNT [continue|emulate]; prints the median nanoseconds an operation.
+// Loops of one operation, native. Usage: loops OPERATION ARGUMENT COUNT; prints the median nanoseconds an operation.
 //   open PATH      open and close
 //   read PATH      what no policy touches: read, write, poll, clock, futex, receive
 //   connect PORT   socket, connect to loopback, close
@@ -7,28 +6,18 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/filter.h>
 #include <linux/futex.h>
-#include <linux/openat2.h>
-#include <linux/seccomp.h>
 #include <netinet/in.h>
 #include <poll.h>
-#include <pthread.h>
 #include <spawn.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
-
-static int listener, emulate, agent;
 
 static double now(void) {
     struct timespec t;
@@ -114,61 +103,8 @@ static int loop(const char *operation, long count) {
     return 0;
 }
 
-static void *supervise(void *_) {
-    for (;;) {
-        struct seccomp_notif call = {0};
-        if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &call)) {
-            if (errno == ENOENT || errno == EINTR) continue;
-            return 0;
-        }
-        if (emulate) {
-            char path[256];
-            struct iovec local = {path, 256}, remote = {(void *)call.data.args[1], 256};
-            process_vm_readv(call.pid, &local, 1, &remote, 1, 0);
-            ioctl(listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &call.id);
-            struct open_how how = {.flags = O_RDONLY | O_CLOEXEC, .resolve = RESOLVE_NO_SYMLINKS};
-            int fd = syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how);
-            struct seccomp_notif_addfd add = {.id = call.id, .flags = SECCOMP_ADDFD_FLAG_SEND, .srcfd = fd, .newfd_flags = O_CLOEXEC};
-            ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &add);
-            close(fd);
-        } else {
-            struct seccomp_notif_resp go = {.id = call.id, .flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE};
-            ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &go);
-        }
-    }
-}
-
 int main(int count, char **argv) {
-    if (count < 4) return 2;
+    if (count != 4) return 2;
     argument = argv[2];
-    if (count == 4) return loop(argv[1], atol(argv[3]));
-    emulate = !strcmp(argv[4], "emulate");
-    int pipes[2], go[2];
-    pipe(pipes); pipe(go);
-    agent = fork();
-    if (!agent) {
-        struct sock_filter code[] = {
-            BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-            BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_openat, 0, 1),
-            BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
-            BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-        };
-        struct sock_fprog program = {4, code};
-        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-        int fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &program);
-        write(pipes[1], &fd, sizeof fd);
-        char byte;
-        read(go[0], &byte, 1);
-        _exit(loop(argv[1], atol(argv[3])));
-    }
-    int fd;
-    read(pipes[0], &fd, sizeof fd);
-    listener = syscall(SYS_pidfd_getfd, syscall(SYS_pidfd_open, agent, 0), fd, 0);
-    ioctl(listener, _IOW('!', 4, __u64), 1);
-    pthread_t thread;
-    pthread_create(&thread, 0, supervise, 0);
-    write(go[1], "x", 1);
-    int status;
-    waitpid(agent, &status, 0);
-    _exit(status ? 1 : 0);
+    return loop(argv[1], atol(argv[3]));
 }
