@@ -17,6 +17,7 @@ mod calls;
 mod carried;
 mod cgroup;
 mod directories;
+mod duty;
 mod exec;
 mod features;
 mod filter;

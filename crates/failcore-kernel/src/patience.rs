@@ -6,11 +6,12 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, Once, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
 use crate::call::Call;
+use crate::duty::{Duty, Looks};
 use crate::notify::{Listener, Notice};
 use crate::standstill::Leave;
 use crate::tasks::field;
@@ -19,6 +20,8 @@ use crate::tasks::field;
 const BEAT: Duration = Duration::from_millis(20);
 /// How often to look around while no call waits.
 const IDLE: Duration = Duration::from_millis(50);
+/// How often it is looked whether a worker is long at a call, while there are any.
+const LOOK: Duration = Duration::from_millis(2);
 /// What makes the kernel restart the call or report `EINTR`, as the signal's handler was set up
 /// (linux/errno.h `ERESTARTSYS`).
 const RESTART: i32 = 512;
@@ -64,15 +67,21 @@ impl Patience {
         result
     }
 
-    /// Looks after waiting calls, and does `also` now and then, until [`Patience::end`].
-    pub(crate) fn watch(&self, listener: &Listener, also: impl Fn()) {
+    /// Looks after waiting calls and the duty, and does `also` now and then, until [`Patience::end`].
+    pub(crate) fn watch(&self, listener: &Listener, duty: &Duty, also: impl Fn()) {
+        let (mut looks, mut since) = (Looks::default(), Instant::now());
         let mut waiting = self.lock();
         while !self.over.load(SeqCst) {
-            let nap = if waiting.is_empty() { IDLE } else { BEAT };
+            let beat = if waiting.is_empty() { IDLE } else { BEAT };
+            let nap = if duty.look(&mut looks) { LOOK } else { beat };
             waiting = match self.bell.wait_timeout(waiting, nap) {
                 Ok((waiting, _)) => waiting,
                 Err(poisoned) => poisoned.into_inner().0,
             };
+            if since.elapsed() < beat {
+                continue;
+            }
+            since = Instant::now();
             for (worker, notice) in waiting.iter() {
                 if !listener.is_waiting(notice) || has_signal(notice.tid) {
                     interrupt(*worker);

@@ -1,6 +1,6 @@
 //! The supervisor: takes an agent's system calls one by one, has each decided and recorded, performs it or refuses.
 //!
-//! Workers wait for notifications side by side; whenever the last idle one takes a call, another is started, so that
+//! Workers take turns in waiting for notifications (`duty`), and more are started whenever all have a call in hand, so that
 //! no call ever waits for another one's end.
 
 use std::os::fd::OwnedFd;
@@ -19,6 +19,7 @@ use crate::call::{Answer, Call, Reply};
 use crate::callers::Callers;
 use crate::calls::{Row, Rule, row};
 use crate::directories::Directories;
+use crate::duty::Duty;
 use crate::filter::ruling;
 use crate::ipc::Objects;
 use crate::island::Island;
@@ -35,9 +36,6 @@ use crate::{attributes, exec, groups, ipc, messages, names, observed, open, proc
 
 /// Workers that may wait at once; more calls queue in the kernel.
 const MOST_WORKERS: usize = 1024;
-/// Idle workers kept. More than one run keeps busy: starting one costs more than a call, and a worker that is just
-/// about to be idle again looks busy.
-const SPARE: usize = 16;
 /// Stack of a worker: it handles paths, not recursion.
 const STACK: usize = 256 << 10;
 /// What the probes before the program's start are answered with; nothing else ever is.
@@ -84,7 +82,8 @@ pub(crate) struct Shared {
     /// Before the program starts every call is refused in a way that shows it was us.
     probing: AtomicBool,
     over: AtomicBool,
-    idle: AtomicUsize,
+    /// Which workers wait for calls.
+    duty: Duty,
     workers: Mutex<Vec<i32>>,
     changing: AtomicUsize,
     last_refusal: Mutex<Option<Denial>>,
@@ -124,7 +123,8 @@ impl Shared {
             root,
             probing: AtomicBool::new(true),
             over: AtomicBool::new(false),
-            idle: AtomicUsize::new(0),
+            // Where it cannot be told, it is as on any machine of today.
+            duty: Duty::new(rustix::thread::sched_getaffinity(None).map_or(2, |ours| ours.count())),
             workers: Mutex::default(),
             changing: AtomicUsize::new(0),
             last_refusal: Mutex::default(),
@@ -185,6 +185,7 @@ impl Shared {
     pub(crate) fn end(&self) {
         self.over.store(true, SeqCst);
         self.standstill.close();
+        self.duty.close();
         self.patience.end();
         loop {
             let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -205,7 +206,7 @@ impl Shared {
 
     /// Looks after waiting calls, execs under way and processes that ended, until the end.
     pub(crate) fn look_after(&self) {
-        self.patience.watch(&self.listener, || {
+        self.patience.watch(&self.listener, &self.duty, || {
             self.sweep();
             if self.changing.load(SeqCst) > 0 {
                 for process in self.tasks.all() {
@@ -260,11 +261,11 @@ impl<Held> Drop for Changing<'_, Held> {
 /// The kernel's, where no thread can be started.
 fn start_worker(shared: &Arc<Shared>) -> std::io::Result<()> {
     let of = Arc::clone(shared);
-    // Counted before it runs, so that two who find nobody idle do not both start one.
-    shared.idle.fetch_add(1, SeqCst);
+    // Counted before it runs, so that two who find nobody do not both start one.
+    shared.duty.comes();
     let spawned = worker(shared.started.fetch_add(1, SeqCst)).spawn(move || work(&of));
     if spawned.is_err() {
-        shared.idle.fetch_sub(1, SeqCst);
+        shared.duty.leaves();
     }
     spawned.map(drop)
 }
@@ -276,11 +277,11 @@ pub(crate) fn worker(number: u32) -> std::thread::Builder {
 
 /// Makes the calling thread, whose credentials and domain all others will have, the first worker.
 pub(crate) fn serve(shared: &Arc<Shared>) {
-    shared.idle.fetch_add(1, SeqCst);
+    shared.duty.comes();
     work(shared);
 }
 
-/// A worker's life; it counts as idle when it begins.
+/// A worker's life; it counts as waiting for calls when it begins.
 fn work(shared: &Arc<Shared>) {
     let own = rustix::thread::gettid().as_raw_nonzero().get();
     patience::prepare();
@@ -289,33 +290,28 @@ fn work(shared: &Arc<Shared>) {
     while !shared.over.load(SeqCst) {
         let notice = match shared.listener.receive() {
             Ok(notice) => notice,
-            // Nobody is left under the filter, and never will be again.
-            Err(Errno::NOENT) if shared.listener.is_deserted() => break,
             // The task was gone by the time, or a signal told us to look up.
-            Err(Errno::NOENT | Errno::INTR) => continue,
-            Err(_) => break,
+            Err(Errno::NOENT | Errno::INTR) if !shared.listener.is_deserted() => continue,
+            // Nobody is left under the filter, and never will be again.
+            Err(_) => {
+                shared.duty.leaves();
+                break;
+            }
         };
+        let (call, alone) = shared.duty.took(notice.tid);
         // While the run is paused a call gets no answer.
-        let Some(acting) = shared.standstill.act() else { break };
-        if shared.idle.fetch_sub(1, SeqCst) == 1 && count(shared) < MOST_WORKERS {
+        let acting = shared.standstill.act();
+        if alone && !shared.duty.call() && count(shared) < MOST_WORKERS {
             // Where none can be started the call in hand still gets its answer, and the next waits for it.
             let _ = start_worker(shared);
         }
-        let needed = handle(shared, notice);
+        let Some(acting) = acting else { break };
+        handle(shared, notice, call);
         drop(acting);
-        if !needed {
-            // The others may have taken calls since: the last one that is idle stays.
-            if shared.idle.fetch_sub(1, SeqCst) > 1 {
-                return retire(shared, own);
-            }
-            shared.idle.fetch_add(1, SeqCst);
+        if !shared.duty.returns() {
+            break;
         }
     }
-    shared.idle.fetch_sub(1, SeqCst);
-    retire(shared, own);
-}
-
-fn retire(shared: &Shared, own: i32) {
     shared.workers.lock().unwrap_or_else(PoisonError::into_inner).retain(|tid| *tid != own);
 }
 
@@ -331,12 +327,11 @@ fn isolate() {
     rustix::process::umask(Mode::empty());
 }
 
-/// Answers one call, whatever happens; whether the worker is to go on. It counts as idle again with the answer, since
-/// the task's next call may come before we are back.
-fn handle(shared: &Shared, notice: Notice) -> bool {
+/// Answers one call, whatever happens.
+fn handle(shared: &Shared, notice: Notice, call: u64) {
     // A fault of ours is a refusal.
     let reply = catch_unwind(AssertUnwindSafe(|| answer(shared, notice))).unwrap_or(Err(Errno::IO));
-    let needed = shared.idle.fetch_add(1, SeqCst) < SPARE;
+    shared.duty.answers(call);
     let sent = match reply {
         Ok(Answer::Value(value)) => shared.listener.succeed(&notice, value),
         Ok(Answer::Proceed) => shared.listener.proceed(&notice),
@@ -365,7 +360,6 @@ fn handle(shared: &Shared, notice: Notice) -> bool {
     };
     // Whoever is gone by now does not need an answer.
     let _ = sent;
-    needed
 }
 
 fn answer(shared: &Shared, notice: Notice) -> Reply {

@@ -1,0 +1,291 @@
+//! Which workers wait for calls in the kernel, and which stand by. The kernel wakes each that waits at the listener for
+//! every call, so that a crowd of them would cost each call as many wake-ups; and it wakes nobody else.
+//!
+//! Whoever takes a call and leaves nobody at the listener calls another there, so that no call waits for another one's
+//! end. On one processor that costs more than it brings while one task alone calls, of which no second call can come
+//! before the first is answered: nobody is called then but by who looks after the workers, should the call take long.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Workers that stand by at most. More than one run keeps busy: starting one costs more than a call, and a worker that
+/// is just about to be free again looks busy.
+const SPARE: usize = 16;
+/// Looks without a call before nobody looks that often any more.
+const QUIET_LOOKS: u32 = 50;
+
+/// The duty of waiting for calls.
+#[derive(Debug)]
+pub(crate) struct Duty {
+    /// Workers that wait at the listener, or are on their way there.
+    waiting: AtomicUsize,
+    /// How many wait there while there is no need for more. Two where there are processors for them: the one that has
+    /// just answered a call and comes back keeps a processor busy to which the kernel would move the task otherwise,
+    /// waking it up from its sleep.
+    places: usize,
+    /// The task that called last.
+    task: AtomicU32,
+    calls: AtomicU64,
+    /// The call in hand while nobody was called to the listener; 0 where there is none.
+    alone: AtomicU64,
+    /// Whether somebody looks often enough that nobody need be called.
+    is_looked_after: AtomicBool,
+    standing_by: Mutex<StandingBy>,
+    bell: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct StandingBy {
+    workers: usize,
+    /// How many of them are called.
+    called: usize,
+    over: bool,
+}
+
+/// What was seen at the last look.
+#[derive(Debug, Default)]
+pub(crate) struct Looks {
+    calls: u64,
+    alone: u64,
+    quiet: u32,
+}
+
+impl Duty {
+    /// For a machine on which so many processors are ours.
+    pub(crate) fn new(processors: u32) -> Self {
+        Self {
+            waiting: AtomicUsize::new(0),
+            places: if processors > 1 { 2 } else { 1 },
+            task: AtomicU32::new(0),
+            calls: AtomicU64::new(0),
+            alone: AtomicU64::new(0),
+            is_looked_after: AtomicBool::new(false),
+            standing_by: Mutex::default(),
+            bell: Condvar::new(),
+        }
+    }
+
+    /// One more worker is on its way to the listener.
+    pub(crate) fn comes(&self) {
+        self.waiting.fetch_add(1, SeqCst);
+    }
+
+    /// A worker leaves the listener for good.
+    pub(crate) fn leaves(&self) {
+        self.waiting.fetch_sub(1, SeqCst);
+    }
+
+    /// A worker took a call of a task from the listener, as its `call`th. Whether somebody has to be called there.
+    pub(crate) fn took(&self, task: u32) -> (u64, bool) {
+        let call = self.calls.fetch_add(1, SeqCst) + 1;
+        let same = self.task.swap(task, SeqCst) == task;
+        if self.waiting.fetch_sub(1, SeqCst) > 1 {
+            return (call, false);
+        }
+        if self.places > 1 || !same || self.lock().workers == 0 {
+            return (call, true);
+        }
+        // First said, then asked; `look` does it the other way round, so that one of the two sees the other.
+        self.alone.store(call, SeqCst);
+        (call, !self.is_looked_after.load(SeqCst))
+    }
+
+    /// Calls somebody who stands by to the listener; whether there was anybody.
+    pub(crate) fn call(&self) -> bool {
+        let mut by = self.lock();
+        if by.called == by.workers {
+            return false;
+        }
+        by.called += 1;
+        self.comes();
+        drop(by);
+        self.bell.notify_one();
+        true
+    }
+
+    /// A worker is about to answer its call, and on its way back from then on: the task's next call may come before it is
+    /// there.
+    pub(crate) fn answers(&self, call: u64) {
+        let _ = self.alone.compare_exchange(call, 0, SeqCst, SeqCst);
+        self.comes();
+    }
+
+    /// A worker is back; it stands by while there are enough at the listener. False where it is not needed any more.
+    pub(crate) fn returns(&self) -> bool {
+        let more = |waiting: usize| (waiting > self.places).then(|| waiting - 1);
+        if self.waiting.fetch_update(SeqCst, SeqCst, more).is_err() {
+            return true;
+        }
+        let mut by = self.lock();
+        if by.workers >= SPARE {
+            return false;
+        }
+        by.workers += 1;
+        while by.called == 0 && !by.over {
+            by = self.bell.wait(by).unwrap_or_else(PoisonError::into_inner);
+        }
+        by.workers -= 1;
+        if by.called == 0 {
+            return false;
+        }
+        by.called -= 1;
+        true
+    }
+
+    /// Calls somebody to the listener where the call that was in hand alone at the last look still is. Whether to look
+    /// again soon.
+    pub(crate) fn look(&self, last: &mut Looks) -> bool {
+        if self.places > 1 {
+            return false;
+        }
+        let (calls, alone) = (self.calls.load(SeqCst), self.alone.load(SeqCst));
+        if alone != 0 && alone == last.alone && self.alone.compare_exchange(alone, 0, SeqCst, SeqCst).is_ok()
+        {
+            self.call();
+        }
+        last.quiet = if calls == last.calls { last.quiet + 1 } else { 0 };
+        (last.calls, last.alone) = (calls, alone);
+        let soon = last.quiet < QUIET_LOOKS;
+        self.is_looked_after.store(soon, SeqCst);
+        // A call that was taken meanwhile may have relied on it.
+        soon || self.alone.load(SeqCst) != 0
+    }
+
+    /// Nobody stands by any more.
+    pub(crate) fn close(&self) {
+        self.lock().over = true;
+        self.bell.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, StandingBy> {
+        self.standing_by.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TASK: u32 = 77;
+
+    impl Duty {
+        /// How many wait at the listener, and how many stand by.
+        fn counted(&self) -> (usize, usize) {
+            let by = self.lock();
+            (self.waiting.load(SeqCst), by.workers - by.called)
+        }
+
+        fn until(&self, counted: (usize, usize)) {
+            while self.counted() != counted {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    /// Runs `test` with one worker at the listener and another who stands by.
+    fn with_another(duty: &Duty, test: impl FnOnce()) {
+        std::thread::scope(|scope| {
+            (0..=duty.places).for_each(|_| duty.comes());
+            scope.spawn(|| duty.returns());
+            duty.until((duty.places, 1));
+            test();
+            duty.close();
+        });
+    }
+
+    #[test]
+    fn no_more_wait_than_there_are_places() {
+        for (processors, places) in [(1, 1), (2, 2), (64, 2)] {
+            let duty = Duty::new(processors);
+            std::thread::scope(|scope| {
+                (0..places).for_each(|_| duty.comes());
+                for _ in 0..SPARE {
+                    duty.comes();
+                    scope.spawn(|| duty.returns());
+                }
+                duty.until((places, SPARE));
+                duty.comes();
+                assert!(!duty.returns(), "there are enough");
+                assert!(duty.call() && duty.call());
+                duty.until((places + 2, SPARE - 2));
+                duty.close();
+            });
+            assert_eq!(duty.counted(), (places + 2, 0));
+            assert!(!duty.call(), "nobody stands by");
+        }
+    }
+
+    #[test]
+    fn somebody_is_called_when_the_last_one_takes_a_call() {
+        let duty = Duty::new(2);
+        duty.comes();
+        let (first, alone) = duty.took(TASK);
+        assert!(alone);
+        duty.comes();
+        duty.answers(first);
+        assert!(duty.returns());
+        // From here on the two take turns, and whoever answered counts before it is back.
+        for _ in 0..3 {
+            let (call, alone) = duty.took(TASK);
+            assert!(!alone);
+            duty.answers(call);
+        }
+        assert!(!duty.took(TASK).1 && duty.took(TASK + 1).1, "both have a call in hand");
+    }
+
+    #[test]
+    fn on_one_processor_nobody_is_called_while_one_task_alone_calls() {
+        let (duty, mut looks) = (Duty::new(1), Looks::default());
+        with_another(&duty, || {
+            assert!(duty.look(&mut looks));
+            let (call, alone) = duty.took(TASK);
+            assert!(alone, "another task had called before");
+            duty.answers(call);
+            for _ in 0..3 {
+                let (call, alone) = duty.took(TASK);
+                duty.look(&mut looks);
+                assert!(!alone);
+                duty.answers(call);
+            }
+            assert!(duty.took(TASK + 1).1);
+        });
+    }
+
+    #[test]
+    fn who_is_long_at_a_call_does_not_stay_alone() {
+        let (duty, mut looks) = (Duty::new(1), Looks::default());
+        with_another(&duty, || {
+            duty.look(&mut looks);
+            let (call, _) = duty.took(TASK);
+            duty.answers(call);
+            let (long, alone) = duty.took(TASK);
+            assert!(!alone);
+            duty.look(&mut looks);
+            assert_eq!(duty.counted(), (0, 1), "at one look it may have been taken just now");
+            duty.look(&mut looks);
+            assert_eq!(duty.counted(), (1, 0));
+            duty.look(&mut looks);
+            duty.answers(long);
+            assert_eq!(duty.counted(), (2, 0));
+        });
+    }
+
+    #[test]
+    fn somebody_is_called_for_each_call_unless_somebody_looks() {
+        let (duty, mut looks) = (Duty::new(1), Looks::default());
+        with_another(&duty, || {
+            let calls = || {
+                (0..3).all(|_| {
+                    let (call, alone) = duty.took(TASK);
+                    duty.answers(call);
+                    alone
+                })
+            };
+            assert!(calls());
+            while duty.look(&mut looks) {}
+            assert!(calls(), "it was quiet for so long that nobody looks");
+            assert!(duty.look(&mut looks), "calls were seen");
+            assert!(!calls());
+        });
+    }
+}
