@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use failcore_gate::{Sink, SinkError};
-use failcore_model::{Action, Endpoint, Event, Text};
+use failcore_model::{Action, Endpoint, Event, FileRef, Text};
 
 use crate::page::RunPage;
 
@@ -108,35 +108,13 @@ impl Sink for OwnSink {
 
 /// At least as many bytes as the event's JSON has, with room for what the record's head adds.
 ///
-/// The events that count, an open or a connect decided, are estimated from their texts, each byte of which comes to six at
-/// most; everything else is written out to be counted.
+/// Of the events that there are many of it is estimated from their texts, each byte of which comes to six at most; what may
+/// be long by that, and everything else, is written out to be counted.
 fn length(event: &Event) -> Result<u64, serde_json::Error> {
     const HEAD: u64 = 160;
-    const FIXED: usize = 1024;
-    const IDENTITY: usize = 64;
-    const ESCAPED: usize = 6;
-    if let Event::Decided { request, decision, .. } = event
-        && let Some((object, ids)) = match &request.action {
-            Action::Open { file, .. } => {
-                Some((file.asked.as_bytes().len() + file.path.as_bytes().len(), file.ids.len()))
-            }
-            // An address comes to less than what is fixed.
-            Action::Connect(Endpoint::Inet { .. }) => Some((0, 0)),
-            _ => None,
-        }
-        && request.subject.claimed.is_empty()
-        && request.context.addresses.is_empty()
-    {
-        let names = &request.context.names;
-        let label = |text: &Option<Text>| text.as_ref().map_or(0, |text| text.as_bytes().len());
-        let subject = &request.subject;
-        let texts = object
-            + names.iter().map(|name| name.as_str().len() + 1).sum::<usize>()
-            + subject.exe.as_bytes().len()
-            + label(&subject.agent)
-            + label(&subject.run)
-            + decision.rules.iter().map(|rule| rule.as_str().len() + 4).sum::<usize>();
-        return Ok((FIXED + IDENTITY * ids + ESCAPED * texts) as u64);
+    const SHORT: u64 = 64 << 10;
+    if let Some(estimate) = estimate(event).filter(|estimate| *estimate <= SHORT) {
+        return Ok(estimate);
     }
     struct Count(u64);
     impl std::io::Write for Count {
@@ -154,10 +132,49 @@ fn length(event: &Event) -> Result<u64, serde_json::Error> {
     Ok(count.0)
 }
 
+/// As [`length`], without writing it out; nothing for events that are rare.
+fn estimate(event: &Event) -> Option<u64> {
+    const FIXED: usize = 1024;
+    const IDENTITY: usize = 64;
+    const ESCAPED: usize = 6;
+    /// Quotes and a comma.
+    const AROUND: usize = 3;
+    let (request, decision) = match event {
+        Event::Decided { request, decision, .. } => (request, decision),
+        Event::ProcessJoined { exe, .. } => return Some((FIXED + ESCAPED * exe.as_bytes().len()) as u64),
+        Event::ProcessLeft { .. } => return Some(FIXED as u64),
+        _ => return None,
+    };
+    if !request.subject.claimed.is_empty() || !request.context.addresses.is_empty() {
+        return None;
+    }
+    let of_file = |file: &FileRef| file.asked.as_bytes().len() + file.path.as_bytes().len();
+    let (object, ids) = match &request.action {
+        Action::Open { file, .. } => (of_file(file), file.ids.len()),
+        Action::Exec { image, argv } => {
+            let argv = argv.iter().map(|arg| arg.as_bytes().len() + AROUND);
+            (of_file(image) + argv.sum::<usize>(), image.ids.len())
+        }
+        // An address comes to less than what is fixed.
+        Action::Connect(Endpoint::Inet { .. }) => (0, 0),
+        _ => return None,
+    };
+    let names = &request.context.names;
+    let label = |text: &Option<Text>| text.as_ref().map_or(0, |text| text.as_bytes().len());
+    let subject = &request.subject;
+    let texts = object
+        + names.iter().map(|name| name.as_str().len() + 1).sum::<usize>()
+        + subject.exe.as_bytes().len()
+        + label(&subject.agent)
+        + label(&subject.run)
+        + decision.rules.iter().map(|rule| rule.as_str().len() + 4).sum::<usize>();
+    Some((FIXED + IDENTITY * ids + ESCAPED * texts) as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use failcore_model::{
-        AbsPath, Context, Decision, FileId, FileRef, HostName, Request, Rights, RuleId, Subject, Transport,
+        AbsPath, Context, Decision, FileId, HostName, Request, Rights, RuleId, Subject, Transport,
     };
 
     use super::*;
@@ -203,14 +220,21 @@ mod tests {
             };
             let addr = std::net::SocketAddrV6::new([0xffff; 8].into(), u16::MAX, u32::MAX, u32::MAX).into();
             let connect = Action::Connect(Endpoint::Inet { transport: Transport::Other, addr });
-            for (action, context) in
-                [(Action::Open { file, rights: Rights::all() }, context), (connect, named)]
-            {
+            let argv = [Text::from(&[byte; 50]), Text::from(&[]), Text::from(&[byte])].into();
+            let exec = Action::Exec { image: file.clone(), argv };
+            let open = Action::Open { file, rights: Rights::all() };
+            let exe = Text::from(&[byte; 300]);
+            let joined = Event::ProcessJoined { pid: u32::MAX, parent: u32::MAX, exe };
+            for event in [joined, Event::ProcessLeft { pid: u32::MAX }] {
+                let written = serde_json::to_vec(&event).unwrap().len() as u64 + 160;
+                assert!(estimate(&event).unwrap() >= written);
+            }
+            for (action, context) in [(open, context.clone()), (exec, context), (connect, named)] {
                 let request = Box::new(Request { action, subject: subject.clone(), context });
                 let decision = decision.clone();
                 let event = Event::Decided { op: u64::MAX, request, decision, enforced: true, ns: u64::MAX };
                 let written = serde_json::to_vec(&event).unwrap().len() as u64 + 160;
-                assert!(length(&event).unwrap() >= written, "{} < {written}", length(&event).unwrap());
+                assert!(estimate(&event).unwrap() >= written, "{:?} < {written}", estimate(&event));
             }
         }
     }

@@ -295,6 +295,7 @@ fn work(shared: &Arc<Shared>) {
             // Nobody is left under the filter, and never will be again.
             Err(_) => {
                 shared.duty.leaves();
+                shared.duty.close();
                 break;
             }
         };

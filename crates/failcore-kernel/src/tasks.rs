@@ -104,7 +104,7 @@ impl Tasks {
         let remembered = read(&self.threads).get(&tid).copied();
         if let Some(pid) = remembered
             && let Some(process) = read(&self.processes).get(&pid)
-            && belongs(pid, tid)
+            && process.has_thread(tid)
         {
             return Ok((Arc::clone(process), false));
         }
@@ -199,6 +199,12 @@ impl Process {
     /// What it runs.
     pub(crate) fn image(&self) -> Arc<Image> {
         Arc::clone(&read(&self.image))
+    }
+
+    /// Whether a thread belongs to it.
+    fn has_thread(&self, tid: u32) -> bool {
+        // Its own number stays its own as long as it is there, which costs less to ask.
+        if tid == self.pid { !self.has_ended() } else { belongs(self.pid, tid) }
     }
 
     /// What its children were born in that nobody has seen yet; nothing where that is no scope at all.
