@@ -5,7 +5,6 @@
     reason = "credentials of one thread, and a descriptor taken over; each block says why it is sound"
 )]
 
-use std::collections::BTreeSet;
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -18,8 +17,8 @@ use std::time::Duration;
 
 use failcore_gate::{Broker, Gate, Relay, Witness};
 use failcore_model::Denial;
-use failcore_policy::Capability;
 use landlock::RulesetCreated;
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
     Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, getrlimit, pidfd_getfd, pidfd_open, setrlimit,
@@ -162,6 +161,24 @@ impl Supervisor {
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).map_err(
             |why| StartError::Kernel { step: "cannot close this process to others", why: why.into() },
         )?;
+        // What acts for the agent has no more rights than the agent: a thread that gives up its privileges is the
+        // ancestor of both. It does so while all is made that it needs then.
+        let (hand, handed) = mpsc::sync_channel::<Wanted>(1);
+        let keep = plan.keep.clone();
+        worker(0)
+            .spawn(move || {
+                let given_up = give_up(&keep);
+                // Nothing comes where the rest could not be made.
+                let Ok(wanted) = handed.recv() else { return };
+                match wanted.start(given_up) {
+                    Ok((shared, root)) => {
+                        let _ = tell.send(Ok((Arc::clone(&shared), root)));
+                        serve(&shared);
+                    }
+                    Err(why) => drop(tell.send(Err(why))),
+                }
+            })
+            .map_err(StartError::kernel("cannot start a thread"))?;
         let terminal = File::options().read(true).write(true).open("/dev/tty").ok();
         let stdin = if launch.stdin_null { File::open("/dev/null").ok() } else { None };
         let raw = |file: &Option<File>| file.as_ref().map_or(-1, AsRawFd::as_raw_fd);
@@ -202,29 +219,13 @@ impl Supervisor {
                 StartError::Kernel { step: "cannot hold the run's cgroup", why: why.into() }
             })?,
         };
-        // What acts for the agent has no more rights than the agent: a thread that gives up its privileges is the
-        // ancestor of both.
         let rewriter = parent.witness.as_ref().map(|_| Rewriter::start()).transpose();
         let rewriter = rewriter.map_err(StartError::kernel("cannot start a thread"))?;
-        let mut hold = link.try_clone().map_err(StartError::kernel("cannot make a socket"))?;
-        let keep = plan.keep.clone();
-        worker(0)
-            .spawn(move || {
-                let mut prepared = prepared;
-                let outcome = hold_agent(&prepared, &keep, acting, &mut hold, far, parent, rewriter);
-                drop((terminal, stdin, life_read, domain, hold, prepared.cgroup.take()));
-                // Guardian and agent have it too: to give it back, the kernel would have to copy the pages it is on.
-                std::mem::forget(prepared);
-                match outcome {
-                    Ok((shared, root)) => {
-                        let _ = tell.send(Ok((Arc::clone(&shared), root)));
-                        serve(&shared);
-                    }
-                    Err(why) => drop(tell.send(Err(why))),
-                }
-            })
-            .map_err(StartError::kernel("cannot start a thread"))?;
+        let hold = link.try_clone().map_err(StartError::kernel("cannot make a socket"))?;
+        let held = (terminal, stdin, life_read, domain);
         let gone = || StartError::Leaks("the thread that starts the program ended");
+        hand.send(Wanted { prepared, acting, link: hold, far, parent, rewriter, held })
+            .map_err(|_| gone())?;
         let (shared, root) = told.recv().map_err(|_| gone())??;
         let agent = probed(&mut link).inspect_err(|_| shared.end())?;
         let watcher = watch(&shared).map_err(StartError::kernel("cannot start a thread"))?;
@@ -304,17 +305,41 @@ impl Supervisor {
     }
 }
 
-/// On the thread that gives up its privileges: starts guardian and agent, and takes the listener.
+/// What the thread that gives up its privileges starts the program with.
+struct Wanted {
+    prepared: Prepared,
+    acting: Option<RulesetCreated>,
+    link: UnixStream,
+    far: UnixStream,
+    parent: Parent,
+    rewriter: Option<Rewriter>,
+    /// What `prepared` names by number: terminal, standard input, the pipe that ends with us, the agent's domain.
+    held: (Option<File>, Option<File>, OwnedFd, Option<OwnedFd>),
+}
+
+impl Wanted {
+    /// On that thread: starts guardian and agent, and takes the listener.
+    fn start(mut self, given_up: Result<(), Errno>) -> Result<(Arc<Shared>, u32), StartError> {
+        let outcome = given_up
+            .map_err(|why| StartError::Kernel { step: "cannot give up privileges", why: why.into() })
+            .and_then(|()| {
+                hold_agent(&self.prepared, self.acting, &mut self.link, self.far, self.parent, self.rewriter)
+            });
+        drop((self.held, self.prepared.cgroup.take()));
+        // Guardian and agent have it too: to give it back, the kernel would have to copy the pages it is on.
+        std::mem::forget(self.prepared);
+        outcome
+    }
+}
+
 fn hold_agent(
     prepared: &Prepared,
-    keep: &BTreeSet<Capability>,
     acting: Option<RulesetCreated>,
     link: &mut UnixStream,
     far: UnixStream,
     parent: Parent,
     rewriter: Option<Rewriter>,
 ) -> Result<(Arc<Shared>, u32), StartError> {
-    give_up(keep).map_err(|why| StartError::Kernel { step: "cannot give up privileges", why: why.into() })?;
     if let Some(acting) = acting {
         acting.restrict_self().map_err(|why| StartError::Kernel {
             step: "cannot enter the Landlock domain",

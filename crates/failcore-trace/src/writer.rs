@@ -340,9 +340,17 @@ impl Writer {
         // What was assured and not used makes room for what goes with the records.
         self.file.set_len(self.len).map_err(TraceError::io("end", &self.path))?;
         self.reserved = self.len;
-        self.checkpoint()?;
+        // The disk has the records to write while they are signed.
+        let records = self.file.try_clone().map_err(TraceError::io("sync", &self.path))?;
+        let synced = std::thread::scope(|scope| {
+            let records = Syncing::begin(scope, &records);
+            self.checkpoint()?;
+            let leaves = Syncing::begin(scope, &self.leaves);
+            let synced = self.checkpoints.sync_all();
+            Ok::<_, TraceError>(records.end().and(leaves.end()).and(synced))
+        })?;
         self.closed = true;
-        sync(&self.file, [&self.leaves, &self.checkpoints]).map_err(TraceError::io("sync", &self.dir))
+        synced.map_err(TraceError::io("sync", &self.dir))
     }
 
     /// The directory of the trace.
@@ -398,22 +406,25 @@ fn create(dir: &Path, path: &Path) -> Result<File, TraceError> {
     })
 }
 
-/// Has all of them on the disk, which each waits for by itself: at once, or one after another where no thread is to be had.
-fn sync(file: &File, others: [&File; 2]) -> std::io::Result<()> {
-    std::thread::scope(|scope| {
-        let others = others.map(|other| {
-            let thread = std::thread::Builder::new().name("failcore-sync".into());
-            (other, thread.spawn_scoped(scope, || other.sync_all()))
-        });
-        let synced = file.sync_all();
-        others.into_iter().fold(synced, |synced, (other, thread)| {
-            let done = match thread.map(std::thread::ScopedJoinHandle::join) {
-                Ok(Ok(done)) => done,
-                Ok(Err(_)) | Err(_) => other.sync_all(),
-            };
-            synced.and(done)
-        })
-    })
+/// A file that is being brought to the disk, which each waits for by itself: beside whatever else is done, or in the end
+/// where no thread is to be had.
+struct Syncing<'scope> {
+    file: &'scope File,
+    thread: std::io::Result<std::thread::ScopedJoinHandle<'scope, std::io::Result<()>>>,
+}
+
+impl<'scope> Syncing<'scope> {
+    fn begin(scope: &'scope std::thread::Scope<'scope, '_>, file: &'scope File) -> Self {
+        let thread = std::thread::Builder::new().name("failcore-sync".into());
+        Self { file, thread: thread.spawn_scoped(scope, || file.sync_all()) }
+    }
+
+    fn end(self) -> std::io::Result<()> {
+        match self.thread.map(std::thread::ScopedJoinHandle::join) {
+            Ok(Ok(done)) => done,
+            Ok(Err(_)) | Err(_) => self.file.sync_all(),
+        }
+    }
 }
 
 fn append_or_undo(file: &mut File, path: &Path, bytes: &[u8]) -> Result<(), TraceError> {
