@@ -39,7 +39,7 @@ class Web(http.server.BaseHTTPRequestHandler):
     count = itertools.count()
 
     def do_GET(self) -> None:
-        body = f"{self.path} {next(self.count)}\n".encode() * 1000
+        body = f"{self.path} {next(self.count)}\n".encode() * (1000 if self.path == "/chunks" else 2)
         if self.path == "/secret":
             body = b"the key is sk-ant-api03-" + b"a1B2" * 23 + b"AA"
         if self.path == "/odd":
