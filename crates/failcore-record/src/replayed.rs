@@ -1,18 +1,21 @@
 //! Telling a program what it was told when it was recorded.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use failcore_gate::expected::{Differs, Divergence, Expected};
 use failcore_gate::{SinkError, Witness};
+use failcore_model::Claims;
+use failcore_model::heard::{Asked, Said};
 use failcore_model::input::Moment;
 use sha2::{Digest, Sha256};
 
-use crate::recording::Values;
-use crate::store::hash_of;
+use crate::recording::{Answers, Values};
+use crate::store::{Objects, hash_of};
 
 /// Gives each thread the values of the record, one after the other.
 ///
@@ -20,14 +23,23 @@ use crate::store::hash_of;
 /// from what was.
 pub struct Replayed {
     values: Values,
+    kin: Kin,
+    heard: Answers,
+    objects: Objects,
+    expected: Arc<Expected>,
     left: BTreeMap<Vec<u8>, Option<String>>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
+    /// Whose list each thread is given, and which are so.
+    heirs: HashMap<Asks, Option<Asks>>,
+    taken: HashSet<Asks>,
     /// How much of each list was given.
-    given: HashMap<(String, Option<i32>), usize>,
+    given: HashMap<Asks, usize>,
+    /// How often each question was answered.
+    answered: HashMap<Asked, usize>,
     /// What each clock was said to be at last, and what it was then.
     last: HashMap<i32, (Moment, Moment)>,
     /// How many random bytes were made up, so that no two are the same.
@@ -35,8 +47,26 @@ struct State {
 }
 
 impl Replayed {
-    pub(crate) fn new(values: Values, left: BTreeMap<Vec<u8>, Option<String>>) -> Self {
-        Self { values, left, state: Mutex::default() }
+    pub(crate) fn new(
+        values: Values,
+        heard: Answers,
+        left: BTreeMap<Vec<u8>, Option<String>>,
+        objects: Objects,
+        expected: Arc<Expected>,
+    ) -> Self {
+        Self { kin: Kin::of(&values), values, heard, objects, expected, left, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The runs part here.
+    fn part(&self, asked: &Asked, claims: &Claims, differs: Differs) -> SinkError {
+        let others = self.heard.keys().map(ToString::to_string);
+        let divergence = Divergence::asked(asked.to_string(), claims, differs, others);
+        self.expected.part(divergence.clone());
+        SinkError(Box::new(divergence))
     }
 
     /// After the program: the files that it left otherwise than it did when it was recorded.
@@ -47,12 +77,64 @@ impl Replayed {
     }
 }
 
-/// The next of a list.
-fn next<'a, T>(state: &mut State, key: (String, Option<i32>), list: Option<&'a Vec<T>>) -> Option<&'a T> {
-    let given = state.given.entry(key).or_default();
-    let value = list?.get(*given)?;
-    *given += 1;
-    Some(value)
+/// A thread and the code that asks, and the clock it asks; nothing where it asks for chance.
+type Asks = (String, Option<i32>);
+
+impl State {
+    /// The next of a thread's list; `lists` are those that the recorded threads had.
+    fn next<'a, T>(
+        &mut self,
+        asks: Asks,
+        lists: impl Fn(&Asks) -> Option<&'a Vec<T>>,
+        all: &Kin,
+    ) -> Option<&'a T> {
+        let heir = match self.heirs.get(&asks) {
+            Some(known) => known.clone(),
+            None => {
+                let found = all.heir(&asks, &self.taken);
+                self.taken.extend(found.clone());
+                self.heirs.insert(asks, found.clone());
+                found
+            }
+        }?;
+        let value = lists(&heir)?.get(*self.given.entry(heir.clone()).or_default())?;
+        *self.given.entry(heir).or_default() += 1;
+        Some(value)
+    }
+}
+
+/// The recorded threads that asked for the same by the same code, by process, the oldest first.
+///
+/// How many threads a process has had by a certain time differs from run to run, and with it their numbers: a pool makes one
+/// more where the others are still at work.
+struct Kin(HashMap<(String, String, Option<i32>), BTreeMap<usize, Asks>>);
+
+impl Kin {
+    fn of(values: &Values) -> Self {
+        let clocks = values.clocks.keys().map(|(thread, clock)| (thread.clone(), Some(*clock)));
+        let random = values.random.keys().map(|thread| (thread.clone(), None));
+        let mut kin: HashMap<_, BTreeMap<usize, Asks>> = HashMap::new();
+        for asks in clocks.chain(random) {
+            let (process, number, code) = parts(&asks.0);
+            kin.entry((process.into(), code.into(), asks.1)).or_default().insert(number, asks);
+        }
+        Self(kin)
+    }
+
+    /// The one whose values a thread gets: the one with its number, or the oldest that nobody stands for yet.
+    fn heir(&self, asks: &Asks, taken: &HashSet<Asks>) -> Option<Asks> {
+        let (process, number, code) = parts(&asks.0);
+        let kin = self.0.get(&(process.into(), code.into(), asks.1))?;
+        let free = |heir: &&Asks| !taken.contains(*heir);
+        kin.get(&number).filter(free).or_else(|| kin.values().find(free)).cloned()
+    }
+}
+
+/// The process of a thread, its number there, and the code that asks.
+fn parts(thread: &str) -> (&str, usize, &str) {
+    let (thread, code) = thread.split_once(' ').unwrap_or((thread, ""));
+    let (process, number) = thread.rsplit_once('/').unwrap_or((thread, ""));
+    (process, number.parse().unwrap_or(usize::MAX), code)
 }
 
 fn nanoseconds(at: Moment) -> i128 {
@@ -78,10 +160,52 @@ impl Witness for Replayed {
         Ok(())
     }
 
+    fn recalls(&self, asked: &Asked, claims: &Claims) -> Result<Option<(Said, Vec<u8>)>, SinkError> {
+        let known = self.heard.get(asked).map(Vec::as_slice).unwrap_or_default();
+        let mut state = self.state();
+        let answered = state.answered.entry(asked.clone()).or_default();
+        let mut nth = *answered;
+        *answered += 1;
+        drop(state);
+        if !matches!(asked, Asked::Request { .. } | Asked::Conversation { .. }) {
+            // Whoever asks again is told what was said last.
+            nth = nth.min(known.len().saturating_sub(1));
+        }
+        let part = |differs| Err(self.part(asked, claims, differs));
+        match known.get(nth) {
+            Some((Said::Unkept { why }, _)) => part(Differs::Unkept(why.clone())),
+            Some((said, None)) => Ok(Some((said.clone(), Vec::new()))),
+            Some((said, Some(payload))) if payload.kept => {
+                let bytes = self.objects.get(&payload.sha256, payload.size);
+                Ok(Some((said.clone(), bytes.map_err(|error| SinkError(Box::new(error)))?)))
+            }
+            Some((_, Some(_))) => part(Differs::Unkept("there is a secret in it".into())),
+            // Nobody is there, as the kernel will say.
+            None if matches!(asked, Asked::Route { .. } | Asked::Connection { .. }) => Ok(None),
+            None => part(Differs::Recorded(known.len() as u64)),
+        }
+    }
+
+    fn hears(&self, _: Asked, _: Said, _: Option<Vec<u8>>) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    fn parts(&self, from: &Asked, claims: &Claims, how: &str) {
+        self.part(from, claims, Differs::Otherwise(how.into()));
+    }
+
+    fn plays(&self) -> bool {
+        true
+    }
+
+    fn most(&self) -> u64 {
+        0
+    }
+
     fn clock(&self, thread: &str, clock: i32, now: Moment) -> Result<Moment, SinkError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (thread.to_owned(), clock);
-        let recorded = next(&mut state, (key.0.clone(), Some(clock)), self.values.clocks.get(&key));
+        let mut state = self.state();
+        let lists = |(thread, _): &Asks| self.values.clocks.get(&(thread.clone(), clock));
+        let recorded = state.next((thread.to_owned(), Some(clock)), lists, &self.kin);
         let at = match recorded {
             Some(at) => *at,
             None => match (state.last.get(&clock), self.values.first(clock)) {
@@ -98,8 +222,9 @@ impl Witness for Replayed {
     }
 
     fn random(&self, thread: &str, bytes: Vec<u8>) -> Result<Vec<u8>, SinkError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let recorded = next(&mut state, (thread.to_owned(), None), self.values.random.get(thread));
+        let mut state = self.state();
+        let asks = (thread.to_owned(), None);
+        let recorded = state.next(asks, |(thread, _)| self.values.random.get(thread), &self.kin);
         if let Some(recorded) = recorded.filter(|recorded| recorded.len() == bytes.len()) {
             return Ok(recorded.clone());
         }
@@ -121,7 +246,14 @@ mod tests {
         values.clocks.insert(("0/0".into(), 1), vec![at(5, 0), at(6, 500)]);
         values.clocks.insert(("0/1".into(), 1), vec![at(5, 700)]);
         values.random.insert("0/0".into(), vec![vec![1, 2, 3]]);
-        let replayed = Replayed::new(values, BTreeMap::new());
+        for (thread, value) in
+            [("0/3 pool", 3), ("0/4 pool", 4), ("0/5 draw", 5), ("0/6 draw", 6), ("0/8 draw", 8)]
+        {
+            values.random.insert(thread.into(), vec![vec![value]]);
+        }
+        let home = tempfile::tempdir().unwrap();
+        let objects = Objects::open(home.path()).unwrap();
+        let replayed = Replayed::new(values, Answers::new(), BTreeMap::new(), objects, Arc::default());
         let clock = |thread, now| replayed.clock(thread, 1, now).unwrap();
         assert_eq!(clock("0/0", at(900, 0)), at(5, 0));
         assert_eq!(clock("0/1", at(900, 1)), at(5, 700));
@@ -131,6 +263,11 @@ mod tests {
         assert_eq!(clock("0.0/0", at(902, 12)), at(8, 510));
         let random = |len: usize| replayed.random("0/0", vec![9; len]).unwrap();
         assert_eq!(random(3), [1, 2, 3]);
+        // Threads that came to be later or earlier stand for those that did the same.
+        for (thread, value) in [("0/3 draw", 5), ("0/3 pool", 3), ("0/4 draw", 6), ("0/5 draw", 8)] {
+            assert_eq!(replayed.random(thread, vec![9]).unwrap(), [value], "{thread}");
+        }
+        assert_ne!(replayed.random("0.1/4 pool", vec![9]).unwrap(), [4], "of another process");
         let (one, other) = (random(40), random(40));
         assert!(one != other && one.len() == 40 && one != [9; 40]);
     }
