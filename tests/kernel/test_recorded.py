@@ -383,3 +383,50 @@ def test_a_recording_without_room_says_so(world: World) -> None:
     run = world.run(script, options=RECORD, before=["unshare", "-m", "/bin/sh", "-c", mounted, "sh"])
     assert "the recording is not whole" in run.err, run.explain()
     assert Path(copy / "trace.jsonl").exists()
+
+
+def test_it_runs_as_far_as_it_is_told_to(world: World) -> None:
+    script = """
+import failcore
+print("before", flush=True)
+open(WORK + "/one", "w").close()
+@failcore.tool
+def second(): open(WORK + "/two", "w").close()
+second()
+print("after", flush=True)
+"""
+    run = world.run(script, options=RECORD)
+    assert run.code == 0, run.explain()
+    (at,) = [r["seq"] for r in run.allowed("fs.open") if str(r["request"]["action"]["path"]).endswith("/one")]
+    for until, words, out in [
+        (str(at), f"stopped: here the recorded run was at record {at}: fs.open {world.work}/one", "before\n"),
+        ("second", f"fs.open {world.work}/two", "before\n"),
+    ]:
+        stopped = world.ask("replay", str(run.trace), "--until", until, "--trace", str(world.base / until))
+        assert (stopped.returncode, stopped.stdout) == (0, out), stopped.stdout + stopped.stderr
+        assert words in stopped.stderr and "nothing of it was done" in stopped.stderr, stopped.stderr
+    nowhere = world.ask("replay", str(run.trace), "--until", "third")
+    assert nowhere.returncode == 126 and "no operation there" in nowhere.stderr, nowhere.stderr
+
+
+def test_something_else_is_put_in_place_of_what_was_read(world: World) -> None:
+    (world.work / "data.txt").write_text("what it was\n")
+    (world.base / "other.txt").write_text("what it is now\n")
+    run = world.run("print(open(WORK + '/data.txt').read(), end='')", options=RECORD)
+    path = f"{world.work}/data.txt"
+    inputs = [r for r in run.records if r["type"] == "input" and r["path"] == path]
+    (contents,) = [r["seq"] for r in inputs if "contents" in r["input"]]
+    for n, (value, said) in enumerate([("in words", "in words"), (f"@{world.base}/other.txt", "what it is now\n")]):
+        to = str(world.base / f"set-{n}")
+        second = world.ask("replay", str(run.trace), "--set", f"{contents}={value}", "--trace", to)
+        assert (second.returncode, second.stdout) == (0, said), second.stdout + second.stderr
+    (world.work / "data.txt").unlink()
+    same(run, again(world, run))
+    for value, why in [
+        (f"{inputs[0]['seq']}=x", "neither what a file held nor a response"),
+        ("99999999=x", "neither what a file held nor a response"),
+        ("x=y", "no record's number"),
+        (f"{contents}=@/nowhere", "No such file"),
+    ]:
+        refused = world.ask("replay", str(run.trace), "--set", value)
+        assert refused.returncode in (2, 125, 126) and why in refused.stderr, refused.stderr

@@ -164,7 +164,6 @@ def test_a_real_agent_runs_again_with_nothing_outside(world: World, others, cert
         second = again(world, run)
         same(run, second)
         assert list(world.work.iterdir()) == []
-        assert world.ask("diff", str(run.trace), str(second.trace)).returncode == 0
         # Another agent on the same inputs: what it does otherwise is where it ends.
         changed = agent.replace("requests.get(url,", "requests.get(url + '2',")
         (world.work / "agent.py").write_text(changed)
