@@ -72,16 +72,14 @@ pub(crate) fn run(args: &Step, ui: &mut Ui) -> Result<Exit, Failure> {
     let failed = |source| Problem::System { what: "show anything at the terminal", source };
     let mut terminal = Terminal::take().map_err(failed)?;
     loop {
+        if let Some(signal) = terminal.signal() {
+            return Err(failed(terminal.end_by(signal)).into());
+        }
         stepper.resize(terminal.size().map_err(failed)?);
         stepper.walk.work(SLICE);
         terminal.draw(|frame| stepper.draw(frame)).map_err(failed)?;
-        while !event::poll(if stepper.walk.is_busy() { Duration::ZERO } else { GLANCE }).map_err(failed)? {
-            if let Some(signal) = terminal.signal() {
-                return Err(failed(terminal.end_by(signal)).into());
-            }
-            if stepper.walk.is_busy() {
-                break;
-            }
+        if !event::poll(if stepper.walk.is_busy() { Duration::ZERO } else { GLANCE }).map_err(failed)? {
+            continue;
         }
         // All that was typed meanwhile, so that nobody waits for screens that nobody sees.
         while event::poll(Duration::ZERO).map_err(failed)? {
@@ -265,7 +263,7 @@ impl Stepper {
             head: self.head.clone(),
             list: listed.into_iter().map(|(_, line)| line).collect(),
             at,
-            details: self.walk.details(),
+            details: self.walk.details().to_vec(),
             scrolled: self.scrolled,
             state: self.state(),
             typed: self.typed.as_ref().map(|(asked, typed)| {

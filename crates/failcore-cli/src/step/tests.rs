@@ -443,7 +443,7 @@ fn every_key_is_explained() {
 fn any_size_of_screen_will_do() {
     let home = tempfile::tempdir().unwrap();
     let mut seen = Seen::of(&sample(&home.path().join("t")));
-    for (width, height) in [(1, 1), (2, 5), (5, 2), (20, 8), (300, 3), (80, 24), (500, 200)] {
+    for (width, height) in [(0, 0), (1, 1), (2, 5), (5, 2), (20, 8), (300, 3), (80, 24), (500, 200)] {
         seen.terminal.backend_mut().resize(width, height);
         for keys in ["g", "d", "J", "?", "J", "?", "/something long", "<Enter>", "<Esc>", "f", "f"] {
             seen.press(keys);

@@ -46,6 +46,8 @@ struct Here {
     record: Result<Record, String>,
     scopes: Scopes,
     relations: Relations,
+    /// All that is known of it, once that was asked for.
+    told: Option<Vec<Line<'static>>>,
 }
 
 impl Walk {
@@ -69,6 +71,7 @@ impl Walk {
             record: Err(String::new()),
             scopes: Scopes::default(),
             relations: Relations::default(),
+            told: None,
         };
         let mut walk = Self { places, policy, objects, position, filter: None, search: None, here };
         walk.arrive();
@@ -194,6 +197,7 @@ impl Walk {
             ControlFlow::Continue(())
         }));
         self.here.relations.found(&stretch, found);
+        self.here.told = None;
     }
 
     /// Reads what stands where one is, if that is elsewhere than before.
@@ -208,7 +212,7 @@ impl Walk {
             |_| Relations::default(),
             |record| Relations::of(record, self.position.len(), self.objects.is_some()),
         );
-        self.here = Here { seq, record, scopes, relations };
+        self.here = Here { seq, record, scopes, relations, told: None };
     }
 
     /// One line for each record to be listed, with its number.
@@ -224,15 +228,15 @@ impl Walk {
     }
 
     /// All that is known of the record where one is.
-    pub(super) fn details(&self) -> Vec<Line<'static>> {
-        let Here { record, scopes, relations, .. } = &self.here;
-        let objects = self.objects.as_ref();
-        match record {
+    pub(super) fn details(&mut self) -> &[Line<'static>] {
+        let Here { record, scopes, relations, told, .. } = &mut self.here;
+        told.get_or_insert_with(|| match record {
             Ok(record) => {
-                details(record, &Beside { policy: self.policy.as_ref(), objects, scopes, relations })
+                let (policy, objects) = (self.policy.as_ref(), self.objects.as_ref());
+                details(record, &Beside { policy, objects, scopes, relations })
             }
             Err(why) => vec![styled(BAD, why).into()],
-        }
+        })
     }
 
     /// The first record of the trace.
