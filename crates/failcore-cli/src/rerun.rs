@@ -100,7 +100,7 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
         self_contained: false,
         command,
     };
-    let replayed = Arc::new(recording.replayed());
+    let replayed = Arc::new(recording.replayed(objects, Arc::clone(&expected)));
     run::again(&args, Again { start, policy, expected, replayed, installation, own }, ui)
 }
 

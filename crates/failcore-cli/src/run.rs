@@ -204,15 +204,19 @@ impl Started {
                 ui.note(text);
             }
             supervisor.finish();
+            // What is still said is kept as it ends.
+            drop(relay);
             if let Some(Err(why)) = recorder.map(|recorder| recorder.finish()) {
                 let text = format!("the recording is not whole, and cannot be run again: {why}");
                 ui.note(&text);
                 self.server.record(Event::Notice { text });
             }
-            drop(relay);
             broker = Some(names);
         }
         let mut parted = self.parted().map(|divergence| Parted(divergence).to_string());
+        if let Some(text) = parted.clone() {
+            self.server.record(Event::Notice { text });
+        }
         if parted.is_none()
             && let Some(replayed) = &self.prepared.replayed
         {

@@ -10,12 +10,13 @@ use libc::*;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use failcore_gate::{SinkError, Witness};
+use failcore_gate::{SinkError, SockAddr, Witness};
 use failcore_model::input::Moment;
 
 use crate::call::{Answer, Call, Reply};
 use crate::memory;
 use crate::notify::last;
+use crate::sockets;
 use crate::walk::{self, View};
 
 /// Calls that only look, some of them or all, and are asked about for a recording alone.
@@ -204,16 +205,24 @@ fn now(call: &Call<'_>, clock: i32) -> Result<Moment, Errno> {
 /// # Errors
 /// `EIO` where it cannot be kept: then nothing is learnt.
 pub(crate) fn before(call: &Call<'_>, witness: &dyn Witness) -> Result<(), Errno> {
-    for Look { dir, path, follow } in looks(call).into_iter().flatten() {
-        // What the call itself fails with is for the call to find.
-        let Ok(asked) = memory::path(call.tid(), call.arg(path)) else { continue };
-        if asked.is_empty() {
-            continue;
-        }
+    let named = |dir: i32, asked: &[u8], follow: bool| {
         let from = if asked.starts_with(b"/") { Some(Vec::new()) } else { directory(call, dir) };
-        if let Some(from) = from {
-            witness.looks(&from, &asked, follow).map_err(lost)?;
+        match from.filter(|_| !asked.is_empty()) {
+            Some(from) => witness.looks(&from, asked, follow).map_err(lost),
+            None => Ok(()),
         }
+    };
+    // What the call itself fails with is for the call to find.
+    for Look { dir, path, follow } in looks(call).into_iter().flatten() {
+        if let Ok(asked) = memory::path(call.tid(), call.arg(path)) {
+            named(dir, &asked, follow)?;
+        }
+    }
+    if matches!(call.notice.nr, SYS_connect | SYS_bind)
+        && let Ok(bytes) = sockets::copied(call, call.arg(1), call.int(2))
+        && let SockAddr::UnixPath(asked) = SockAddr::decode(&bytes)
+    {
+        named(AT_FDCWD, asked.as_bytes(), call.notice.nr == SYS_connect)?;
     }
     Ok(())
 }
@@ -247,6 +256,6 @@ pub(crate) fn after(call: &Call<'_>, witness: &dyn Witness, reply: Reply) -> Rep
     reply
 }
 
-fn lost(_: SinkError) -> Errno {
+pub(crate) fn lost(_: SinkError) -> Errno {
     Errno::IO
 }

@@ -12,8 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use failcore_gate::{Sink, SinkError, Witness};
+use failcore_model::heard::{Asked, Payload, Said};
 use failcore_model::input::{Input, Kind, Moment, Name, Told};
-use failcore_model::{Event, Text};
+use failcore_model::{Claims, Event, Text};
 use failcore_trace::Redactor;
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, open, readlink, readlinkat, statat,
@@ -270,9 +271,9 @@ impl Recorder {
 
     /// Keeps what the file at `path` holds; how it begins.
     fn keep(&self, path: &[u8], file: &mut File) -> Result<Vec<u8>, SinkError> {
-        let Keeping { libraries, self_contained, most, secrets } = &self.keeping;
+        let Keeping { libraries, self_contained, secrets, .. } = &self.keeping;
         let library = libraries.iter().any(|tree| Path::new(os(path)).starts_with(tree));
-        let most = if *self_contained { MOST_CONTAINED } else { *most };
+        let most = self.most();
         let mut bytes = Vec::new();
         take(file, most + 1, &mut bytes)?;
         let mut hash = Sha256::new_with_prefix(&bytes);
@@ -387,6 +388,35 @@ impl Witness for Recorder {
     fn random(&self, thread: &str, bytes: Vec<u8>) -> Result<Vec<u8>, SinkError> {
         self.told(thread, Told::Random { bytes: Text::from(&bytes[..]) })?;
         Ok(bytes)
+    }
+
+    fn recalls(&self, _: &Asked, _: &Claims) -> Result<Option<(Said, Vec<u8>)>, SinkError> {
+        Ok(None)
+    }
+
+    fn hears(&self, asked: Asked, said: Said, payload: Option<Vec<u8>>) -> Result<(), SinkError> {
+        let payload = match payload {
+            None => None,
+            Some(bytes) => {
+                let (sha256, size) = (store::sha256(&bytes), bytes.len() as u64);
+                let kept = !self.keeping.secrets.finds(&bytes);
+                if kept {
+                    self.pack(&sha256, bytes)?;
+                }
+                Some(Payload { sha256, size, kept })
+            }
+        };
+        self.sink.append(&Event::Heard { asked, said, payload })
+    }
+
+    fn parts(&self, _: &Asked, _: &Claims, _: &str) {}
+
+    fn plays(&self) -> bool {
+        false
+    }
+
+    fn most(&self) -> u64 {
+        if self.keeping.self_contained { MOST_CONTAINED } else { self.keeping.most }
     }
 
     fn runs(&self, from: &[u8], asked: &[u8]) -> Result<(), SinkError> {

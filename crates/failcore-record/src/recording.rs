@@ -1,11 +1,15 @@
 //! What was recorded, read back from a trace.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
+use failcore_gate::expected::Expected;
+use failcore_model::heard::{Asked, Payload, Said};
 use failcore_model::input::{Input, Kind, Moment, Name, Start, Told};
 use failcore_model::{AbsPath, Action, Event, Record, Text};
 
 use crate::replayed::Replayed;
+use crate::store::Objects;
 
 /// All that a program learnt from outside.
 #[derive(Debug)]
@@ -15,9 +19,14 @@ pub struct Recording {
     /// What stood at each path at first.
     pub(crate) nodes: BTreeMap<Vec<u8>, Node>,
     values: Values,
+    /// What others answered, in the order of each question.
+    heard: Answers,
     /// What the program left, by path.
     left: BTreeMap<Vec<u8>, Option<String>>,
 }
+
+/// What others answered, by what they were asked.
+pub(crate) type Answers = HashMap<Asked, Vec<(Said, Option<Payload>)>>;
 
 /// What single threads were told.
 #[derive(Debug, Clone, Default)]
@@ -87,7 +96,7 @@ impl Recording {
     /// [`BadRecording`].
     pub fn read<E>(records: impl IntoIterator<Item = Result<Record, E>>) -> Result<Self, BadRecording<E>> {
         let mut start = None;
-        let (mut nodes, mut values) = (BTreeMap::new(), Values::default());
+        let (mut nodes, mut values, mut heard) = (BTreeMap::new(), Values::default(), Answers::new());
         let (mut left, mut changed) = (BTreeMap::new(), HashSet::new());
         for record in records {
             let Record { seq, event, .. } = record.map_err(BadRecording::Trace)?;
@@ -105,17 +114,21 @@ impl Recording {
                     left.insert(place(&path).ok_or(nonsense("the path is none"))?, sha256);
                 }
                 Event::Told { thread, told } => values.add(&thread, told),
+                Event::Heard { asked, said, payload } => {
+                    heard.entry(asked).or_default().push((said, payload));
+                }
                 _ => {}
             }
         }
         // Others may have changed what the program only read.
         left.retain(|path, _| changed.contains(path));
-        Ok(Self { start: start.ok_or(BadRecording::None)?, nodes, values, left })
+        Ok(Self { start: start.ok_or(BadRecording::None)?, nodes, values, heard, left })
     }
 
-    /// Who tells the program what it was told.
-    pub fn replayed(&self) -> Replayed {
-        Replayed::new(self.values.clone(), self.left.clone())
+    /// Who tells the program what it was told, and answers it as others did; where it asks them something else, that is told
+    /// to `expected`.
+    pub fn replayed(self, objects: Objects, expected: Arc<Expected>) -> Replayed {
+        Replayed::new(self.values, self.heard, self.left, objects, expected)
     }
 
     /// What stands in each directory, apart from what a listing says.
