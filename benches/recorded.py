@@ -245,7 +245,7 @@ def page(bench: Bench, found: dict[str, Found], rounds: int) -> Iterator[str]:
     yield "## Beside others"
     yield ""
     yield f"Ratios to doing without. [vcrpy](https://pypi.org/project/vcrpy/) {VCRPY} keeps the requests of Python's"
-    yield "HTTP libraries, from inside the program; [rr](https://rr-project.org/) every system call of its processes, on"
+    yield "HTTP libraries, from inside the program; [rr](https://rr-project.org/) each system call of its processes, on"
     yield "one core. FailCore judges each operation as well: *run* is what that takes alone."
     yield ""
     yield "| workload | without | FailCore: run | recorded | again | vcrpy: recorded | again | rr: recorded | again |"

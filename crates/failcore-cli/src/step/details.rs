@@ -1,5 +1,6 @@
 //! All that is known of one record, for a screen.
 
+use failcore_model::heard::Payload;
 use failcore_model::input::{Input, Told};
 use failcore_model::{Event, Record, Text};
 use failcore_policy::PolicySet;
@@ -170,16 +171,22 @@ fn payload(record: &Record, beside: &Beside<'_>) -> Option<(String, Vec<Line<'st
         Event::Told { told: Told::Random { bytes }, .. } => {
             Some(("the bytes".into(), shown(bytes.as_bytes())))
         }
-        Event::Input { .. } => contents(record, beside.objects?),
-        _ => contents(beside.relations.contents()?, beside.objects?),
+        Event::Input { .. } | Event::Heard { .. } => contents(record, beside.objects?),
+        _ => contents(beside.relations.payload()?, beside.objects?),
     }
 }
 
 fn contents(record: &Record, objects: &Result<Objects, String>) -> Option<(String, Vec<Line<'static>>)> {
-    let Event::Input { path, input: Input::Contents { sha256, size, kept } } = &record.event else {
-        return None;
+    let (what, sha256, size, kept) = match &record.event {
+        Event::Input { path, input: Input::Contents { sha256, size, kept } } => {
+            (format!("what {path} held"), sha256, size, kept)
+        }
+        Event::Heard { asked, payload: Some(Payload { sha256, size, kept }), .. } => {
+            (format!("what was answered to {asked}"), sha256, size, kept)
+        }
+        _ => return None,
     };
-    let heading = format!("what {path} held (record {})", record.seq);
+    let heading = format!("{what} (record {})", record.seq);
     let lines = match objects {
         _ if !kept => vec![note(&format!("  {}, of which only the hash was kept", count(*size, "byte")))],
         Err(why) => vec![styled(WARN, &format!("  {why}")).into()],

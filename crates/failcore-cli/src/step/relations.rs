@@ -1,10 +1,12 @@
-//! What belongs to a record: answer and outcome of an operation, the decision behind them, and what a file held.
+//! What belongs to a record: answer and outcome of an operation, the decision behind them, what a file held and what others
+//! answered.
 
 use std::ops::Range;
 use std::sync::LazyLock;
 
+use failcore_model::heard::Asked;
 use failcore_model::input::Input;
-use failcore_model::{Event, Record, Text};
+use failcore_model::{Action, Endpoint, Event, Record, Text, url_path};
 use failcore_trace::read_record;
 use memchr::memmem::Finder;
 
@@ -24,6 +26,8 @@ enum Tie {
     Decision { op: u64, pid: u32 },
     /// What a file at one of these paths held.
     Contents(Vec<Text>),
+    /// What somebody outside answered.
+    Heard(Box<Action>),
 }
 
 /// Where it is looked for: forwards, or backwards.
@@ -41,7 +45,7 @@ pub(super) struct Relations {
     /// Whether the trace goes on beyond what is looked at.
     is_cut: bool,
     found: Vec<Record>,
-    contents: Option<Record>,
+    payload: Option<Record>,
 }
 
 /// A stretch of records to look at.
@@ -58,6 +62,7 @@ struct Signs {
     left: Finder<'static>,
     decided: Finder<'static>,
     contents: Finder<'static>,
+    heard: Finder<'static>,
 }
 
 static SIGNS: LazyLock<Signs> = LazyLock::new(|| Signs {
@@ -66,6 +71,7 @@ static SIGNS: LazyLock<Signs> = LazyLock::new(|| Signs {
     left: Finder::new(r#""process.left""#),
     decided: Finder::new(r#""decided""#),
     contents: Finder::new(r#""contents""#),
+    heard: Finder::new(r#""heard""#),
 });
 
 impl Stretch {
@@ -76,6 +82,7 @@ impl Stretch {
             Tie::Outcome { .. } => &[&signs.concluded, &signs.approval, &signs.left],
             Tie::Decision { .. } => &[&signs.decided],
             Tie::Contents(_) => &[&signs.contents],
+            Tie::Heard(_) => &[&signs.heard],
         };
         let record = any.iter().any(|sign| sign.find(line).is_some()).then(|| read_record(line).ok())??;
         let is_meant = match (&self.tie, &record.event) {
@@ -91,6 +98,7 @@ impl Stretch {
             (Tie::Contents(paths), Event::Input { path, input: Input::Contents { .. } }) => {
                 paths.contains(path)
             }
+            (Tie::Heard(action), Event::Heard { asked, .. }) => asks(action, asked),
             _ => false,
         };
         is_meant.then_some(record)
@@ -116,6 +124,12 @@ impl Relations {
                     // Each file once, when it was first read.
                     let tie = Tie::Contents(paths);
                     searches.push(Search { tie: tie.clone(), rest: before(), back: true });
+                    searches.push(Search { tie, rest: after(), back: false });
+                }
+                let action = &request.action;
+                if recorded && matches!(action, Action::Resolve(_) | Action::Connect(_) | Action::Http { .. })
+                {
+                    let tie = Tie::Heard(Box::new(action.clone()));
                     searches.push(Search { tie, rest: after(), back: false });
                 }
             }
@@ -164,10 +178,20 @@ impl Relations {
                 is_done |= !found.is_empty();
                 self.found.extend(found.pop());
             }
+            Tie::Heard(_) => {
+                is_done |= !found.is_empty();
+                if let Some(record) = found.into_iter().next() {
+                    if matches!(record.event, Event::Heard { payload: Some(_), .. }) {
+                        self.payload = Some(record.clone());
+                    }
+                    self.found.push(record);
+                    self.found.sort_by_key(|record| record.seq);
+                }
+            }
             Tie::Contents(_) => {
                 if !found.is_empty() {
                     let nearest = if search.back { found.len() - 1 } else { 0 };
-                    self.contents = Some(found.swap_remove(nearest));
+                    self.payload = Some(found.swap_remove(nearest));
                     // It is the same in the other direction.
                     return self.searches.retain(|search| !matches!(search.tie, Tie::Contents(_)));
                 }
@@ -193,16 +217,39 @@ impl Relations {
         &self.found
     }
 
-    /// What the file held that an operation was about.
-    pub(super) fn contents(&self) -> Option<&Record> {
-        self.contents.as_ref()
+    /// The record that says what the file held that an operation was about, or what was answered.
+    pub(super) fn payload(&self) -> Option<&Record> {
+        self.payload.as_ref()
     }
+}
+
+/// Whether an operation is what somebody outside was asked for.
+fn asks(action: &Action, asked: &Asked) -> bool {
+    match (action, asked) {
+        (Action::Resolve(name), Asked::Addresses { name: of }) => name == of,
+        (Action::Connect(Endpoint::Inet { addr, .. }), Asked::Connection { to }) => addr == to,
+        (Action::Http { method, host, port, path }, Asked::Request { method: by, url, .. }) => {
+            method == by && is_url(url, host.as_str(), *port, path)
+        }
+        _ => false,
+    }
+}
+
+/// Whether a URL is that of a request as it was judged.
+fn is_url(url: &str, host: &str, port: u16, path: &str) -> bool {
+    let Some((_, rest)) = url.split_once("://") else { return false };
+    let (authority, target) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let raw = target.split('?').next().unwrap_or_default();
+    let named = authority.strip_suffix(&format!(":{port}")).unwrap_or(authority);
+    named.eq_ignore_ascii_case(host) && url_path(raw).is_ok_and(|normal| normal == path)
 }
 
 #[cfg(test)]
 mod tests {
+    use failcore_model::heard::{Payload, Said};
     use failcore_model::{
-        AbsPath, Action, Answer, Context, Decision, FileRef, Outcome, Request, Rights, Subject, Timestamp,
+        AbsPath, Answer, Context, Decision, FileRef, HostName, Outcome, Request, Rights, Subject, Timestamp,
+        Transport,
     };
 
     use super::*;
@@ -242,7 +289,7 @@ mod tests {
         }
         assert!(relations.is_done());
         let records = relations.records().iter().map(|record| record.seq).collect();
-        (records, relations.contents().map(|record| record.seq))
+        (records, relations.payload().map(|record| record.seq))
     }
 
     #[test]
@@ -272,6 +319,39 @@ mod tests {
         assert_eq!(belongs(&events, 0).0, [0u64; 0]);
         assert_eq!(belongs(&events, 2).0, [3]);
         assert_eq!(belongs(&events, 3).0, [2]);
+    }
+
+    #[test]
+    fn an_answer_is_that_to_the_same_question() {
+        let host = HostName::parse("a.example").unwrap();
+        let to = "192.0.2.1:443".parse().unwrap();
+        let decided = |action| {
+            let Event::Decided { op, mut request, decision, .. } = decided(1, 5, "/") else { unreachable!() };
+            request.action = action;
+            Event::Decided { op, request, decision, enforced: true, ns: 1 }
+        };
+        let heard = |asked, size: Option<u64>| {
+            let payload = size.map(|size| Payload { sha256: "0".repeat(64), size, kept: true });
+            Event::Heard { asked, said: Said::Connected { protocol: None }, payload }
+        };
+        let request =
+            |url: &str| Asked::Request { method: "GET".into(), url: url.into(), body: String::new() };
+        let http =
+            Action::Http { method: "GET".into(), host: host.clone(), port: 443, path: "/a%20b".into() };
+        let events = [
+            decided(Action::Resolve(host.clone())),
+            decided(Action::Connect(Endpoint::Inet { transport: Transport::Tcp, addr: to })),
+            heard(Asked::Addresses { name: host }, None),
+            heard(Asked::Connection { to }, None),
+            decided(http),
+            heard(request("https://b.example/a%20b"), Some(1)),
+            heard(request("https://a.example/a"), Some(1)),
+            heard(request("https://A.example:443/%61%20b?q=1"), Some(1)),
+            heard(request("https://a.example/a%20b"), Some(1)),
+        ];
+        assert_eq!(belongs(&events, 0), (vec![2], None));
+        assert_eq!(belongs(&events, 1), (vec![3], None));
+        assert_eq!(belongs(&events, 4), (vec![7], Some(7)));
     }
 
     #[test]

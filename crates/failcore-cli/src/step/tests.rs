@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use failcore_model::heard::{Asked, Payload, Said};
 use failcore_model::input::{Input, Moment, Told};
 use failcore_model::{
     AbsPath, Action, Answer, Context, Coverage, Event, FileRef, Hold, Lane, Outcome, Request, Rights,
@@ -56,7 +57,7 @@ impl Making {
     }
 
     /// A decision, inside a tool where one is named.
-    fn asked(&mut self, tool: Option<&str>, words: &str) {
+    fn asks(&mut self, tool: Option<&str>, words: &str) {
         self.decided(tool, ask(words, &AbsPath::root(), &Environment::default()).unwrap());
     }
 
@@ -99,16 +100,16 @@ impl Making {
 /// The trace that most tests go through.
 fn sample(dir: &Path) -> PathBuf {
     let mut trace = Making::new(dir);
-    trace.asked(None, "fs.open read /data/a.txt"); // 1
+    trace.asks(None, "fs.open read /data/a.txt"); // 1
     trace.entered("fetch"); // 2
-    trace.asked(Some("fetch"), "net.connect api.example.com:443"); // 3
-    trace.asked(Some("fetch"), "net.connect 169.254.169.254:80"); // 4
+    trace.asks(Some("fetch"), "net.connect api.example.com:443"); // 3
+    trace.asks(Some("fetch"), "net.connect 169.254.169.254:80"); // 4
     trace.left("fetch"); // 5
-    trace.asked(None, "fs.open create+modify /work/out.txt"); // 6
+    trace.asks(None, "fs.open create+modify /work/out.txt"); // 6
     trace.event(&Event::Approval { op: 3, pid: 7, answer: Answer::Approved, who: "me (uid 7)".into() }); // 7
     trace.event(&Event::Concluded { op: 3, pid: 7, outcome: Outcome::Failed(28) }); // 8
     trace.entered("save"); // 9
-    trace.asked(Some("save"), "fs.open read /data/.env"); // 10
+    trace.asks(Some("save"), "fs.open read /data/.env"); // 10
     trace.close() // 11
 }
 
@@ -317,7 +318,7 @@ fn tools_at_work_are_those_entered_and_not_left() {
 fn a_tool_that_is_entered_late_is_at_work_all_the_same() {
     let home = tempfile::tempdir().unwrap();
     let mut trace = Making::new(&home.path().join("t"));
-    trace.asked(Some("fetch"), "fs.open read /data/a.txt");
+    trace.asks(Some("fetch"), "fs.open read /data/a.txt");
     trace.entered("fetch");
     let mut seen = Seen::of(&trace.close());
     let screen = seen.press(":1<Enter>");
@@ -330,14 +331,23 @@ fn what_was_read_is_shown() {
     let dir = home.path().join("t");
     let mut trace = Making::new(&dir);
     let mut store = Store::create(&dir).unwrap();
-    trace.asked(None, "fs.open read /data/a.txt"); // 1
+    let answer = b"{\"answer\": 42}";
+    let sha256 = format!("{:x}", Sha256::digest(answer));
+    store.put(&sha256, answer).unwrap();
+    trace.asks(None, "fs.open read /data/a.txt"); // 1
     trace.contents(&mut store, "/data/a.txt", b"first\nsecond \x1b[31mred\n", true); // 2
     trace.contents(&mut store, "/data/b.bin", b"\x7fELF\0\xff", true); // 3
     trace.contents(&mut store, "/data/c.txt", b"password=1", false); // 4
     trace.event(&Event::Told { thread: "0/0".into(), told: Told::Random { bytes: Text::from(b"\xff\0") } }); // 5
     let modified = Moment { s: 1, ns: 2 };
     trace.event(&Event::Input { path: "/data".into(), input: Input::Directory { mode: 0o755, modified } }); // 6
-    trace.asked(None, "fs.open read /data/a.txt"); // 7
+    trace.asks(None, "fs.open read /data/a.txt"); // 7
+    let url = "https://api.example.com/a".to_owned();
+    trace.event(&Event::Heard {
+        asked: Asked::Request { method: "GET".into(), url, body: sha256.clone() },
+        said: Said::Connected { protocol: None },
+        payload: Some(Payload { sha256, size: answer.len() as u64, kept: true }),
+    }); // 8
     let dir = trace.close();
     let mut seen = Seen::of(&dir);
     for (at, parts) in [
@@ -348,6 +358,7 @@ fn what_was_read_is_shown() {
         (4, vec!["10 bytes, of which only the hash was kept"]),
         (5, vec!["00000000  ff 00"]),
         (6, vec!["input.directory.mode"]),
+        (8, vec!["what was answered to GET https://api.example.com/a", r#"{"answer": 42}"#]),
     ] {
         let mut screen = seen.press(&format!(":{at}<Enter>"));
         screen += &seen.press("JJJJ");
@@ -372,7 +383,7 @@ fn what_could_not_be_verified_is_said() {
     assert!(Seen::of(&dir).screen().contains("valid: 12 records"));
     // One that is still written.
     let mut trace = Making::new(&home.path().join("open"));
-    trace.asked(None, "fs.open read /data/a.txt");
+    trace.asks(None, "fs.open read /data/a.txt");
     drop(trace);
     let screen = Seen::of(&home.path().join("open")).screen();
     assert!(screen.contains("not closed: 0 records as signed, 2 more without a signature"), "{screen}");
