@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import random
 import shutil
 import statistics
@@ -112,6 +113,7 @@ class Bench:
         self.policy.write_text(policy)
         self.python = Path(sys.executable)
         self.missing: dict[str, str] = {}
+        self.load = os.getloadavg()[0]
         self.others()
 
     def others(self) -> None:
@@ -230,6 +232,9 @@ def page(bench: Bench, found: dict[str, Found], rounds: int) -> Iterator[str]:
     yield f"medians over {rounds} rounds, ratios medians of each round's ratio. Last run"
     yield machine()
     yield ""
+    yield f"Before it began, {bench.load:.1f} processes wanted a processor at a time (load average): where that is not"
+    yield "near 0, others were at work, times are longer than they need be, and two cores less than twice one."
+    yield ""
     yield "## Recording, and running again"
     yield ""
     yield "*recorded* and *again* are ratios to `failcore run` without `--record`. Sleeps that end at a point in time,"
@@ -259,6 +264,8 @@ def page(bench: Bench, found: dict[str, Found], rounds: int) -> Iterator[str]:
     for workload, of in found.items():
         yield f"| {workload} | {of.size('recorded')} | {of.size('vcrpy')} | {of.size('rr')} |"
     yield ""
+    yield "FailCore's record has the trace of every decision in it, not only what was learnt."
+    yield ""
     for name, why in bench.missing.items():
         yield f"- {name} did not run: {why}"
     if bench.missing:
@@ -267,7 +274,7 @@ def page(bench: Bench, found: dict[str, Found], rounds: int) -> Iterator[str]:
 
 def main() -> None:
     parser = arguments(__doc__, "benchmarks-replay.md")
-    parser.add_argument("--records", type=int, default=1_000_000, help="length of the traces decided again")
+    parser.add_argument("--records", type=int, default=500_000, help="length of the traces decided again")
     parser.add_argument("--bytes", type=int, default=3_000_000_000, help="size of the trace beyond memory")
     options = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="failcore-bench-")).resolve()

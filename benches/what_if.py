@@ -74,13 +74,13 @@ class WhatIf:
         subprocess.run(argv, cwd=self.directory, check=True)
         return trace
 
-    def seconds(self, way: str, cores: int) -> float:
-        """How long one way takes for as many traces as cores."""
+    def seconds(self, way: str, cores: int) -> tuple[float, float]:
+        """How long one way takes for as many traces as cores, and how much of that on processors, all together."""
         traces = (self.bare if way == "bare records" else self.signed)[:cores]
         for trace in traces:
             if way == "verified, its index made":
                 (trace / "index.bin").unlink(missing_ok=True)
-        if way == "`trace verify` alone":
+        if way == WAYS[-1]:
             argvs = [[FAILCORE, "--json", "trace", "verify", trace] for trace in traces]
         else:
             argvs = [[FAILCORE, "--json", "-q", "replay", "-p", self.directory / "other.toml", *traces]]
@@ -90,11 +90,11 @@ class WhatIf:
 
         since = time.perf_counter()
         started = [subprocess.Popen(argv, stdout=subprocess.DEVNULL, preexec_fn=bound) for argv in argvs]
-        codes = [process.wait() for process in started]
-        taken = time.perf_counter() - since
+        used = [ended(process) for process in started]
         # Decisions change, or the measurement is of something else.
-        assert codes == [0 if way == WAYS[-1] else 3] * len(codes), (way, codes)
-        return taken
+        expected = 0 if way == WAYS[-1] else 3
+        assert all(process.returncode == expected for process in started), way
+        return time.perf_counter() - since, sum(usage.ru_utime + usage.ru_stime for usage in used)
 
     def large(self, size: int) -> tuple[int, int, dict[str, tuple[float, int]]]:
         """Bytes and records of a trace of about `size` bytes; what each way takes of time and memory."""
@@ -117,13 +117,19 @@ def linked(trace: Path, to: Path) -> Path:
     return to
 
 
+def ended(process: subprocess.Popen[bytes]) -> resource.struct_rusage:
+    """Waits for a process; what it used."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return usage
+
+
 def limited(argv: list[object]) -> tuple[float, int]:
     """How long it takes where no more memory is to be had than the limit, and how much it had at most."""
     since = time.perf_counter()
     bound: Callable[[], None] = lambda: resource.setrlimit(resource.RLIMIT_AS, (LIMIT, LIMIT))  # noqa: E731
     process = subprocess.Popen([str(arg) for arg in argv], stdout=subprocess.DEVNULL, preexec_fn=bound)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    usage = ended(process)
     assert process.returncode == 3, process.returncode
     return time.perf_counter() - since, usage.ru_maxrss * 1024
 
@@ -133,7 +139,7 @@ def section(directory: Path, records: int, size: int, rounds: int) -> list[str]:
     bench, order = WhatIf(directory, records), random.Random(2)
     cores = [1, 2] if len(os.sched_getaffinity(0)) > 1 else [1]
     turns = [(way, number) for way in WAYS for number in cores]
-    times: dict[tuple[str, int], list[float]] = {turn: [] for turn in turns}
+    times: dict[tuple[str, int], list[tuple[float, float]]] = {turn: [] for turn in turns}
     for number in range(rounds):
         print(f"what if: round {number + 1} of {rounds}", file=sys.stderr)
         for turn in order.sample(turns, len(turns)):
@@ -149,14 +155,17 @@ def section(directory: Path, records: int, size: int, rounds: int) -> list[str]:
         "gets an index the first time; bare records are read and decided, and nothing else. What deciding takes",
         "without the rest is in [docs/benchmarks.md](benchmarks.md) (`replay/…`). In thousands of records a second.",
         "",
-        "| what | " + " | ".join(f"{number} core{'s' if number > 1 else ''}" for number in cores) + " |",
-        "|---|" + "---:|" * len(cores),
+        "A core is shared with whoever else is at work; the last column counts the seconds spent on processors.",
+        "",
+        "| what | "
+        + " | ".join(f"{number} core{'s' if number > 1 else ''}" for number in cores)
+        + " | a core's second |",
+        "|---|" + "---:|" * (len(cores) + 1),
     ]
     for way in WAYS:
-        rates = [
-            statistics.median(bench.records * number / taken for taken in times[way, number])
-            for number in cores
-        ]
+        taken = [[(bench.records * number, *turn) for turn in times[way, number]] for number in cores]
+        rates = [statistics.median(records / wall for records, wall, _ in turns) for turns in taken]
+        rates.append(statistics.median(records / spent for turns in taken for records, _, spent in turns))
         lines.append(f"| {way} | " + " | ".join(f"{rate / 1e3:,.0f} k/s" for rate in rates) + " |")
     lines += [
         "",

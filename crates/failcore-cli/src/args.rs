@@ -78,6 +78,9 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Trace(Trace),
     /// Go through a trace at a terminal: by record, operation, tool and refusal
+    ///
+    /// Of each record it shows what was asked for, what was decided, by which rule in which line, what would permit it, what
+    /// came of it, what was read, and which tools were at work. `?` lists the keys.
     Step(Step),
     /// Run a recorded program again, or decide traces again under another policy
     Replay(Replay),
@@ -393,8 +396,6 @@ fn verbs(text: &str) -> Result<Verbs, String> {
     Ok(Verbs(chosen))
 }
 
-/// Shows of each record what was asked for, what was decided, by which rule in which line, what would permit it, what came
-/// of it, what was read, and which tools were at work. `?` lists the keys.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -21,7 +21,8 @@ impl Terminal {
         for number in [SIGHUP, SIGINT, SIGTERM] {
             signal_hook::flag::register_usize(number, Arc::clone(&signal), number as usize)?;
         }
-        Ok(Self { inner: ratatui::try_init()?, signal })
+        let inner = ratatui::try_init().inspect_err(|_| drop(ratatui::try_restore()))?;
+        Ok(Self { inner, signal })
     }
 
     /// Draws a screen.
