@@ -45,7 +45,7 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
     };
     let dir = trace::locate(name)?;
     let dir = dir.canonicalize().map_err(|error| Problem::io("find", &dir, error))?;
-    if trace::believed(&dir, ui.notes())?.is_none() {
+    if trace::believed(&dir)?.whole(ui.notes()).is_none() {
         let why = "it is not signed to its end, which may be missing".to_owned();
         return Err(Problem::trace(TraceError::Unverified(why)).into());
     }
