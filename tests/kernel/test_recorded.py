@@ -1,9 +1,12 @@
 """A recorded program runs again with nothing outside, and says the same, byte for byte."""
 
+import ipaddress
 import json
 import os
+import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -380,3 +383,159 @@ def test_a_recording_without_room_says_so(world: World) -> None:
     run = world.run(script, options=RECORD, before=["unshare", "-m", "/bin/sh", "-c", mounted, "sh"])
     assert "the recording is not whole" in run.err, run.explain()
     assert Path(copy / "trace.jsonl").exists()
+
+
+# Everything read-only but what is named and /proc (mount_setattr(2)), then the command that follows.
+READ_ONLY = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY, MS_BIND = 442, -100, 0x8000, 1, 4096
+def must(done):
+    if done != 0: raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+def change(path, flags, to_set, to_clear):
+    attributes = (ctypes.c_uint64 * 4)(to_set, to_clear, 0, 0)
+    must(libc.syscall(MOUNT_SETATTR, AT_FDCWD, path.encode(), flags, attributes, ctypes.sizeof(attributes)))
+cut = sys.argv.index("--")
+writable = sys.argv[1:cut]
+for path in writable: must(libc.mount(path.encode(), path.encode(), None, MS_BIND, None))
+change("/", AT_RECURSIVE, MOUNT_ATTR_RDONLY, 0)
+for path in [*writable, "/proc"]: change(path, 0, 0, MOUNT_ATTR_RDONLY)
+try: open(sys.executable + ".x", "w")
+except OSError as error: assert error.errno == 30, error
+os.execvp(sys.argv[cut + 1], sys.argv[cut + 1:])
+"""
+TOUCHES = """
+import os, socket, subprocess
+os.makedirs(WORK + "/made/below")
+open(WORK + "/made/file", "w").write("x")
+os.rename(WORK + "/made/file", WORK + "/made/moved")
+os.chmod(WORK + "/made/moved", 0o640)
+os.unlink(WORK + "/made/moved")
+open(WORK + "/there", "a").write(" and more")
+os.symlink("there", WORK + "/link")
+print(subprocess.run(["/bin/bash", "-c", "mkdir d; echo x > d/file; mv d/file .; cat file there; rm file"],
+                     capture_output=True, text=True))
+# Past the hook, so that the kernel is asked.
+for network in ("tcp/192.0.2.1/80", "udp/192.0.2.1/99", "udp/198.51.100.7/99"):
+    done = subprocess.run(["/bin/bash", "-c", f"echo x > /dev/{network}"], capture_output=True, text=True)
+    print(network, done.returncode, done.stderr.rpartition(":")[2])
+server = socket.create_server(("127.0.0.1", 0))
+with socket.create_connection(server.getsockname()) as peer: print("own")
+"""
+# What may change something by a path or a descriptor, and what speaks to somebody (strace(1) has more under these names).
+CALLS = "%file,%network,fchmod,fchown,fsetxattr,fremovexattr,ftruncate,unshare,setns"
+CHANGES = re.compile(
+    r"creat|mk(dir|nod)(at)?|rename(at2?)?|(sym|un)?link(at)?|rmdir|[fl]?ch(mod|own)(at)?2?|f?utimes?(nsat|at)?"
+    r"|f?truncate|[fl]?(set|remove)xattr|u?mount2?|move_mount"
+)
+
+
+def calls(log: str) -> Iterator[tuple[str, str, str]]:
+    """The calls in a log of `strace -f`, each with its arguments and what came of it; those cut in two made whole."""
+    begun: dict[str, str] = {}
+    for line in log.splitlines():
+        task, _, line = line.partition(" ")
+        line = line.strip()
+        if line.endswith("<unfinished ...>"):
+            begun[task] = line.removesuffix("<unfinished ...>")
+            continue
+        if resumed := re.match(r"<\.\.\. \w+ resumed>", line):
+            line = begun.pop(task, "") + line[resumed.end() :]
+        if found := re.match(r"(\w+)\((.*)\)\s+= (.*)$", line):
+            yield found[1], found[2], found[3]
+
+
+def paths_of(args: str) -> list[str]:
+    """The paths in a call's arguments, after the directories that they start from."""
+    named = re.findall(r'(?:<([^>]*)>, )?"([^"]*)"', args) or [
+        ("", held) for held in re.findall("<([^>]*)>", args)
+    ]
+    return [os.path.join(start, path) for start, path in named]
+
+
+def test_nothing_outside_is_touched_as_strace_sees(world: World) -> None:
+    """An ordinary user, in a network namespace without anybody and a tree that is read-only but for the state directory and
+    that for temporary files."""
+    if not (shutil.which("strace") and Path("/bin/bash").exists()):
+        pytest.skip("strace(1) or bash(1) is not installed")
+    (world.work / "there").write_text("was there")
+    policy = WORKSPACE + SHELL + '\n[net]\nconnect = ["127.0.0.1:*"]\nlisten = ["127.0.0.1:*"]\n'
+    run = world.run(TOUCHES, policy=policy, options=RECORD)
+    assert run.code == 0 and "was there and more" in run.out, run.explain()
+    assert run.denied("net.*", "192.0.2.1"), run.explain()
+
+    state, temporary, logs = (world.base / name for name in ("second-state", "temporary", "logs"))
+    for directory in (state, temporary, logs):
+        directory.mkdir()
+    world.hand_over()
+    before = {path: path.lstat() for path in world.base.rglob("*")}
+    ordinary = ["unshare", "--user", "--map-user=65534", "--map-group=65534"]
+    done = subprocess.run(
+        [
+            *[*world.as_user, "unshare", "--user", "--map-root-user", "--mount", "--net"],
+            *[world.python, "-c", READ_ONLY, str(state), str(temporary), str(logs), "--"],
+            *["strace", "-f", "-y", "-qq", "-o", str(logs / "log"), "-e", f"trace={CALLS}"],
+            *[*ordinary, world.failcore, "replay", str(run.trace)],
+        ],
+        cwd=world.work,
+        env=world.environ({"XDG_STATE_HOME": str(state), "TMPDIR": str(temporary)}),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, run.out), done.stderr
+
+    seen = list(calls((logs / "log").read_text()))
+    names = [name for name, _, _ in seen]
+    start = next(n for n, (name, args, _) in enumerate(seen) if name == "execve" and '"replay"' in args)
+    entered = names.index("pivot_root")
+    assert seen[entered][2] == "0" and not {"setns", "mount", "pivot_root"} & set(names[entered + 1 :])
+    assert not [call for call in seen if "EROFS" in call[2]], "nothing tried to change the tree"
+    # Before it is in its world, it makes the world, in the directory for temporary files, and says who it is there.
+    maps = ("/proc/self/uid_map", "/proc/self/gid_map", "/proc/self/setgroups")
+    own = (f"{temporary}/failcore-replay-", f"{state}/failcore", *maps)
+    for name, args, came in seen[start:entered]:
+        opens = name.startswith("open") and re.search("O_WRONLY|O_RDWR|O_CREAT|O_TRUNC", args)
+        if (CHANGES.fullmatch(name) or opens) and not came.startswith("-1"):
+            paths = paths_of(args)
+            if name == "mount":
+                # What and where; the first mount parts from the machine's.
+                assert (paths[1:2] and paths[1].startswith(own)) or (
+                    paths == ["/"] and "MS_PRIVATE" in args
+                ), args
+            else:
+                assert paths and paths[-1].startswith(own), (name, args)
+        assert name != "socket" or "AF_UNIX" in args or "SOCK_DGRAM" in args, (name, args)
+        assert name not in ("connect", "bind", "sendto", "sendmsg") or came.startswith("-1"), (name, args)
+    # There all files are in memory but FailCore's own; whoever is connected, sent to or served is on its own loopback.
+    spoken = [call for call in seen[entered:] if call[0] in ("connect", "bind", "sendto", "sendmsg")]
+    for name, args, came in spoken:
+        address = re.search(r'inet_addr\("([^"]*)"\)|inet_pton\(AF_INET6, "([^"]*)"', args)
+        if address and not ipaddress.ip_address(address[1] or address[2]).is_loopback:
+            assert came.startswith("-1 EACCES"), (name, args, came)
+        if path := re.search(r'sun_path="([^"]*)"', args):
+            assert came.startswith("-1") or path[1].startswith(
+                (str(state), "/proc/self/fd/", "/tmp/failcore-")
+            ), args
+    reached = {found[1] for _, args, _ in spoken if (found := re.search(r'inet_addr\("([^"]*)"\)', args))}
+    assert {"192.0.2.1", "198.51.100.7", "127.0.0.1"} <= reached, "it was tried"
+
+    # Afterwards nothing is there or changed but the trace of this, which says what was served and refused.
+    left = {path: path.lstat() for path in world.base.rglob("*") if not path.is_relative_to(logs)}
+    changed = {
+        path for path, at in left.items() if path not in before or at.st_mtime_ns != before[path].st_mtime_ns
+    }
+    assert changed and all(
+        path.is_relative_to(state / "failcore") for path in changed - {state, temporary}
+    ), changed
+    assert not list(temporary.iterdir())
+    assert set(before) - set(left) == {logs}
+    (trace,) = (state / "failcore" / "runs").iterdir()
+    second = Run(done.returncode, done.stdout, done.stderr, trace, records(trace))
+    coverage = json.dumps(second.records[0])
+    assert "nothing outside is reached, whatever is decided" in coverage and str(state) in coverage
+    held = {verb["verb"]: verb["by"] for verb in second.records[0]["coverage"]["verbs"]}
+    assert "in memory" in held["fs.open"] and "nobody else" in held["net.connect"]
+    assert second.allowed("fs.*", "/work/there") and second.denied("net.*", "192.0.2.1")
+    assert any("from the record" in str(record.get("text")) for record in second.records)

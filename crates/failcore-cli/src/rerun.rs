@@ -101,7 +101,8 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
         command,
     };
     let replayed = Arc::new(recording.replayed());
-    run::again(&args, Again { start, policy, expected, replayed, installation, own }, ui)
+    let again = Again { start, policy, expected, replayed, shown: bound, installation, own };
+    run::again(&args, again, ui)
 }
 
 /// The files that a program consists of: its own, and its script.

@@ -209,6 +209,9 @@ impl Started {
                 ui.note(&text);
                 self.server.record(Event::Notice { text });
             }
+            if let Some(replayed) = &self.prepared.replayed {
+                self.server.record(Event::Notice { text: replayed.summary() });
+            }
             drop(relay);
             broker = Some(names);
         }

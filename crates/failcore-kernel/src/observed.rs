@@ -16,6 +16,7 @@ use failcore_model::input::Moment;
 use crate::call::{Answer, Call, Reply};
 use crate::memory;
 use crate::notify::last;
+use crate::sockets;
 use crate::walk::{self, View};
 
 /// Calls that only look, some of them or all, and are asked about for a recording alone.
@@ -207,15 +208,37 @@ pub(crate) fn before(call: &Call<'_>, witness: &dyn Witness) -> Result<(), Errno
     for Look { dir, path, follow } in looks(call).into_iter().flatten() {
         // What the call itself fails with is for the call to find.
         let Ok(asked) = memory::path(call.tid(), call.arg(path)) else { continue };
-        if asked.is_empty() {
-            continue;
-        }
-        let from = if asked.starts_with(b"/") { Some(Vec::new()) } else { directory(call, dir) };
-        if let Some(from) = from {
-            witness.looks(&from, &asked, follow).map_err(lost)?;
-        }
+        named(call, witness, dir, &asked, follow)?;
     }
-    Ok(())
+    match unix_path(call) {
+        Some(asked) => named(call, witness, AT_FDCWD, &asked, true),
+        None => Ok(()),
+    }
+}
+
+fn named(call: &Call<'_>, witness: &dyn Witness, dir: i32, asked: &[u8], follow: bool) -> Result<(), Errno> {
+    let from = match asked {
+        [] => return Ok(()),
+        [b'/', ..] => Vec::new(),
+        _ => match directory(call, dir) {
+            Some(from) => from,
+            None => return Ok(()),
+        },
+    };
+    witness.looks(&from, asked, follow).map_err(lost)
+}
+
+/// The path in the address of a unix socket that a call names (unix(7)).
+fn unix_path(call: &Call<'_>) -> Option<Vec<u8>> {
+    let address = match call.notice.nr {
+        SYS_connect | SYS_bind => 1,
+        SYS_sendto => 4,
+        _ => return None,
+    };
+    let address = sockets::copied(call, call.arg(address), call.int(address + 1)).ok()?;
+    let (family, path) = address.split_at_checked(size_of::<sa_family_t>())?;
+    let is_unix = family == (AF_UNIX as sa_family_t).to_ne_bytes();
+    path.split(|byte| *byte == 0).next().filter(|_| is_unix).map(<[u8]>::to_vec)
 }
 
 /// The path of the directory that a relative path starts from.

@@ -30,8 +30,11 @@ struct State {
     given: HashMap<(String, Option<i32>), usize>,
     /// What each clock was said to be at last, and what it was then.
     last: HashMap<i32, (Moment, Moment)>,
-    /// How many random bytes were made up, so that no two are the same.
+    /// How often something was told that the record has.
+    told: u64,
+    /// How often random bytes were made up, so that no two are the same, and a clock went on from what it said.
     made_up: u64,
+    went_on: u64,
 }
 
 impl Replayed {
@@ -44,6 +47,16 @@ impl Replayed {
         let file = |path: &Vec<u8>| PathBuf::from(OsStr::from_bytes(path));
         let otherwise = self.left.iter().filter(|(path, sha256)| hash_of(&file(path)) != **sha256);
         otherwise.map(|(path, _)| file(path)).collect()
+    }
+
+    /// What threads were told, in words.
+    pub fn summary(&self) -> String {
+        let State { told, made_up, went_on, .. } =
+            &*self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        format!(
+            "clocks and random numbers: {told} from the record, {} that it does not have and that follow from them",
+            made_up + went_on
+        )
     }
 }
 
@@ -83,13 +96,17 @@ impl Witness for Replayed {
         let key = (thread.to_owned(), clock);
         let recorded = next(&mut state, (key.0.clone(), Some(clock)), self.values.clocks.get(&key));
         let at = match recorded {
-            Some(at) => *at,
+            Some(at) => {
+                state.told += 1;
+                *at
+            }
             None => match (state.last.get(&clock), self.values.first(clock)) {
                 (Some((said, then)), _) => moment(nanoseconds(*said) + nanoseconds(now) - nanoseconds(*then)),
                 (None, Some(first)) => first,
                 (None, None) => now,
             },
         };
+        state.went_on += u64::from(recorded.is_none());
         let ahead = state.last.get(&clock).is_none_or(|(said, _)| *said <= at);
         if ahead {
             state.last.insert(clock, (at, now));
@@ -101,6 +118,7 @@ impl Witness for Replayed {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let recorded = next(&mut state, (thread.to_owned(), None), self.values.random.get(thread));
         if let Some(recorded) = recorded.filter(|recorded| recorded.len() == bytes.len()) {
+            state.told += 1;
             return Ok(recorded.clone());
         }
         state.made_up += 1;
@@ -133,5 +151,9 @@ mod tests {
         assert_eq!(random(3), [1, 2, 3]);
         let (one, other) = (random(40), random(40));
         assert!(one != other && one.len() == 40 && one != [9; 40]);
+        assert_eq!(
+            replayed.summary(),
+            "clocks and random numbers: 4 from the record, 4 that it does not have and that follow from them"
+        );
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use failcore_gate::expected::Expected;
-use failcore_kernel::{Cgroup, CgroupMounts, HOOK_VAR, Plan, SOCKET_VAR};
+use failcore_kernel::{Cgroup, CgroupMounts, HOOK_VAR, Plan, SOCKET_VAR, World};
 use failcore_model::input::Start;
 use failcore_model::{
     AbsPath, Action, Context, Coverage, Event, FileId, Lane, Request, RuleId, Subject, Text,
@@ -64,6 +64,8 @@ pub(super) struct Prepared {
     pub(super) expected: Option<Arc<Expected>>,
     /// And what it is told.
     pub(super) replayed: Option<Arc<Replayed>>,
+    /// And what of the machine is in its world.
+    shown: Vec<PathBuf>,
     /// Where connections are carried.
     pub(super) means: Option<Means>,
 }
@@ -123,9 +125,11 @@ impl Prepared {
             Some(again) => again.environment(),
             None => std::env::vars_os().collect(),
         };
-        let (expected, replayed, chosen) = match again {
-            Some(again) => (Some(again.expected), Some(again.replayed), (again.policy, None)),
-            None => (None, None, choose(args, &program, &env, ui)?),
+        let (expected, replayed, shown, chosen) = match again {
+            Some(Again { expected, replayed, shown, policy, .. }) => {
+                (Some(expected), Some(replayed), shown, (policy, None))
+            }
+            None => (None, None, Vec::new(), choose(args, &program, &env, ui)?),
         };
         let (policy, file) = chosen;
         if policy.mode() == Mode::Audit {
@@ -194,6 +198,7 @@ impl Prepared {
             keeping,
             expected,
             replayed,
+            shown,
             means,
         })
     }
@@ -240,9 +245,7 @@ impl Prepared {
             );
         }
         if self.expected.is_some() {
-            coverage.notes.push(
-                "run again from a record: files are those of the record, in memory, and nobody is on its network".into(),
-            );
+            World::covers(&mut coverage, &self.shown);
         }
         let start = self.keeping.is_some().then(|| self.start()).transpose()?;
         let trace = Opening {
@@ -410,6 +413,8 @@ pub(crate) struct Again {
     pub(crate) policy: PolicySet,
     pub(crate) expected: Arc<Expected>,
     pub(crate) replayed: Arc<Replayed>,
+    /// What of the machine is in its world.
+    pub(crate) shown: Vec<PathBuf>,
     /// Where the parts of FailCore were before the world was entered.
     pub(crate) installation: Installation,
     pub(crate) own: PathBuf,
