@@ -331,6 +331,46 @@ def test_what_was_not_kept_has_to_be_the_same(world: World) -> None:
     assert second.code == 126 and f"{world.work}/secret.txt is not what it was" in second.err, second.err
 
 
+def test_the_policy_says_what_is_kept_and_where_it_ends(world: World) -> None:
+    for name in ("kept.txt", "model.bin", "long.txt"):
+        (world.work / name).write_text(name * (1000 if name == "long.txt" else 1))
+    read = "for name in sorted(os.listdir(WORK)): print(open(WORK + '/' + name).read()[:9], flush=True)"
+    policy = WORKSPACE + '\n[record]\nhash_only = ["**/*.bin"]\nmax_file = 5000\n'
+    run = world.run(read, policy=policy, options=RECORD)
+    learnt = {r["path"]: r["input"]["contents"] for r in run.records if "contents" in r.get("input", {})}
+    kept = {name: learnt[f"{world.work}/{name}"]["kept"] for name in ("kept.txt", "model.bin", "long.txt")}
+    assert kept == {"kept.txt": True, "model.bin": False, "long.txt": False}, run.explain()
+    (world.work / "kept.txt").unlink()
+    same(run, again(world, run))
+    (world.work / "model.bin").write_text("another model")
+    assert f"{world.work}/model.bin is not what it was" in again(world, run).err
+
+    # A recording that is full ends the run, whatever the program makes of it.
+    patient = """
+for number in range(9):
+    try: print(len(open(WORK + "/" + str(number)).read()), flush=True)
+    except OSError as error: print(error.errno, flush=True)
+import time; time.sleep(600)
+"""
+    for number in range(9):
+        (world.work / str(number)).write_text(str(number) * 1000)
+    run = world.run(patient, policy=WORKSPACE + "\n[record]\nmax_total = 6000\n", options=RECORD)
+    assert run.code == 137, run.explain()
+    assert "stopped: `record.max_total` is 6000, and the recording needs" in run.err
+    said = run.out.splitlines()
+    assert said[0] == "1000" and said[-1] == "5" and 1000 * said.count("1000") <= 6000, (
+        "what is not kept is not learnt"
+    )
+    assert any(
+        "stopped: `record.max_total`" in str(r.get("text")) for r in run.records if r["type"] == "notice"
+    )
+    assert [r["text"] for r in run.records if r["type"] == "recording.broken"], run.explain()
+    second = again(world, run)
+    assert second.code == 126 and "the recording is not whole: `record.max_total` is 6000" in second.err, (
+        second.err
+    )
+
+
 def test_a_recording_that_holds_everything_needs_nothing(world: World) -> None:
     script = "import json; print(json.dumps({'a': 1}))"
     run = world.run(script, options=(*RECORD, "--self-contained"))

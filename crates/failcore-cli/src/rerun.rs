@@ -50,6 +50,7 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
     let recording = Recording::read(trace::read(&dir)?).map_err(|error| match error {
         BadRecording::Trace(error) => Problem::trace(error),
         BadRecording::None => not_again(error.to_string(), "record it: `failcore run --record -- CMD`"),
+        BadRecording::Broken(_) => not_again(error.to_string(), "record it again, with room for all of it"),
         BadRecording::Nonsense { .. } => not_again(error.to_string(), ALTERED),
     })?;
     let expected = Expected::read(trace::read(&dir)?).map_err(Problem::trace)?;

@@ -13,7 +13,8 @@ use std::thread::JoinHandle;
 
 use failcore_gate::{Sink, SinkError, Witness};
 use failcore_model::input::{Input, Kind, Moment, Name, Told};
-use failcore_model::{Event, Text};
+use failcore_model::{AbsPath, Event, Text};
+use failcore_policy::Payloads;
 use failcore_trace::Redactor;
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, open, readlink, readlinkat, statat,
@@ -28,8 +29,12 @@ use crate::store::{self, Store, StoreError};
 const MAX_LINKS: u32 = 40;
 /// Contents that may wait to be packed; whoever has more to keep waits.
 const WAITING: usize = 16;
-/// Longest file that is kept where everything is, in bytes: it is held in memory on the way.
+/// Longest file that is kept where nothing else is said, and where everything is kept, in bytes: it is held in memory on
+/// the way.
+const MOST: u64 = 64 << 20;
 const MOST_CONTAINED: u64 = 1 << 30;
+/// What all that is kept comes to at most where nothing else is said, in bytes: it is laid out in memory again.
+const MOST_IN_ALL: u64 = 4 << 30;
 /// How much of longer ones is read at a time, and how much of a program says what it needs.
 const CHUNK: u64 = 1 << 20;
 const HEAD: usize = 1 << 20;
@@ -41,10 +46,11 @@ const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOC
 pub struct Keeping {
     /// Trees of programs and libraries.
     pub libraries: Vec<PathBuf>,
-    /// Whether what lies in them is kept too, and not only its hash; then every file of up to a gibibyte is.
+    /// Whether what lies in them is kept too, and not only its hash; then every file of up to a gibibyte is, unless the
+    /// policy says otherwise.
     pub self_contained: bool,
-    /// Longest file that is kept, in bytes.
-    pub most: u64,
+    /// What the policy says of it.
+    pub payloads: Payloads,
     /// Secrets: a file that holds one is not kept, unless it is a library.
     pub secrets: Redactor,
 }
@@ -58,7 +64,16 @@ pub struct Recorder {
     keeping: Keeping,
     seen: Mutex<Seen>,
     packer: Mutex<Option<Packer>>,
+    kept: Mutex<Kept>,
     failed: Arc<OnceLock<String>>,
+    full: OnceLock<String>,
+}
+
+/// What is kept so far.
+#[derive(Default)]
+struct Kept {
+    objects: HashSet<String>,
+    bytes: u64,
 }
 
 /// Who packs, and the way to them.
@@ -140,7 +155,21 @@ impl Recorder {
             source,
         })?;
         let packer = Mutex::new(Some(Packer { pack, thread }));
-        Ok(Self { sink, keeping, seen: Mutex::default(), packer, failed })
+        Ok(Self {
+            sink,
+            keeping,
+            seen: Mutex::default(),
+            packer,
+            kept: Mutex::default(),
+            failed,
+            full: OnceLock::new(),
+        })
+    }
+
+    /// Why nothing more is kept, once what was to be kept is more than the policy lets it be: then nothing is learnt any
+    /// more, and the run is to be stopped.
+    pub fn full(&self) -> Option<&str> {
+        self.full.get().map(String::as_str)
     }
 
     /// Ends the recording, after the program: all of it is kept, and what the program left of files that it looked at.
@@ -165,7 +194,7 @@ impl Recorder {
                 self.sink.append(&left).map_err(|error| error.to_string())?;
             }
         }
-        self.failed.get().cloned().map_or(Ok(()), Err)
+        self.failed.get().or(self.full.get()).cloned().map_or(Ok(()), Err)
     }
 
     fn settle(&self) {
@@ -178,14 +207,32 @@ impl Recorder {
 
     /// Has it packed, by who may write where it goes.
     fn pack(&self, sha256: &str, bytes: Vec<u8>) -> Result<(), SinkError> {
-        if let Some(why) = self.failed.get() {
+        if let Some(why) = self.failed.get().or(self.full.get()) {
             return Err(unkept(why));
         }
+        self.spend(sha256, bytes.len() as u64)?;
         let packer = self.packer.lock().unwrap_or_else(PoisonError::into_inner);
         let pack = packer.as_ref().map(|packer| packer.pack.clone());
         drop(packer);
         let pack = pack.ok_or_else(|| unkept("the recording has ended"))?;
         pack.send((sha256.to_owned(), bytes)).map_err(|_| unkept("nobody packs any more"))
+    }
+
+    /// Counts what is about to be kept, each once.
+    fn spend(&self, sha256: &str, bytes: u64) -> Result<(), SinkError> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.objects.contains(sha256) {
+            return Ok(());
+        }
+        let most = self.keeping.payloads.max_total.unwrap_or(MOST_IN_ALL);
+        let needed = kept.bytes.saturating_add(bytes);
+        if needed > most {
+            let why = format!("`record.max_total` is {most}, and the recording needs {needed}");
+            return Err(unkept(self.full.get_or_init(|| why)));
+        }
+        kept.objects.insert(sha256.to_owned());
+        kept.bytes = needed;
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {
@@ -270,11 +317,15 @@ impl Recorder {
 
     /// Keeps what the file at `path` holds; how it begins.
     fn keep(&self, path: &[u8], file: &mut File) -> Result<Vec<u8>, SinkError> {
-        let Keeping { libraries, self_contained, most, secrets } = &self.keeping;
+        let Keeping { libraries, self_contained, payloads, secrets } = &self.keeping;
         let library = libraries.iter().any(|tree| Path::new(os(path)).starts_with(tree));
-        let most = if *self_contained { MOST_CONTAINED } else { *most };
+        let wanted = AbsPath::new(path).is_ok_and(|path| {
+            !payloads.only_hashes(&path) && (*self_contained || payloads.keeps(&path).unwrap_or(!library))
+        });
+        let most = payloads.max_file.unwrap_or(if *self_contained { MOST_CONTAINED } else { MOST });
+        let most = most.min(MOST_CONTAINED);
         let mut bytes = Vec::new();
-        take(file, most + 1, &mut bytes)?;
+        take(file, (most + 1).max(HEAD as u64), &mut bytes)?;
         let mut hash = Sha256::new_with_prefix(&bytes);
         let mut size = bytes.len() as u64;
         let fits = size <= most;
@@ -292,7 +343,7 @@ impl Recorder {
             }
         }
         let sha256 = format!("{:x}", hash.finalize());
-        let kept = fits && if library { *self_contained } else { !secrets.finds(&bytes) };
+        let kept = fits && wanted && (library || !secrets.finds(&bytes));
         let head = bytes[..HEAD.min(bytes.len())].to_vec();
         if kept {
             self.pack(&sha256, bytes)?;
@@ -496,7 +547,7 @@ mod tests {
     #[test]
     fn where_nothing_can_be_kept_nothing_is_learnt() {
         let dir = tempfile::tempdir().unwrap();
-        let keeping = Keeping { most: 100, ..Keeping::default() };
+        let keeping = Keeping::default();
         let recorder = Recorder::start(Store::without_room(), Arc::new(Nowhere), keeping).unwrap();
         let opens = |name: &str| {
             let path = dir.path().join(name);

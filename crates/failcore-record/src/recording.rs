@@ -67,6 +67,9 @@ pub enum BadRecording<E> {
     /// It was not recorded.
     #[error("this run was not recorded")]
     None,
+    /// Something of it was not kept.
+    #[error("the recording is not whole: {0}")]
+    Broken(String),
     /// It makes no sense.
     #[error("the recording makes no sense at record {seq}: {why}")]
     Nonsense {
@@ -104,6 +107,7 @@ impl Recording {
                 Event::Left { path, sha256 } => {
                     left.insert(place(&path).ok_or(nonsense("the path is none"))?, sha256);
                 }
+                Event::RecordingBroken { text } => return Err(BadRecording::Broken(text)),
                 Event::Told { thread, told } => values.add(&thread, told),
                 _ => {}
             }

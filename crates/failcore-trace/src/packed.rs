@@ -324,6 +324,7 @@ impl<'a> Fact<'a> {
             | Event::Input { .. }
             | Event::Told { .. }
             | Event::Left { .. }
+            | Event::RecordingBroken { .. }
             | Event::SessionClosed { .. } => return None,
         })
     }

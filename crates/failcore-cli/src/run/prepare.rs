@@ -235,6 +235,7 @@ impl Prepared {
         };
         if let Some(keeping) = &mut self.keeping {
             keeping.secrets = redactor.clone();
+            keeping.payloads = self.policy.payloads().clone();
         }
         let options = Options { redactor: Some(redactor), ..Options::default() };
         let (cgroup, plan, mut coverage) = lane::lower(self.lane, &self.session, &self.policy, &self.mounts);
@@ -460,9 +461,6 @@ impl Private {
     }
 }
 
-/// Longest file that is kept whole, in bytes.
-const MOST_KEPT: u64 = 64 << 20;
-
 /// What is kept of a recorded program's inputs.
 fn keeping(args: &Run, env: &Environment, hook: &Path) -> Keeping {
     /// Where machines keep programs and libraries (hier(7)), and Nix.
@@ -475,7 +473,7 @@ fn keeping(args: &Run, env: &Environment, hook: &Path) -> Keeping {
         libraries.extend(trees.iter().filter(bare).map(|tree| tree.as_path().to_owned()));
         libraries.extend(python.site_packages.iter().map(|tree| tree.as_path().to_owned()));
     }
-    Keeping { libraries, self_contained: args.self_contained, most: MOST_KEPT, secrets: Redactor::default() }
+    Keeping { libraries, self_contained: args.self_contained, ..Keeping::default() }
 }
 
 /// The policy of the run, and the file it came from.

@@ -205,6 +205,7 @@ fn words(event: &Event, all: bool) -> Option<String> {
             format!("{} {segment}", Styled(FAINT, "segment"))
         }
         Event::Notice { text } => format!("{} {text}", Styled(WARN, "notice ")),
+        Event::RecordingBroken { text } => format!("{} {text}", Styled(BAD, "broken ")),
         Event::RunPaused { who } => format!("{} by {who}", Styled(WARN, "paused ")),
         Event::RunResumed { who } => format!("{} by {who}", Styled(GOOD, "resumed")),
         Event::RunStopped { who } => format!("{} by {who}", Styled(BAD, "stopped")),
