@@ -37,7 +37,14 @@ def namespaces(world: World) -> None:
         pytest.skip("this machine lets ordinary users make no namespaces")
 
 
-def again(world: World, run: Run, *argv: str, as_user: list[str] | None = None, state: str = "state") -> Run:
+def again(
+    world: World,
+    run: Run,
+    *argv: str,
+    as_user: list[str] | None = None,
+    state: str = "state",
+    stdin: str = "",
+) -> Run:
     """Runs what was recorded again; what it leaves is the trace of that."""
     world.runs += 1
     trace = world.base / f"again-{world.runs}"
@@ -47,6 +54,7 @@ def again(world: World, run: Run, *argv: str, as_user: list[str] | None = None, 
         [*line, *(["--", *argv] if argv else [])],
         cwd=world.work,
         env=world.environ({"XDG_STATE_HOME": str(world.base / state)}),
+        input=stdin,
         capture_output=True,
         text=True,
         errors="replace",
@@ -143,6 +151,90 @@ def test_time_and_chance_are_what_they_were(world: World) -> None:
     run = world.run(CHANCE, options=RECORD)
     for _ in range(2):
         same(run, again(world, run))
+
+
+DEVICES = """
+import subprocess, threading
+for device in ("/dev/urandom", "/dev/random"):
+    with open(device, "rb") as file: print(file.read(16).hex(), file.read(100_000).hex()[-32:])
+fd = os.open("/dev/urandom", os.O_RDONLY)
+print([os.read(fd, 16).hex() for _ in range(3)], len(os.read(fd, 4096)), flush=True)
+child = os.fork()
+if not child:
+    print("child", os.read(fd, 16).hex(), open("/dev/urandom", "rb").read(16).hex(), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+said = {}
+def read(number):
+    with open("/dev/urandom", "rb") as file: said[number] = file.read(20_000 * number).hex()[-16:]
+threads = [threading.Thread(target=read, args=(number,)) for number in range(1, 5)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(sorted(said.items()))
+print(subprocess.run("dd if=/dev/urandom bs=64 count=5 2>/dev/null | sha256sum; head -c 3000000 /dev/urandom | sha256sum",
+                     shell=True, capture_output=True, text=True))
+"""
+
+
+def test_random_bytes_that_are_read_as_a_file_are_what_they_were(world: World) -> None:
+    policy = WORKSPACE + SHELL
+    run = world.run(DEVICES, policy=policy, options=RECORD)
+    for _ in range(2):
+        same(run, again(world, run))
+    other = world.run(DEVICES, policy=policy, options=RECORD)
+    drawn, drawn_anew = (re.findall("[0-9a-f]{16,}", said) for said in (run.out, other.out))
+    assert len(drawn) == len(set(drawn)) == 15 and not set(drawn) & set(drawn_anew), "by chance"
+
+
+TAKES = """
+import subprocess
+print(repr(sys.stdin.readline()), repr(sys.stdin.read(5)))
+print(subprocess.run(["/bin/cat"], stdin=sys.stdin, capture_output=True, text=True).stdout[-30:], sys.stdin.read())
+"""
+
+
+def test_the_standard_input_gives_what_it_gave(world: World) -> None:
+    policy = WORKSPACE + SHELL
+    typed = "a line\n" + "and more\n" * 50_000 + "the end"
+    run = world.run(TAKES, policy=policy, options=RECORD, stdin=typed)
+    assert "'a line\\n' 'and m'" in run.out and "the end" in run.out, run.explain()
+    same(run, again(world, run))
+    # Of a file it reads on from where the caller was.
+    file = world.work / "input"
+    file.write_text("the caller's\n" + typed)
+    told = f"""
+import stat
+print(stat.S_ISREG(os.fstat(0).st_mode), os.lseek(0, 0, os.SEEK_CUR))
+{TAKES}
+"""
+    before = ["/bin/sh", "-c", f'{{ read first; "$@"; }} < {file}', "sh"]
+    run = world.run(told, policy=policy, options=RECORD, before=before)
+    assert "True 13" in run.out and "'a line\\n' 'and m'" in run.out, run.explain()
+    file.unlink()
+    same(run, again(world, run))
+    # It reads nothing of what is given to `replay`.
+    run = world.run("print(repr(sys.stdin.read()))", options=RECORD)
+    assert run.out == "''\n", run.explain()
+    same(run, again(world, run, stdin="something"))
+
+
+def test_a_standard_input_that_was_not_kept_is_to_be_given_again(world: World) -> None:
+    secret = "sk-ant-api03-" + "Ab1" * 31 + "AA"
+    run = world.run("print(len(sys.stdin.read()))", options=RECORD, stdin=secret)
+    (learnt,) = [r["input"]["stdin"] for r in run.records if "stdin" in r.get("input", {})]
+    assert not learnt["kept"] and secret not in (run.trace / "trace.jsonl").read_text()
+    second = again(world, run)
+    assert second.code == 126 and "the standard input was not kept" in second.err, second.err
+    same(run, again(world, run, stdin=secret))
+
+
+def test_what_is_typed_is_not_recorded_and_that_is_said(world: World) -> None:
+    terminal = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+    run = world.run("print(sys.stdin.isatty())", options=RECORD, before=[world.python, "-c", terminal])
+    assert run.code == 0 and "True" in run.out, run.explain()
+    assert "what is typed there is not recorded" in run.out
+    assert "what is typed into the standard input, a terminal" in json.dumps(run.records[0])
+    assert again(world, run).out == "False\n"
 
 
 C = r"""
@@ -353,12 +445,12 @@ for number in range(9):
 import time; time.sleep(600)
 """
     for number in range(9):
-        (world.work / str(number)).write_text(str(number) * 1000)
-    run = world.run(patient, policy=WORKSPACE + "\n[record]\nmax_total = 6000\n", options=RECORD)
+        (world.work / str(number)).write_text(str(number) * 100_000)
+    run = world.run(patient, policy=WORKSPACE + "\n[record]\nmax_total = 500_000\n", options=RECORD)
     assert run.code == 137, run.explain()
-    assert "stopped: `record.max_total` is 6000, and the recording needs" in run.err
+    assert "stopped: `record.max_total` is 500000, and the recording needs" in run.err
     said = run.out.splitlines()
-    assert said[0] == "1000" and said[-1] == "5" and 1000 * said.count("1000") <= 6000, (
+    assert said[0] == "100000" and said[-1] == "5" and said.count("100000") < 5, (
         "what is not kept is not learnt"
     )
     assert any(
@@ -366,7 +458,7 @@ import time; time.sleep(600)
     )
     assert [r["text"] for r in run.records if r["type"] == "recording.broken"], run.explain()
     second = again(world, run)
-    assert second.code == 126 and "the recording is not whole: `record.max_total` is 6000" in second.err, (
+    assert second.code == 126 and "the recording is not whole: `record.max_total` is 500000" in second.err, (
         second.err
     )
 

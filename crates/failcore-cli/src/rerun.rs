@@ -5,6 +5,7 @@
 //! anything, whatever it is, and the gate says where it does something that it did not do before.
 
 use std::ffi::OsString;
+use std::io::{IsTerminal, Read, empty, stdin};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use failcore_gate::expected::Expected;
 use failcore_kernel::World;
 use failcore_model::AbsPath;
-use failcore_record::{BadRecording, Objects, Recording};
+use failcore_record::{BadRecording, Objects, Recording, Unready};
 use failcore_trace::TraceError;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
 
@@ -84,6 +85,18 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
     let expected = Arc::new(expected.of_program(paths.collect()));
     bound.extend(own_files);
     let objects = Objects::open(&dir).map_err(|error| not_again(error.to_string(), ALTERED))?;
+    // Who types is not waited for.
+    let mut ours: Box<dyn Read> = match stdin() {
+        terminal if terminal.is_terminal() => Box::new(empty()),
+        stdin => Box::new(stdin),
+    };
+    let given = recording.stdin(&objects, &mut ours).map_err(|error| {
+        let help = match error {
+            Unready::Ungiven => "give it what it was given: `failcore replay TRACE < FILE`",
+            _ => ALTERED,
+        };
+        not_again(error.to_string(), help)
+    })?;
     enter(&recording, &objects, &bound).map_err(|(why, help)| not_again(why, help))?;
     rustix::process::umask(Mode::from_raw_mode(start.umask));
     let cwd = PathBuf::from(os(&start.cwd));
@@ -102,7 +115,7 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
         command,
     };
     let replayed = Arc::new(recording.replayed());
-    let again = Again { start, policy, expected, replayed, shown: bound, installation, own };
+    let again = Again { start, policy, expected, replayed, given, shown: bound, installation, own };
     run::again(&args, again, ui)
 }
 

@@ -9,6 +9,7 @@ mod freeze;
 mod lane;
 mod prepare;
 mod signals;
+mod stdin;
 mod summary;
 mod terminal;
 mod tree;

@@ -160,19 +160,27 @@ pub(crate) fn tell(call: &Call<'_>, witness: &dyn Witness) -> Reply {
         }
         SYS_getrandom if call.int(2) & !7 == 0 => {
             let len = usize::try_from(call.arg(1)).unwrap_or(usize::MAX).min(MOST_RANDOM);
-            let mut bytes = vec![0; len];
-            let flags = rustix::rand::GetRandomFlags::empty();
-            let mut filled = 0;
-            while filled < len {
-                filled += rustix::io::retry_on_intr(|| rustix::rand::getrandom(&mut bytes[filled..], flags))?;
-            }
-            let bytes = witness.random(&thread(), bytes).map_err(lost)?;
+            let bytes = random(witness, &thread(), len)?;
             memory::write(call.tid(), call.arg(0), &bytes)?;
             return Ok(Answer::Value(i64::try_from(bytes.len()).unwrap_or_default()));
         }
         _ => return Ok(Answer::Proceed),
     }
     Ok(Answer::Value(0))
+}
+
+/// Random bytes for a thread, as a recording has them.
+///
+/// # Errors
+/// As [`before`].
+pub(crate) fn random(witness: &dyn Witness, thread: &str, len: usize) -> Result<Vec<u8>, Errno> {
+    let mut bytes = vec![0; len];
+    let flags = rustix::rand::GetRandomFlags::empty();
+    let mut filled = 0;
+    while filled < len {
+        filled += rustix::io::retry_on_intr(|| rustix::rand::getrandom(&mut bytes[filled..], flags))?;
+    }
+    witness.random(thread, bytes).map_err(lost)
 }
 
 /// Two words, as `struct timespec` and `struct timeval` are.

@@ -18,6 +18,7 @@ use crate::births::Births;
 use crate::call::{Answer, Call, Reply};
 use crate::callers::Callers;
 use crate::calls::{Row, Rule, row};
+use crate::chance::Chance;
 use crate::directories::Directories;
 use crate::filter::ruling;
 use crate::ipc::Objects;
@@ -77,6 +78,8 @@ pub(crate) struct Shared {
     pub(crate) voices: Voices,
     /// Which code asks.
     pub(crate) callers: Callers,
+    /// Random bytes that are read as a file.
+    pub(crate) chance: Chance,
     /// Counts processes, where they are limited.
     births: Option<Births>,
     /// Whether it was said that there may be no more of them.
@@ -112,6 +115,7 @@ impl Shared {
             rewriter,
             voices: Voices::default(),
             callers: Callers::default(),
+            chance: Chance::default(),
             crowded: AtomicBool::new(false),
             listener: Arc::new(listener),
             parent,

@@ -14,6 +14,6 @@ mod store;
 
 pub use layout::Unready;
 pub use recorder::{Keeping, Recorder};
-pub use recording::{BadRecording, Recording};
+pub use recording::{BadRecording, Given, Recording};
 pub use replayed::Replayed;
 pub use store::{Objects, Store, StoreError};

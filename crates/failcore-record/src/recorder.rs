@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use failcore_gate::{Sink, SinkError, Witness};
-use failcore_model::input::{Input, Kind, Moment, Name, Told};
+use failcore_model::input::{Input, Kind, Moment, Name, STDIN, Told};
 use failcore_model::{AbsPath, Event, Text};
 use failcore_policy::Payloads;
 use failcore_trace::Redactor;
@@ -65,6 +65,8 @@ pub struct Recorder {
     seen: Mutex<Seen>,
     packer: Mutex<Option<Packer>>,
     kept: Mutex<Kept>,
+    /// What was taken from the standard input, where it is passed on.
+    taken: Mutex<Option<Vec<u8>>>,
     failed: Arc<OnceLock<String>>,
     full: OnceLock<String>,
 }
@@ -120,6 +122,15 @@ impl State {
     }
 }
 
+/// Contents that were read.
+struct Held {
+    sha256: String,
+    size: u64,
+    kept: bool,
+    /// How they begin.
+    head: Vec<u8>,
+}
+
 /// Where a walk ended.
 enum End {
     /// At what stands there.
@@ -161,6 +172,7 @@ impl Recorder {
             seen: Mutex::default(),
             packer,
             kept: Mutex::default(),
+            taken: Mutex::default(),
             failed,
             full: OnceLock::new(),
         })
@@ -177,6 +189,13 @@ impl Recorder {
     /// # Errors
     /// Why something is not, in words.
     pub fn finish(&self) -> Result<(), String> {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(taken) = taken {
+            let Held { sha256, size, kept, .. } =
+                self.hold(STDIN.as_bytes(), &mut &taken[..]).map_err(|error| error.to_string())?;
+            let input = Input::Stdin { sha256, size, kept, at: None };
+            self.write(STDIN.as_bytes(), input).map_err(|error| error.to_string())?;
+        }
         self.settle();
         let first = std::mem::take(&mut self.lock().first);
         for (path, first) in first {
@@ -224,15 +243,23 @@ impl Recorder {
         if kept.objects.contains(sha256) {
             return Ok(());
         }
-        let most = self.keeping.payloads.max_total.unwrap_or(MOST_IN_ALL);
+        let most = self.most_in_all();
         let needed = kept.bytes.saturating_add(bytes);
         if needed > most {
-            let why = format!("`record.max_total` is {most}, and the recording needs {needed}");
-            return Err(unkept(self.full.get_or_init(|| why)));
+            return Err(self.is_full(format!("the recording needs {needed}")));
         }
         kept.objects.insert(sha256.to_owned());
         kept.bytes = needed;
         Ok(())
+    }
+
+    fn most_in_all(&self) -> u64 {
+        self.keeping.payloads.max_total.unwrap_or(MOST_IN_ALL)
+    }
+
+    fn is_full(&self, needs: String) -> SinkError {
+        let why = || format!("`record.max_total` is {}, and {needs}", self.most_in_all());
+        unkept(self.full.get_or_init(why))
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {
@@ -315,8 +342,42 @@ impl Recorder {
         Ok(stat)
     }
 
+    /// The program's standard input is a regular file that it reads from `at` on.
+    ///
+    /// # Errors
+    /// Where what it holds cannot be kept.
+    pub fn reads_file(&self, file: BorrowedFd<'_>, at: u64) -> Result<(), SinkError> {
+        let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let path = readlink(&own, Vec::new()).map_err(unkept)?.into_bytes();
+        let mut file = File::from(open(&own, READ, Mode::empty()).map_err(unkept)?);
+        let Held { sha256, size, kept, .. } = self.hold(&path, &mut file)?;
+        self.write(STDIN.as_bytes(), Input::Stdin { sha256, size, kept, at: Some(at) })
+    }
+
+    /// This is about to be passed on to the program's standard input.
+    ///
+    /// # Errors
+    /// Where it cannot be kept: then nothing of it may be passed on.
+    pub fn takes(&self, piece: &[u8]) -> Result<(), SinkError> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = taken.get_or_insert_default();
+        let most = self.most_in_all().min(MOST_CONTAINED);
+        if (taken.len() + piece.len()) as u64 > most {
+            return Err(self.is_full(format!("the standard input alone is longer than {most} bytes")));
+        }
+        taken.extend(piece);
+        Ok(())
+    }
+
     /// Keeps what the file at `path` holds; how it begins.
     fn keep(&self, path: &[u8], file: &mut File) -> Result<Vec<u8>, SinkError> {
+        let Held { sha256, size, kept, head } = self.hold(path, file)?;
+        self.write(path, Input::Contents { sha256, size, kept })?;
+        Ok(head)
+    }
+
+    /// Keeps what is read to its end, as far as that is kept of what is called `path`.
+    fn hold(&self, path: &[u8], file: &mut impl Read) -> Result<Held, SinkError> {
         let Keeping { libraries, self_contained, payloads, secrets } = &self.keeping;
         let library = libraries.iter().any(|tree| Path::new(os(path)).starts_with(tree));
         let wanted = AbsPath::new(path).is_ok_and(|path| {
@@ -348,8 +409,7 @@ impl Recorder {
         if kept {
             self.pack(&sha256, bytes)?;
         }
-        self.write(path, Input::Contents { sha256, size, kept })?;
-        Ok(head)
+        Ok(Held { sha256, size, kept, head })
     }
 
     /// Where at first that stood which stands at `path`, and in what state it was, where its contents are still to be kept;
@@ -458,7 +518,7 @@ impl Witness for Recorder {
 }
 
 /// Reads at most `most` more bytes, as far as they are there now.
-fn take(file: &mut File, most: u64, bytes: &mut Vec<u8>) -> Result<(), SinkError> {
+fn take(file: &mut impl Read, most: u64, bytes: &mut Vec<u8>) -> Result<(), SinkError> {
     match file.take(most).read_to_end(bytes) {
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(unkept(error)),
         _ => Ok(()),

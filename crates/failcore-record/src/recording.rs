@@ -1,11 +1,15 @@
 //! What was recorded, read back from a trace.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::Read;
+use std::sync::Arc;
 
 use failcore_model::input::{Input, Kind, Moment, Name, Start, Told};
 use failcore_model::{AbsPath, Action, Event, Record, Text};
 
+use crate::layout::Unready;
 use crate::replayed::Replayed;
+use crate::store::{Objects, sha256};
 
 /// All that a program learnt from outside.
 #[derive(Debug)]
@@ -14,9 +18,20 @@ pub struct Recording {
     pub start: Start,
     /// What stood at each path at first.
     pub(crate) nodes: BTreeMap<Vec<u8>, Node>,
+    /// What its standard input gave, and where in a file it began to read.
+    stdin: Option<(Contents, Option<u64>)>,
     values: Values,
     /// What the program left, by path.
     left: BTreeMap<Vec<u8>, Option<String>>,
+}
+
+/// What the standard input gives.
+#[derive(Debug, Clone)]
+pub struct Given {
+    /// Of a file all that it holds, of anything else all that comes of it.
+    pub bytes: Arc<[u8]>,
+    /// Where in a file the program begins to read; nothing, where it is none.
+    pub at: Option<u64>,
 }
 
 /// What single threads were told.
@@ -89,7 +104,7 @@ impl Recording {
     /// # Errors
     /// [`BadRecording`].
     pub fn read<E>(records: impl IntoIterator<Item = Result<Record, E>>) -> Result<Self, BadRecording<E>> {
-        let mut start = None;
+        let (mut start, mut stdin) = (None, None);
         let (mut nodes, mut values) = (BTreeMap::new(), Values::default());
         let (mut left, mut changed) = (BTreeMap::new(), HashSet::new());
         for record in records {
@@ -97,6 +112,12 @@ impl Recording {
             let nonsense = |why| BadRecording::Nonsense { seq, why };
             match event {
                 Event::RecordingStarted { start: said } => start = Some(*said),
+                Event::Input { input: Input::Stdin { sha256, size, kept, at }, .. } => {
+                    if !is_hash(&sha256) {
+                        return Err(nonsense("the hash is none"));
+                    }
+                    stdin = Some((Contents { sha256, size, kept }, at));
+                }
                 Event::Input { path, input } => {
                     let path = place(&path).ok_or(nonsense("the path is none"))?;
                     add(&mut nodes, path, input).map_err(nonsense)?;
@@ -114,7 +135,27 @@ impl Recording {
         }
         // Others may have changed what the program only read.
         left.retain(|path, _| changed.contains(path));
-        Ok(Self { start: start.ok_or(BadRecording::None)?, nodes, values, left })
+        Ok(Self { start: start.ok_or(BadRecording::None)?, nodes, stdin, values, left })
+    }
+
+    /// What the program's standard input gives again; nothing, where it gave nothing or nobody knows what. What was not kept
+    /// is what `own` holds, if that is the same.
+    ///
+    /// # Errors
+    /// [`Unready`], where it is not.
+    pub fn stdin(&self, objects: &Objects, own: &mut impl Read) -> Result<Option<Given>, Unready> {
+        let Some((contents, at)) = &self.stdin else { return Ok(None) };
+        let bytes = if contents.kept {
+            objects.get(&contents.sha256, contents.size)?
+        } else {
+            let mut bytes = Vec::new();
+            let read = own.take(contents.size.saturating_add(1)).read_to_end(&mut bytes);
+            if read.is_err() || sha256(&bytes) != contents.sha256 {
+                return Err(Unready::Ungiven);
+            }
+            bytes
+        };
+        Ok(Some(Given { bytes: bytes.into(), at: *at }))
     }
 
     /// Who tells the program what it was told.
@@ -155,6 +196,10 @@ fn place(path: &Text) -> Option<Vec<u8>> {
     (clean && !bytes.contains(&0)).then(|| bytes.to_vec())
 }
 
+fn is_hash(sha256: &str) -> bool {
+    sha256.len() == 64 && sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 fn is_name(name: &[u8]) -> bool {
     !matches!(name, b"" | b"." | b"..") && !name.contains(&b'/') && !name.contains(&0)
 }
@@ -167,6 +212,7 @@ fn add(nodes: &mut BTreeMap<Vec<u8>, Node>, path: Vec<u8>, input: Input) -> Resu
         Input::Directory { mode, modified } => Node::Directory { mode, modified, names: None },
         Input::File { mode, modified, size } => Node::File { mode, modified, size, contents: None },
         Input::Special { .. } => Node::Special,
+        Input::Stdin { .. } => return Err("the standard input is no file"),
         Input::Names { names: listed } => {
             if !listed.iter().all(|name| is_name(name.name.as_bytes())) {
                 return Err("a name in a directory is none");
@@ -180,7 +226,7 @@ fn add(nodes: &mut BTreeMap<Vec<u8>, Node>, path: Vec<u8>, input: Input) -> Resu
             };
         }
         Input::Contents { sha256, size, kept } => {
-            if sha256.len() != 64 || !sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+            if !is_hash(&sha256) {
                 return Err("the hash is none");
             }
             return match nodes.get_mut(&path) {

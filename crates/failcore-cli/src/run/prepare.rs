@@ -16,12 +16,13 @@ use failcore_model::{
 };
 use failcore_net::Resolver;
 use failcore_policy::{Environment, Mode, PolicySet, Python};
-use failcore_record::{Keeping, Replayed};
+use failcore_record::{Given, Keeping, Replayed};
 use failcore_trace::{Options, Redactor, SigningKey, TraceError, Writer};
 use tempfile::TempDir;
 
 use super::carried::{self, Means};
 use super::control::About;
+use super::stdin::Kind;
 use super::{io_problem, lane, text};
 use crate::args::{Run, Stdin};
 use crate::control;
@@ -60,10 +61,14 @@ pub(super) struct Prepared {
     pub(super) cwd: Option<PathBuf>,
     /// Whether what it learns is kept.
     pub(super) keeping: Option<Keeping>,
+    /// Whether somebody types what it reads, which is not kept.
+    terminal: bool,
     /// Where it runs again: what it is expected to do.
     pub(super) expected: Option<Arc<Expected>>,
     /// And what it is told.
     pub(super) replayed: Option<Arc<Replayed>>,
+    /// And what its standard input gives.
+    pub(super) given: Option<Given>,
     /// And what of the machine is in its world.
     shown: Vec<PathBuf>,
     /// Where connections are carried.
@@ -125,13 +130,18 @@ impl Prepared {
             Some(again) => again.environment(),
             None => std::env::vars_os().collect(),
         };
-        let (expected, replayed, shown, chosen) = match again {
-            Some(Again { expected, replayed, shown, policy, .. }) => {
-                (Some(expected), Some(replayed), shown, (policy, None))
+        let (expected, replayed, given, shown, chosen) = match again {
+            Some(Again { expected, replayed, given, shown, policy, .. }) => {
+                (Some(expected), Some(replayed), given, shown, (policy, None))
             }
-            None => (None, None, Vec::new(), choose(args, &program, &env, ui)?),
+            None => (None, None, None, Vec::new(), choose(args, &program, &env, ui)?),
         };
         let (policy, file) = chosen;
+        let null = args.stdin == Stdin::Null || policy.stdin() == failcore_policy::Stdin::Null;
+        let terminal = keeping.is_some() && !null && matches!(Kind::of_ours(), Kind::Terminal);
+        if terminal {
+            ui.note("the standard input is a terminal: what is typed there is not recorded, and a second run reads nothing");
+        }
         if policy.mode() == Mode::Audit {
             ui.note("the policy only audits: what it would refuse is recorded and goes ahead");
         }
@@ -196,8 +206,10 @@ impl Prepared {
             inherited,
             cwd: args.cwd.clone(),
             keeping,
+            terminal,
             expected,
             replayed,
+            given,
             shown,
             means,
         })
@@ -241,9 +253,12 @@ impl Prepared {
         let (cgroup, plan, mut coverage) = lane::lower(self.lane, &self.session, &self.policy, &self.mounts);
         if self.keeping.is_some() {
             coverage.notes.push(
-                "recorded: files, programs, clocks and random numbers; not the standard input and connections"
+                "recorded: files, programs, the standard input, clocks and random numbers; not connections"
                     .into(),
             );
+            if self.terminal {
+                coverage.notes.push("not recorded: what is typed into the standard input, a terminal".into());
+            }
         }
         if self.expected.is_some() {
             World::covers(&mut coverage, &self.shown);
@@ -414,6 +429,8 @@ pub(crate) struct Again {
     pub(crate) policy: PolicySet,
     pub(crate) expected: Arc<Expected>,
     pub(crate) replayed: Arc<Replayed>,
+    /// What its standard input gives.
+    pub(crate) given: Option<Given>,
     /// What of the machine is in its world.
     pub(crate) shown: Vec<PathBuf>,
     /// Where the parts of FailCore were before the world was entered.

@@ -253,7 +253,7 @@ fn learnt(input: &Input) -> String {
         Input::Directory { .. } => "a directory".into(),
         Input::Names { names } => count(names.len() as u64, "name"),
         Input::File { size, .. } => format!("a file of {}", count(*size, "byte")),
-        Input::Contents { sha256, kept, .. } => {
+        Input::Contents { sha256, kept, .. } | Input::Stdin { sha256, kept, .. } => {
             let kept = if *kept { "kept" } else { "not kept" };
             format!("holds {}, {kept}", sha256.get(..12).unwrap_or(sha256))
         }
