@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,25 +102,25 @@ for (const url of process.argv.slice(2)) {
 """
 
 
-def fetch(net: Net, client: str) -> tuple[Run, list[str]]:  # noqa: F811
+def fetch(net: Net, client: str, **more: Any) -> tuple[Run, list[str]]:  # noqa: F811
     """A run in which that client asks for every target, and what it calls them."""
     world, names = net.world, list(TARGETS)
     if client in PYTHON:
         if client not in ("urllib", "asyncio") and world.prefix != Path(sys.prefix):
             pytest.skip("the interpreter that an ordinary user may read here has no such libraries")
-        return in_the_net(net, PYTHON[client] + FETCH, names), names
+        return in_the_net(net, PYTHON[client] + FETCH, names, **more), names
     if client in SHELL:
         if not shutil.which(client):
             pytest.skip(f"there is no {client}")
         script = world.work / "ask.sh"
         script.write_text(f'for url; do {SHELL[client]} && echo "$url" reached || echo "$url" $?; done\n')
-        return in_the_net(net, "", names, "/bin/sh", str(script)), names
+        return in_the_net(net, "", names, "/bin/sh", str(script), **more), names
     if client == "node":
         if not shutil.which("node"):
             pytest.skip("there is no node")
         script = world.work / "ask.mjs"
         script.write_text(NODE)
-        return in_the_net(net, "", names, "node", str(script)), names
+        return in_the_net(net, "", names, "node", str(script), **more), names
     # C programs know no URLs.
     if client == "static C" and not can_answer_as_asked(world):
         pytest.skip("this user makes no namespaces, and musl takes no answer but the asked server's own")
@@ -132,10 +133,10 @@ def fetch(net: Net, client: str) -> tuple[Run, list[str]]:  # noqa: F811
     places = [
         at if ":" in at else f"{at}:{ports[url.split(':')[0]]}" for url, at in zip(names, places, strict=True)
     ]
-    return in_the_net(net, "", places, compiled), places
+    return in_the_net(net, "", places, compiled, **more), places
 
 
-def in_the_net(net: Net, script: str, names: list[str], *argv: str) -> Run:  # noqa: F811
+def in_the_net(net: Net, script: str, names: list[str], *argv: str, **more: Any) -> Run:  # noqa: F811
     (net.files / "log").write_text("")
     sites = [{"address": address, "port": 80} for address in (API, DOCS, ELSEWHERE)]
     sites += [{"address": INSIDE, "port": port} for port in (80, 5432)] + [{"address": OUTSIDE, "port": 5432}]
@@ -154,7 +155,8 @@ def in_the_net(net: Net, script: str, names: list[str], *argv: str) -> Run:  # n
     )
     ca = str(net.files / "ca.pem")
     told = ("SSL_CERT_FILE", "GIT_SSL_CAINFO", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE")
-    more = {"argv": [*argv, *names]} if argv else {}
+    if argv:
+        more["argv"] = [*argv, *names]
     return net.world.run(
         script, *names, policy=POLICY, before=before, env=dict.fromkeys(told, ca), timeout=120, **more
     )

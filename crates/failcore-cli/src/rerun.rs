@@ -114,7 +114,7 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
         self_contained: false,
         command,
     };
-    let replayed = Arc::new(recording.replayed());
+    let replayed = Arc::new(recording.replayed(objects, Arc::clone(&expected)));
     let again = Again { start, policy, expected, replayed, given, shown: bound, installation, own };
     run::again(&args, again, ui)
 }

@@ -207,6 +207,8 @@ impl Started {
                 ui.note(text);
             }
             supervisor.finish();
+            // What is still said is kept as it ends.
+            drop(relay);
             if let Some(Err(why)) = recorder.map(|recorder| recorder.finish()) {
                 ui.note(format_args!("the recording is not whole, and cannot be run again: {why}"));
                 self.server.record(Event::RecordingBroken { text: why });
@@ -214,10 +216,12 @@ impl Started {
             if let Some(replayed) = &self.prepared.replayed {
                 self.server.record(Event::Notice { text: replayed.summary() });
             }
-            drop(relay);
             broker = Some(names);
         }
         let mut parted = self.parted().map(|divergence| Parted(divergence).to_string());
+        if let Some(text) = parted.clone() {
+            self.server.record(Event::Notice { text });
+        }
         if parted.is_none()
             && let Some(replayed) = &self.prepared.replayed
         {

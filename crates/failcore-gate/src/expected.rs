@@ -6,7 +6,9 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use failcore_model::{AbsPath, Action, Endpoint, Event, NativeObject, Record, Request, SignalTarget, Text};
+use failcore_model::{
+    AbsPath, Action, Claims, Endpoint, Event, NativeObject, Record, Request, SignalTarget, Text, Transport,
+};
 use serde::Serialize;
 
 use crate::compare::normal;
@@ -44,26 +46,57 @@ pub struct Divergence {
     /// Where in the program, as far as that said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub site: Option<Text>,
-    /// How often the recorded run did it.
-    pub recorded: u64,
+    /// In what it differs.
+    pub differs: Differs,
     /// The recorded operation that is most like it, where there is one of its kind; with what differs from run to run
     /// written as one word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nearest: Option<String>,
-    /// Whether it would reach somebody outside, of whom nothing is recorded.
-    pub outside: bool,
+}
+
+/// In what an operation of a second run differs from what is recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Differs {
+    /// The recorded run did it so often, and no more.
+    Recorded(u64),
+    /// It would reach somebody outside, of whom nothing is recorded.
+    Outside,
+    /// What came of it was not kept, for this reason.
+    Unkept(String),
+    /// It goes on in another way.
+    Otherwise(String),
 }
 
 impl std::error::Error for Divergence {}
 
 impl fmt::Display for Divergence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.recorded {
-            _ if self.outside => write!(f, "{} reaches somebody of whom nothing is recorded", self.operation),
-            0 => write!(f, "the recorded run had no {}", self.operation),
-            1 => write!(f, "the recorded run had {} once, and not again", self.operation),
-            n => write!(f, "the recorded run had {} {n} times, and no more", self.operation),
+        let operation = &self.operation;
+        match &self.differs {
+            Differs::Outside => write!(f, "{operation} reaches somebody of whom nothing is recorded"),
+            Differs::Recorded(0) => write!(f, "the recorded run had no {operation}"),
+            Differs::Recorded(1) => write!(f, "the recorded run had {operation} once, and not again"),
+            Differs::Recorded(n) => write!(f, "the recorded run had {operation} {n} times, and no more"),
+            Differs::Unkept(why) => write!(f, "what came of {operation} is not in the record: {why}"),
+            Differs::Otherwise(how) => write!(f, "{operation} goes on in another way: {how}"),
         }
+    }
+}
+
+impl Divergence {
+    /// Of something that was asked of others, who were asked for these in the recorded run.
+    pub fn asked(
+        asked: String,
+        claims: &Claims,
+        differs: Differs,
+        others: impl Iterator<Item = String>,
+    ) -> Self {
+        let nearest = match differs {
+            Differs::Recorded(0) => most_alike(others, &asked),
+            _ => None,
+        };
+        Self { operation: asked, scope: claims.scope.to_vec(), site: claims.site.clone(), differs, nearest }
     }
 }
 
@@ -95,7 +128,12 @@ impl Expected {
         self.parted.get()
     }
 
-    /// Whether it reaches somebody who is not of the run. On the network of a run that is run again there is nobody else.
+    /// The runs part here, unless they did before.
+    pub fn part(&self, divergence: Divergence) {
+        let _ = self.parted.set(divergence);
+    }
+
+    /// Whether it reaches somebody who is not of the run and of whom nothing is recorded. On the network of a run that is run again there is nobody else.
     fn outside(&self, action: &Action) -> bool {
         let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
         match action {
@@ -103,15 +141,15 @@ impl Expected {
                 served.insert(addr.port());
                 false
             }
+            // Whoever was connected to is played, and names have their recorded answers.
+            Action::Connect(Endpoint::Inet { transport: Transport::Tcp, .. }) => false,
             Action::Connect(Endpoint::Inet { addr, .. }) | Action::Send(Endpoint::Inet { addr, .. }) => {
                 let ip = addr.ip().to_canonical();
                 let own = ip.is_loopback() || ip.is_unspecified();
                 // Port 0 only asks which address would be used.
                 addr.port() != 0 && !(own && (served.contains(&addr.port()) || served.contains(&0)))
             }
-            Action::Resolve(_) | Action::Http { .. } | Action::Signal { to: SignalTarget::Outside, .. } => {
-                true
-            }
+            Action::Signal { to: SignalTarget::Outside, .. } => true,
             _ => false,
         }
     }
@@ -142,7 +180,8 @@ impl Expected {
         let nearest = if recorded > 0 || outside { None } else { nearest(counts.keys(), &key) };
         let (scope, operation) = (key.0, request.operation());
         let site = request.subject.claimed.site.clone();
-        let _ = self.parted.set(Divergence { operation, scope, site, recorded, nearest, outside });
+        let differs = if outside { Differs::Outside } else { Differs::Recorded(recorded) };
+        self.part(Divergence { operation, scope, site, differs, nearest });
         false
     }
 }
@@ -165,16 +204,22 @@ fn touches(action: &Action, files: &[AbsPath]) -> bool {
 /// The recorded operation of the same kind that begins most like this one.
 fn nearest<'a>(recorded: impl Iterator<Item = &'a Key>, (scope, wanted): &Key) -> Option<String> {
     let verb = wanted.split(' ').next()?;
-    let alike = |other: &str| {
-        let ahead = other.bytes().zip(wanted.bytes()).take_while(|(a, b)| a == b).count();
-        let behind = other.bytes().rev().zip(wanted.bytes().rev()).take_while(|(a, b)| a == b).count();
-        ahead + behind
-    };
-    let (_, _, found) = recorded
-        .filter(|(_, operation)| operation.split(' ').next() == Some(verb))
-        .map(|(other, operation)| (other == scope, alike(operation), operation))
-        .max()?;
+    let of_verb = recorded.filter(|(_, operation)| operation.split(' ').next() == Some(verb));
+    let (_, _, found) =
+        of_verb.map(|(other, operation)| (other == scope, alike(operation, wanted), operation)).max()?;
     Some(found.clone())
+}
+
+/// The one that begins and ends most like the wanted one.
+fn most_alike(all: impl Iterator<Item = String>, wanted: &str) -> Option<String> {
+    all.max_by_key(|one| alike(one, wanted)).filter(|one| alike(one, wanted) > 0)
+}
+
+/// In how many characters two begin and end alike.
+fn alike(one: &str, other: &str) -> usize {
+    let ahead = one.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
+    let behind = one.bytes().rev().zip(other.bytes().rev()).take_while(|(a, b)| a == b).count();
+    ahead + behind
 }
 
 /// A trace that takes only what was expected: what was not is written, and refused.
@@ -189,16 +234,12 @@ impl Sink for Matching {
     fn append(&self, event: &Event) -> Result<(), SinkError> {
         self.trace.append(event)?;
         let Event::Decided { request, decision, enforced, .. } = event else { return Ok(()) };
-        let before = self.expected.parted().is_some();
         if self.expected.meets(request, decision.is_allow() || !enforced) {
             return Ok(());
         }
         let Some(divergence) = self.expected.parted() else {
             return Err(SinkError("nothing says where the runs part".into()));
         };
-        if !before {
-            self.trace.append(&Event::Notice { text: format!("diverged: {divergence}") })?;
-        }
         Err(SinkError(Box::new(divergence.clone())))
     }
 }
@@ -236,7 +277,6 @@ mod tests {
         let sink = Matching { trace: Arc::clone(&kept) as _, expected: Arc::clone(&expected) };
         let went = then.iter().take_while(|words| sink.append(&decided(words)).is_ok()).count();
         let parted = expected.parted().cloned();
-        assert_eq!(kept.0.lock().unwrap().iter().any(|event| event.kind() == "notice"), parted.is_some());
         (went, parted)
     }
 
@@ -253,7 +293,10 @@ mod tests {
     fn what_was_not_recorded_is_named_with_what_is_most_like_it() {
         let (went, parted) = run(&["fs.read /w/data.csv", "fs.read /etc/hosts"], &["fs.read /w/other.csv"]);
         let parted = parted.unwrap();
-        assert_eq!((went, parted.operation.as_str(), parted.recorded), (0, "fs.read /w/other.csv", 0));
+        assert_eq!(
+            (went, parted.operation.as_str(), parted.differs.clone()),
+            (0, "fs.read /w/other.csv", Differs::Recorded(0))
+        );
         assert_eq!(parted.nearest.as_deref(), Some("fs.read /w/data.csv"));
     }
 
@@ -265,19 +308,24 @@ mod tests {
         let did = [
             "process.exec /x",
             "net.connect 203.0.113.1:443",
+            "net.connect udp:203.0.113.1:443",
             "net.bind 127.0.0.1:80",
             "net.connect 127.0.0.1:80",
         ];
         let expected = Expected::read((0..).zip(&did).map(record)).unwrap();
         let expected = Arc::new(expected.of_program(vec![AbsPath::new(b"/agent").unwrap()]));
         let sink = Matching { trace: Arc::new(Kept(Mutex::default())), expected: Arc::clone(&expected) };
-        for words in
-            ["process.exec /y", "fs.read /agent", "net.bind 127.0.0.1:80", "net.connect 127.0.0.1:80"]
-        {
+        for words in [
+            "process.exec /y",
+            "fs.read /agent",
+            "net.bind 127.0.0.1:80",
+            "net.connect 127.0.0.1:80",
+            "net.connect 203.0.113.1:443",
+        ] {
             assert!(sink.append(&decided(words)).is_ok(), "{words}");
         }
-        assert!(sink.append(&decided("net.connect 203.0.113.1:443")).is_err());
-        assert!(expected.parted().unwrap().outside);
+        assert!(sink.append(&decided("net.connect udp:203.0.113.1:443")).is_err());
+        assert_eq!(expected.parted().unwrap().differs, Differs::Outside);
     }
 
     #[test]
@@ -285,10 +333,10 @@ mod tests {
         let twice = ["process.exec /x", "process.exec /x"];
         let (went, parted) = run(&twice[1..], &twice);
         let parted = parted.unwrap();
-        assert_eq!((went, parted.recorded), (1, 1));
+        assert_eq!((went, &parted.differs), (1, &Differs::Recorded(1)));
         assert_eq!(parted.to_string(), "the recorded run had process.exec /x once, and not again");
         let (went, parted) = run(&twice, &["process.exec /x"; 3]);
-        assert_eq!((went, parted.unwrap().recorded), (2, 2));
+        assert_eq!((went, parted.unwrap().differs), (2, Differs::Recorded(2)));
     }
 
     #[test]

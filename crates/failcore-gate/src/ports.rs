@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use failcore_model::heard::{Asked, Said};
 use failcore_model::input::Moment;
 use failcore_model::{
     Action, Answer, Claims, Counters, Event, HostName, Reason, Request, Text, Timestamp, Transport,
@@ -90,9 +91,24 @@ pub trait Relay: Send + Sync {
     /// TCP ports that [`Relay::instead_of`] leads to, for layers that confine ports.
     fn tcp_ports(&self) -> Vec<u16>;
 
-    /// Makes a connection known that was addressed to `to`, before anything can be sent on it, and that is cut when what
-    /// grants it ends. What comes from other sockets is closed.
-    fn carry(&self, sender: Sender, to: SocketAddr, ends: Option<Timestamp>);
+    /// Makes a connection known before anything can be sent on it. What comes from other sockets is closed.
+    fn carry(&self, passage: Passage);
+}
+
+/// A connection that a [`Relay`] is to carry.
+#[derive(Debug)]
+pub struct Passage {
+    /// Whose it is.
+    pub sender: Sender,
+    /// Where it was addressed to.
+    pub to: SocketAddr,
+    /// When what grants it ends, and it is cut.
+    pub ends: Option<Timestamp>,
+    /// Whether what is said on it is to be judged; otherwise it is granted as it is, and carried so that it can be recorded
+    /// or played.
+    pub judged: bool,
+    /// The other half, where that was made before.
+    pub far: Option<OwnedFd>,
 }
 
 /// Somebody who sees what a program learns from outside, before it does.
@@ -116,6 +132,22 @@ pub trait Witness: Send + Sync {
 
     /// A thread asks for random bytes, and these are some; what it is to be given, of the same length.
     fn random(&self, thread: &str, bytes: Vec<u8>) -> Result<Vec<u8>, SinkError>;
+
+    /// What somebody outside answers, with what is kept beside it, where that is known already; otherwise they are to be
+    /// asked, which a program does that claims this, and [`Witness::hears`] is to be told.
+    fn recalls(&self, asked: &Asked, claims: &Claims) -> Result<Option<(Said, Vec<u8>)>, SinkError>;
+
+    /// Somebody outside answered, with this payload.
+    fn hears(&self, asked: Asked, said: Said, payload: Option<Vec<u8>>) -> Result<(), SinkError>;
+
+    /// The program says something else to somebody than it did when it was recorded, in this way: there the runs part.
+    fn parts(&self, from: &Asked, claims: &Claims, how: &str);
+
+    /// Whether nobody outside is asked, because all that is known is known from a record.
+    fn plays(&self) -> bool;
+
+    /// How long a payload may be, in bytes; of longer ones nothing need be gathered.
+    fn most(&self) -> u64;
 }
 
 /// The port of DNS servers, unencrypted (RFC 1035 section 4.2): what is sent there in a run with a name broker goes

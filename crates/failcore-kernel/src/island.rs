@@ -274,7 +274,7 @@ fn bound(wanted: &Wanted) -> c_int {
 }
 
 /// Brings loopback up, and makes every address one of its own; whether it could.
-fn settle() -> bool {
+pub(crate) fn settle() -> bool {
     // Without IPv6 there are no servers by it.
     loopback_up()
         && route(libc::AF_INET)
@@ -282,7 +282,7 @@ fn settle() -> bool {
 }
 
 /// Brings loopback up in a network that is new; whether it could.
-pub(crate) fn loopback_up() -> bool {
+fn loopback_up() -> bool {
     // SAFETY: system calls on live local memory only; zero is a value of the request.
     unsafe {
         let fd = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);

@@ -142,7 +142,7 @@ fn send(call: &Call<'_>, socket: &mut Socket, message: &Message, flags: i32) -> 
     }
     if opens {
         let connected = match &grant {
-            Some(grant) if grant.is_carried() => carried::connect(call, socket, grant),
+            Some(grant) if carried::is_carried(call, grant) => carried::connect(call, socket, grant),
             _ => connect_to(call, socket, &name),
         };
         if let Err(errno) = connected {

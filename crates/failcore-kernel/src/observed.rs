@@ -10,7 +10,7 @@ use libc::*;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use failcore_gate::{SinkError, Witness};
+use failcore_gate::{SinkError, SockAddr, Witness};
 use failcore_model::input::Moment;
 
 use crate::call::{Answer, Call, Reply};
@@ -213,40 +213,26 @@ fn now(call: &Call<'_>, clock: i32) -> Result<Moment, Errno> {
 /// # Errors
 /// `EIO` where it cannot be kept: then nothing is learnt.
 pub(crate) fn before(call: &Call<'_>, witness: &dyn Witness) -> Result<(), Errno> {
+    let named = |dir: i32, asked: &[u8], follow: bool| {
+        let from = if asked.starts_with(b"/") { Some(Vec::new()) } else { directory(call, dir) };
+        match from.filter(|_| !asked.is_empty()) {
+            Some(from) => witness.looks(&from, asked, follow).map_err(lost),
+            None => Ok(()),
+        }
+    };
+    // What the call itself fails with is for the call to find.
     for Look { dir, path, follow } in looks(call).into_iter().flatten() {
-        // What the call itself fails with is for the call to find.
-        let Ok(asked) = memory::path(call.tid(), call.arg(path)) else { continue };
-        named(call, witness, dir, &asked, follow)?;
+        if let Ok(asked) = memory::path(call.tid(), call.arg(path)) {
+            named(dir, &asked, follow)?;
+        }
     }
-    match unix_path(call) {
-        Some(asked) => named(call, witness, AT_FDCWD, &asked, true),
-        None => Ok(()),
+    if matches!(call.notice.nr, SYS_connect | SYS_bind)
+        && let Ok(bytes) = sockets::copied(call, call.arg(1), call.int(2))
+        && let SockAddr::UnixPath(asked) = SockAddr::decode(&bytes)
+    {
+        named(AT_FDCWD, asked.as_bytes(), call.notice.nr == SYS_connect)?;
     }
-}
-
-fn named(call: &Call<'_>, witness: &dyn Witness, dir: i32, asked: &[u8], follow: bool) -> Result<(), Errno> {
-    let from = match asked {
-        [] => return Ok(()),
-        [b'/', ..] => Vec::new(),
-        _ => match directory(call, dir) {
-            Some(from) => from,
-            None => return Ok(()),
-        },
-    };
-    witness.looks(&from, asked, follow).map_err(lost)
-}
-
-/// The path in the address of a unix socket that a call names (unix(7)).
-fn unix_path(call: &Call<'_>) -> Option<Vec<u8>> {
-    let address = match call.notice.nr {
-        SYS_connect | SYS_bind => 1,
-        SYS_sendto => 4,
-        _ => return None,
-    };
-    let address = sockets::copied(call, call.arg(address), call.int(address + 1)).ok()?;
-    let (family, path) = address.split_at_checked(size_of::<sa_family_t>())?;
-    let is_unix = family == (AF_UNIX as sa_family_t).to_ne_bytes();
-    path.split(|byte| *byte == 0).next().filter(|_| is_unix).map(<[u8]>::to_vec)
+    Ok(())
 }
 
 /// The path of the directory that a relative path starts from.
@@ -278,6 +264,6 @@ pub(crate) fn after(call: &Call<'_>, witness: &dyn Witness, reply: Reply) -> Rep
     reply
 }
 
-fn lost(_: SinkError) -> Errno {
+pub(crate) fn lost(_: SinkError) -> Errno {
     Errno::IO
 }

@@ -5,10 +5,11 @@
 
 #![allow(unsafe_code, reason = "socket calls on addresses of any family; each block says why it is sound")]
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use failcore_gate::SockAddr;
+use failcore_model::heard::{Asked, Said};
 use failcore_model::{Action, Endpoint, Family, FileRef, SocketKind, Text, Transport, UnixAddr};
 use rustix::fs::{AtFlags, CWD, OFlags, fcntl_getfl, fstat, statat};
 use rustix::io::Errno;
@@ -20,6 +21,7 @@ use crate::call::{Answer, Call, DONE, Reply, through};
 use crate::carried;
 use crate::memory;
 use crate::notify::last;
+use crate::observed::lost;
 use crate::server::Door;
 use crate::walk::{self, Found, Start, View};
 
@@ -258,7 +260,7 @@ pub(crate) fn connect(call: &Call<'_>) -> Reply {
     let grant = call.judge(peer.action)?;
     let connected = match peer.missing {
         Some(why) => Err(why),
-        None if grant.is_carried() => carried::connect(call, &socket, &grant),
+        None if carried::is_carried(call, &grant) => carried::connect(call, &socket, &grant),
         None => connect_to(call, &socket, &peer.bytes),
     };
     call.concluded(grant, connected)?;
@@ -293,13 +295,35 @@ fn reachable(call: &Call<'_>, socket: &Socket, addr: SocketAddr) -> Reply {
     if !call.shared.listener.is_waiting(&call.notice) {
         return Err(Errno::SRCH);
     }
-    let probe =
-        rustix::net::socket_with(socket.domain, SocketType::DGRAM, rustix::net::SocketFlags::CLOEXEC, None)?;
-    rustix::net::connect(&probe, &addr)?;
-    let mut own = SocketAddr::try_from(rustix::net::getsockname(&probe)?).map_err(|_| Errno::AFNOSUPPORT)?;
-    own.set_port(0);
-    connect_to(call, socket, &inet(own))?;
+    let from = match &call.shared.parent.witness {
+        None => way_to(socket.domain, addr)?,
+        Some(witness) => {
+            let asked = Asked::Route { to: addr.ip() };
+            match witness.recalls(&asked, &call.process.claims(call.notice.tid)).map_err(lost)? {
+                Some((Said::Route { from }, _)) => from,
+                Some((Said::Failed { errno }, _)) => return Err(Errno::from_raw_os_error(errno)),
+                _ => {
+                    let from = way_to(socket.domain, addr);
+                    let said = match &from {
+                        Ok(from) => Said::Route { from: *from },
+                        Err(errno) => Said::Failed { errno: errno.raw_os_error() },
+                    };
+                    witness.hears(asked, said, None).map_err(lost)?;
+                    from?
+                }
+            }
+        }
+    };
+    connect_to(call, socket, &inet(SocketAddr::new(from, 0)))?;
     DONE
+}
+
+/// From which address of ours a way leads to an address.
+fn way_to(domain: AddressFamily, addr: SocketAddr) -> Result<IpAddr, Errno> {
+    let probe = rustix::net::socket_with(domain, SocketType::DGRAM, rustix::net::SocketFlags::CLOEXEC, None)?;
+    rustix::net::connect(&probe, &addr)?;
+    let own = SocketAddr::try_from(rustix::net::getsockname(&probe)?).map_err(|_| Errno::AFNOSUPPORT)?;
+    Ok(own.ip())
 }
 
 /// `bind(fd, address, length)`.
@@ -414,6 +438,9 @@ pub(crate) fn listen(call: &Call<'_>) -> Reply {
     match grant {
         Some(grant) => call.concluded(grant, listening)?,
         None => listening?,
+    }
+    if let SockAddr::Inet(addr) = SockAddr::decode(&local(&socket)?) {
+        call.shared.now_listens_at(addr.port());
     }
     DONE
 }

@@ -3,6 +3,7 @@
 //! Workers wait for notifications side by side; whenever the last idle one takes a call, another is started, so that
 //! no call ever waits for another one's end.
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
@@ -80,6 +81,8 @@ pub(crate) struct Shared {
     pub(crate) callers: Callers,
     /// Random bytes that are read as a file.
     pub(crate) chance: Chance,
+    /// Ports that the run itself listened at, where somebody wants to know who is not of it.
+    listening: Mutex<HashSet<u16>>,
     /// Counts processes, where they are limited.
     births: Option<Births>,
     /// Whether it was said that there may be no more of them.
@@ -113,6 +116,7 @@ impl Shared {
             lacks: Lacks::new(&parent.gate.policy().capabilities()),
             births: parent.gate.policy().limits().processes.map(|most| Births::new(most, root)),
             rewriter,
+            listening: Mutex::default(),
             voices: Voices::default(),
             callers: Callers::default(),
             chance: Chance::default(),
@@ -134,6 +138,18 @@ impl Shared {
             last_refusal: Mutex::default(),
             started: AtomicU32::new(1),
         }))
+    }
+
+    /// Takes down where a process of the run listens.
+    pub(crate) fn now_listens_at(&self, port: u16) {
+        if self.parent.witness.is_some() {
+            self.listening.lock().unwrap_or_else(PoisonError::into_inner).insert(port);
+        }
+    }
+
+    /// Whether one has listened there.
+    pub(crate) fn listens_at(&self, port: u16) -> bool {
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner).contains(&port)
     }
 
     /// Whether a process belongs to the run; the guardian and the supervisor do not.

@@ -19,7 +19,7 @@ use rustix::mount::{
 use rustix::process::{getegid, geteuid, pivot_root};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-use crate::island::loopback_up;
+use crate::island::settle;
 
 /// Devices that are the same everywhere, and hold nothing.
 const DEVICES: [&str; 8] = ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts"];
@@ -72,8 +72,8 @@ impl World {
                 std::fs::write(&file, text).map_err(failed(format!("cannot write {}", file.display())))?;
             }
         }
-        if !loopback_up() {
-            return Err(failed("cannot bring the loopback interface up")(io::Error::last_os_error()));
+        if !settle() {
+            return Err(failed("cannot make a network of its own")(io::Error::last_os_error()));
         }
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
             .map_err(failed("cannot part from the machine's mounts"))?;
@@ -142,7 +142,7 @@ impl World {
         }
         coverage.notes.push(
             "run again from a record: nothing outside is reached, whatever is decided: its namespaces have the files of the \
-             record, in memory, and nobody is on its network"
+             record, in memory, and nobody is on its network but who says what was said then"
                 .into(),
         );
         let bound: Vec<_> = bound.iter().map(|path| path.display().to_string()).collect();

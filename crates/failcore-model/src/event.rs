@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::heard::{Asked, Payload, Said};
 use crate::input::{Input, Start, Told};
 use crate::{Coverage, Decision, Request, Text, Timestamp};
 
@@ -139,6 +140,15 @@ pub enum Event {
         /// The value.
         told: Told,
     },
+    /// Somebody outside answered.
+    Heard {
+        /// What they were asked.
+        asked: Asked,
+        /// What they said.
+        said: Said,
+        /// A body, or all that was heard.
+        payload: Option<Payload>,
+    },
     /// A file is another at the end of a recorded program than it was when the program first looked.
     Left {
         /// The path, without links.
@@ -211,6 +221,7 @@ impl Event {
             Self::RecordingStarted { .. } => "recording.started",
             Self::Input { .. } => "input",
             Self::Told { .. } => "told",
+            Self::Heard { .. } => "heard",
             Self::Left { .. } => "left",
             Self::RecordingBroken { .. } => "recording.broken",
             Self::SessionClosed { .. } => "session.closed",
@@ -280,6 +291,14 @@ impl Event {
                 map.serialize_entry("thread", thread)?;
                 map.serialize_entry("told", told)
             }
+            Self::Heard { asked, said, payload } => {
+                map.serialize_entry("asked", asked)?;
+                map.serialize_entry("said", said)?;
+                match payload {
+                    Some(payload) => map.serialize_entry("payload", payload),
+                    None => Ok(()),
+                }
+            }
             Self::Left { path, sha256 } => {
                 map.serialize_entry("path", path)?;
                 map.serialize_entry("sha256", sha256)
@@ -347,6 +366,9 @@ struct Flat {
     input: Option<Input>,
     thread: Option<Text>,
     told: Option<Told>,
+    asked: Option<Asked>,
+    said: Option<Said>,
+    payload: Option<Payload>,
     sha256: Option<String>,
     exit: Option<i32>,
 }
@@ -385,6 +407,8 @@ enum Kind {
     Input,
     #[serde(rename = "told")]
     Told,
+    #[serde(rename = "heard")]
+    Heard,
     #[serde(rename = "left")]
     Left,
     #[serde(rename = "recording.broken")]
@@ -449,6 +473,11 @@ impl Flat {
             Kind::Told => {
                 Event::Told { thread: self.thread.ok_or("thread")?, told: self.told.ok_or("told")? }
             }
+            Kind::Heard => Event::Heard {
+                asked: self.asked.ok_or("asked")?,
+                said: self.said.ok_or("said")?,
+                payload: self.payload,
+            },
             Kind::Left => Event::Left { path: self.path.ok_or("path")?, sha256: self.sha256 },
             Kind::RecordingBroken => Event::RecordingBroken { text: self.text.ok_or("text")? },
             Kind::SessionClosed => Event::SessionClosed { exit: self.exit },
@@ -502,6 +531,7 @@ impl schemars::JsonSchema for Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::heard::Field;
     use crate::{AbsPath, Action, FileRef, Hold, Lane, Reason, Rights};
 
     fn events() -> Vec<Event> {
@@ -544,6 +574,7 @@ mod tests {
                     env: vec!["A=b".into()],
                     cwd: "/w".into(),
                     tmp: "/tmp/t".into(),
+                    trust: Some("/tmp/c".into()),
                     uid: 1,
                     gid: 1,
                     umask: 0o022,
@@ -558,6 +589,22 @@ mod tests {
             Event::Told {
                 thread: "0/0".into(),
                 told: Told::Clock { clock: 1, at: crate::input::Moment { s: 1, ns: 2 } },
+            },
+            Event::Heard {
+                asked: Asked::Connection { to: ([127, 0, 0, 1], 80).into() },
+                said: Said::Failed { errno: 111 },
+                payload: None,
+            },
+            Event::Heard {
+                asked: Asked::Request { method: "GET".into(), url: "http://a/".into(), body: "00".into() },
+                said: Said::Response {
+                    status: 200,
+                    reason: None,
+                    fields: vec![Field { name: "a".into(), value: "b".into() }],
+                    trailers: vec![],
+                    whole: true,
+                },
+                payload: Some(Payload { sha256: "00".into(), size: 1, kept: true }),
             },
             Event::Left { path: "/w/a".into(), sha256: Some("00".into()) },
             Event::Left { path: "/w/a".into(), sha256: None },

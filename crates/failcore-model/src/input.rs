@@ -134,6 +134,9 @@ pub struct Start {
     pub cwd: Text,
     /// Its private directory for temporary files.
     pub tmp: Text,
+    /// Where the certificates lie that it is told to believe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<Text>,
     /// Who it ran as.
     pub uid: u32,
     /// With which group.

@@ -13,6 +13,7 @@ mod coverage;
 mod decision;
 mod denial;
 mod event;
+pub mod heard;
 mod host;
 pub mod input;
 mod path;

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use failcore_gate::Grant;
-use failcore_model::{Action, HostName, IpClass, Timestamp};
+use failcore_gate::{Grant, SinkError, Witness};
+use failcore_model::heard::{Asked, Said};
+use failcore_model::{Action, Claims, HostName, IpClass, Timestamp};
 use hickory_proto::rr::RecordType;
 
 use crate::Pins;
@@ -28,6 +29,8 @@ pub struct Resolver {
     ttl: Duration,
     // Behind a trait, so that whoever asks the system alone links nothing of what asks name servers.
     source: Box<dyn Source>,
+    /// Who sees what is answered, or answers.
+    witness: Option<Arc<dyn Witness>>,
 }
 
 /// Which alias may be followed.
@@ -158,13 +161,20 @@ impl Resolver {
     }
 
     fn from(pins: Arc<Pins>, source: impl Source + 'static) -> Self {
-        Self { pins, ttl: Self::TTL, source: Box::new(source) }
+        Self { pins, ttl: Self::TTL, source: Box::new(source), witness: None }
     }
 
     /// Pins for this long at most, instead of [`Resolver::TTL`].
     #[must_use]
     pub fn with_ttl(self, ttl: Duration) -> Self {
         Self { ttl, ..self }
+    }
+
+    /// Has each answer seen by somebody who keeps it or knows it already. Of other records than addresses there are none
+    /// then.
+    #[must_use]
+    pub fn witnessed(self, witness: Option<Arc<dyn Witness>>) -> Self {
+        Self { witness, ..self }
     }
 
     /// The table that it pins to.
@@ -207,8 +217,36 @@ impl Resolver {
     }
 
     fn ask(&self, name: &HostName, may: &mut May<'_>) -> Result<Found, ResolveError> {
-        let found = self.source.addresses(name, may);
+        let found = match &self.witness {
+            None => self.source.addresses(name, may),
+            Some(witness) => self.witness(witness.as_ref(), name, may),
+        };
         found.map_err(|source| ResolveError::Lookup { name: name.clone(), source })
+    }
+
+    fn witness(
+        &self,
+        witness: &dyn Witness,
+        name: &HostName,
+        may: &mut May<'_>,
+    ) -> Result<Found, LookupError> {
+        let lost = |error: SinkError| LookupError::again(error.to_string());
+        let asked = Asked::Addresses { name: name.clone() };
+        match witness.recalls(&asked, &Claims::default()).map_err(lost)? {
+            Some((Said::Addresses { addrs, aliases, ttl }, _)) => {
+                let allowed = aliases.iter().all(may);
+                return if allowed { Ok(Found { addrs, aliases, ttl }) } else { Err(LookupError::refused()) };
+            }
+            Some((Said::NoAddresses { code, message }, _)) => return Err(LookupError::new(code, message)),
+            _ => {}
+        }
+        let found = self.source.addresses(name, may);
+        let said = match found.clone() {
+            Ok(Found { addrs, aliases, ttl }) => Said::Addresses { addrs, aliases, ttl },
+            Err(error) => Said::NoAddresses { code: error.code, message: error.message },
+        };
+        witness.hears(asked, said, None).map_err(lost)?;
+        found
     }
 
     /// Looks up other records than addresses of the name that was granted, as [`Resolver::look_up`]; nothing where
@@ -220,6 +258,9 @@ impl Resolver {
         mut may: impl FnMut(&HostName) -> bool,
     ) -> Result<Option<Chain>, ResolveError> {
         let Action::Resolve(name) = grant.action() else { return Err(ResolveError::NotGranted) };
+        if self.witness.is_some() {
+            return Ok(None);
+        }
         let found = self.source.records(name, kind, &mut may);
         found.map_err(|source| ResolveError::Lookup { name: name.clone(), source })
     }

@@ -12,8 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use failcore_gate::{Sink, SinkError, Witness};
+use failcore_model::heard::{Asked, Payload, Said};
 use failcore_model::input::{Input, Kind, Moment, Name, STDIN, Told};
-use failcore_model::{AbsPath, Event, Text};
+use failcore_model::{AbsPath, Claims, Event, Text};
 use failcore_policy::Payloads;
 use failcore_trace::Redactor;
 use rustix::fs::{
@@ -383,8 +384,7 @@ impl Recorder {
         let wanted = AbsPath::new(path).is_ok_and(|path| {
             !payloads.only_hashes(&path) && (*self_contained || payloads.keeps(&path).unwrap_or(!library))
         });
-        let most = payloads.max_file.unwrap_or(if *self_contained { MOST_CONTAINED } else { MOST });
-        let most = most.min(MOST_CONTAINED);
+        let most = self.most();
         let mut bytes = Vec::new();
         take(file, (most + 1).max(HEAD as u64), &mut bytes)?;
         let mut hash = Sha256::new_with_prefix(&bytes);
@@ -498,6 +498,36 @@ impl Witness for Recorder {
     fn random(&self, thread: &str, bytes: Vec<u8>) -> Result<Vec<u8>, SinkError> {
         self.told(thread, Told::Random { bytes: Text::from(&bytes[..]) })?;
         Ok(bytes)
+    }
+
+    fn recalls(&self, _: &Asked, _: &Claims) -> Result<Option<(Said, Vec<u8>)>, SinkError> {
+        Ok(None)
+    }
+
+    fn hears(&self, asked: Asked, said: Said, payload: Option<Vec<u8>>) -> Result<(), SinkError> {
+        let payload = match payload {
+            None => None,
+            Some(bytes) => {
+                let (sha256, size) = (store::sha256(&bytes), bytes.len() as u64);
+                let kept = !self.keeping.secrets.finds(&bytes);
+                if kept {
+                    self.pack(&sha256, bytes)?;
+                }
+                Some(Payload { sha256, size, kept })
+            }
+        };
+        self.sink.append(&Event::Heard { asked, said, payload })
+    }
+
+    fn parts(&self, _: &Asked, _: &Claims, _: &str) {}
+
+    fn plays(&self) -> bool {
+        false
+    }
+
+    fn most(&self) -> u64 {
+        let most = if self.keeping.self_contained { MOST_CONTAINED } else { MOST };
+        self.keeping.payloads.max_file.unwrap_or(most).min(MOST_CONTAINED)
     }
 
     fn runs(&self, from: &[u8], asked: &[u8]) -> Result<(), SinkError> {

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Read;
 use std::sync::Arc;
 
+use failcore_gate::expected::Expected;
+use failcore_model::heard::{Asked, Payload, Said};
 use failcore_model::input::{Input, Kind, Moment, Name, Start, Told};
 use failcore_model::{AbsPath, Action, Event, Record, Text};
 
@@ -21,6 +23,8 @@ pub struct Recording {
     /// What its standard input gave, and where in a file it began to read.
     stdin: Option<(Contents, Option<u64>)>,
     values: Values,
+    /// What others answered, in the order of each question.
+    heard: Answers,
     /// What the program left, by path.
     left: BTreeMap<Vec<u8>, Option<String>>,
 }
@@ -33,6 +37,9 @@ pub struct Given {
     /// Where in a file the program begins to read; nothing, where it is none.
     pub at: Option<u64>,
 }
+
+/// What others answered, by what they were asked.
+pub(crate) type Answers = HashMap<Asked, Vec<(Said, Option<Payload>)>>;
 
 /// What single threads were told.
 #[derive(Debug, Clone, Default)]
@@ -105,7 +112,7 @@ impl Recording {
     /// [`BadRecording`].
     pub fn read<E>(records: impl IntoIterator<Item = Result<Record, E>>) -> Result<Self, BadRecording<E>> {
         let (mut start, mut stdin) = (None, None);
-        let (mut nodes, mut values) = (BTreeMap::new(), Values::default());
+        let (mut nodes, mut values, mut heard) = (BTreeMap::new(), Values::default(), Answers::new());
         let (mut left, mut changed) = (BTreeMap::new(), HashSet::new());
         for record in records {
             let Record { seq, event, .. } = record.map_err(BadRecording::Trace)?;
@@ -130,12 +137,15 @@ impl Recording {
                 }
                 Event::RecordingBroken { text } => return Err(BadRecording::Broken(text)),
                 Event::Told { thread, told } => values.add(&thread, told),
+                Event::Heard { asked, said, payload } => {
+                    heard.entry(asked).or_default().push((said, payload));
+                }
                 _ => {}
             }
         }
         // Others may have changed what the program only read.
         left.retain(|path, _| changed.contains(path));
-        Ok(Self { start: start.ok_or(BadRecording::None)?, nodes, stdin, values, left })
+        Ok(Self { start: start.ok_or(BadRecording::None)?, nodes, stdin, values, heard, left })
     }
 
     /// What the program's standard input gives again; nothing, where it gave nothing or nobody knows what. What was not kept
@@ -158,9 +168,10 @@ impl Recording {
         Ok(Some(Given { bytes: bytes.into(), at: *at }))
     }
 
-    /// Who tells the program what it was told.
-    pub fn replayed(&self) -> Replayed {
-        Replayed::new(self.values.clone(), self.left.clone())
+    /// Who tells the program what it was told, and answers it as others did; where it asks them something else, that is told
+    /// to `expected`.
+    pub fn replayed(self, objects: Objects, expected: Arc<Expected>) -> Replayed {
+        Replayed::new(self.values, self.heard, self.left, objects, expected)
     }
 
     /// What stands in each directory, apart from what a listing says.

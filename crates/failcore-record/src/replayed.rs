@@ -5,14 +5,17 @@ use std::ffi::OsStr;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use failcore_gate::expected::{Differs, Divergence, Expected};
 use failcore_gate::{SinkError, Witness};
+use failcore_model::Claims;
+use failcore_model::heard::{Asked, Said};
 use failcore_model::input::Moment;
 use sha2::{Digest, Sha256};
 
-use crate::recording::Values;
-use crate::store::hash_of;
+use crate::recording::{Answers, Values};
+use crate::store::{Objects, hash_of};
 
 /// Gives each thread the values of the record, one after the other.
 ///
@@ -20,6 +23,9 @@ use crate::store::hash_of;
 /// from what was.
 pub struct Replayed {
     values: Values,
+    heard: Answers,
+    objects: Objects,
+    expected: Arc<Expected>,
     left: BTreeMap<Vec<u8>, Option<String>>,
     state: Mutex<State>,
 }
@@ -28,6 +34,8 @@ pub struct Replayed {
 struct State {
     /// How much of each list was given.
     given: HashMap<(String, Option<i32>), usize>,
+    /// How often each question was answered.
+    answered: HashMap<Asked, usize>,
     /// What each clock was said to be at last, and what it was then.
     last: HashMap<i32, (Moment, Moment)>,
     /// How often something was told that the record has.
@@ -38,8 +46,26 @@ struct State {
 }
 
 impl Replayed {
-    pub(crate) fn new(values: Values, left: BTreeMap<Vec<u8>, Option<String>>) -> Self {
-        Self { values, left, state: Mutex::default() }
+    pub(crate) fn new(
+        values: Values,
+        heard: Answers,
+        left: BTreeMap<Vec<u8>, Option<String>>,
+        objects: Objects,
+        expected: Arc<Expected>,
+    ) -> Self {
+        Self { values, heard, objects, expected, left, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The runs part here.
+    fn part(&self, asked: &Asked, claims: &Claims, differs: Differs) -> SinkError {
+        let others = self.heard.keys().map(ToString::to_string);
+        let divergence = Divergence::asked(asked.to_string(), claims, differs, others);
+        self.expected.part(divergence.clone());
+        SinkError(Box::new(divergence))
     }
 
     /// After the program: the files that it left otherwise than it did when it was recorded.
@@ -91,8 +117,50 @@ impl Witness for Replayed {
         Ok(())
     }
 
+    fn recalls(&self, asked: &Asked, claims: &Claims) -> Result<Option<(Said, Vec<u8>)>, SinkError> {
+        let known = self.heard.get(asked).map(Vec::as_slice).unwrap_or_default();
+        let mut state = self.state();
+        let answered = state.answered.entry(asked.clone()).or_default();
+        let mut nth = *answered;
+        *answered += 1;
+        drop(state);
+        if !matches!(asked, Asked::Request { .. } | Asked::Conversation { .. }) {
+            // Whoever asks again is told what was said last.
+            nth = nth.min(known.len().saturating_sub(1));
+        }
+        let part = |differs| Err(self.part(asked, claims, differs));
+        match known.get(nth) {
+            Some((Said::Unkept { why }, _)) => part(Differs::Unkept(why.clone())),
+            Some((said, None)) => Ok(Some((said.clone(), Vec::new()))),
+            Some((said, Some(payload))) if payload.kept => {
+                let bytes = self.objects.get(&payload.sha256, payload.size);
+                Ok(Some((said.clone(), bytes.map_err(|error| SinkError(Box::new(error)))?)))
+            }
+            Some((_, Some(_))) => part(Differs::Unkept("there is a secret in it".into())),
+            // Nobody is there, as the kernel will say.
+            None if matches!(asked, Asked::Route { .. } | Asked::Connection { .. }) => Ok(None),
+            None => part(Differs::Recorded(known.len() as u64)),
+        }
+    }
+
+    fn hears(&self, _: Asked, _: Said, _: Option<Vec<u8>>) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    fn parts(&self, from: &Asked, claims: &Claims, how: &str) {
+        self.part(from, claims, Differs::Otherwise(how.into()));
+    }
+
+    fn plays(&self) -> bool {
+        true
+    }
+
+    fn most(&self) -> u64 {
+        0
+    }
+
     fn clock(&self, thread: &str, clock: i32, now: Moment) -> Result<Moment, SinkError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         let key = (thread.to_owned(), clock);
         let recorded = next(&mut state, (key.0.clone(), Some(clock)), self.values.clocks.get(&key));
         let at = match recorded {
@@ -115,7 +183,7 @@ impl Witness for Replayed {
     }
 
     fn random(&self, thread: &str, bytes: Vec<u8>) -> Result<Vec<u8>, SinkError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         let recorded = next(&mut state, (thread.to_owned(), None), self.values.random.get(thread));
         if let Some(recorded) = recorded.filter(|recorded| recorded.len() == bytes.len()) {
             state.told += 1;
@@ -139,7 +207,9 @@ mod tests {
         values.clocks.insert(("0/0".into(), 1), vec![at(5, 0), at(6, 500)]);
         values.clocks.insert(("0/1".into(), 1), vec![at(5, 700)]);
         values.random.insert("0/0".into(), vec![vec![1, 2, 3]]);
-        let replayed = Replayed::new(values, BTreeMap::new());
+        let home = tempfile::tempdir().unwrap();
+        let objects = Objects::open(home.path()).unwrap();
+        let replayed = Replayed::new(values, Answers::new(), BTreeMap::new(), objects, Arc::default());
         let clock = |thread, now| replayed.clock(thread, 1, now).unwrap();
         assert_eq!(clock("0/0", at(900, 0)), at(5, 0));
         assert_eq!(clock("0/1", at(900, 1)), at(5, 700));

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use failcore_model::HostName;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose,
@@ -35,7 +34,7 @@ pub struct Authority {
 }
 
 /// By name and protocols. Who comes again to one goes on with the session that he had.
-type Servers = HashMap<(HostName, Vec<Vec<u8>>), Arc<ServerConfig>>;
+type Servers = HashMap<(String, Vec<Vec<u8>>), Arc<ServerConfig>>;
 
 impl Authority {
     /// Makes one.
@@ -60,13 +59,9 @@ impl Authority {
         self.issuer.der()
     }
 
-    /// How a server of that name speaks, with these protocols (RFC 7301).
-    pub(crate) fn server(
-        &self,
-        name: &HostName,
-        protocols: Vec<Vec<u8>>,
-    ) -> Result<Arc<ServerConfig>, Error> {
-        let asked = (name.clone(), protocols);
+    /// How a server of that name, or at that address, speaks, with these protocols (RFC 7301).
+    pub(crate) fn server(&self, name: &str, protocols: Vec<Vec<u8>>) -> Result<Arc<ServerConfig>, Error> {
+        let asked = (name.to_owned(), protocols);
         if let Some(known) = lock(&self.servers).get(&asked) {
             return Ok(Arc::clone(known));
         }
@@ -86,8 +81,8 @@ impl Authority {
         Ok(config)
     }
 
-    fn certify(&self, name: &HostName) -> Result<CertifiedKey, Error> {
-        let mut params = params(vec![name.to_string()])?;
+    fn certify(&self, name: &str) -> Result<CertifiedKey, Error> {
+        let mut params = params(vec![name.to_owned()])?;
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];

@@ -11,6 +11,7 @@ use failcore_model::{Outcome, Timestamp};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{Error, lock};
@@ -26,8 +27,9 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    pub(crate) fn new(gate: Arc<Gate>, grant: Grant) -> Self {
-        Self { gate, grant: Arc::new(Mutex::new(Some(grant))) }
+    /// Without a grant nothing is recorded: it was granted with its connection.
+    pub(crate) fn new(gate: Arc<Gate>, grant: Option<Grant>) -> Self {
+        Self { gate, grant: Arc::new(Mutex::new(grant)) }
     }
 
     /// Records that the request failed, with an errno of the kernel's.
@@ -47,6 +49,11 @@ pub(crate) const ETIMEDOUT: i32 = 110;
 /// A text of ours.
 pub(crate) fn said(text: impl Into<Bytes>) -> Passed {
     Full::new(text.into()).map_err(|never| match never {}).boxed()
+}
+
+/// A body of somebody else's.
+pub(crate) fn passed(body: Incoming) -> Passed {
+    body.map_err(Into::into).boxed()
 }
 
 /// A body that passes as far as its budget and its grant reach.

@@ -4,7 +4,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use failcore_model::HostName;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -15,11 +14,13 @@ use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::body::Passed;
 use crate::idle::Idle;
 use crate::ride::PIECE;
-use crate::route::{PATIENCE, Route};
+use crate::route::{PATIENCE, Route, Stream};
+use crate::spelt::Spelt;
 
 /// Protocols that are spoken, as TLS names them (RFC 7301).
 pub(crate) const HTTP1: &[u8] = b"http/1.1";
@@ -64,7 +65,7 @@ impl FarError {
 /// A server that requests are sent to, one connection at a time.
 pub(crate) struct Far {
     route: Route,
-    tls: Option<(HostName, Arc<ClientConfig>)>,
+    tls: Option<(String, Arc<ClientConfig>)>,
     link: Mutex<Option<Link>>,
     /// Where its connection goes once it is not used any more, and what that speaks.
     idle: Option<(Arc<Idle>, Option<Vec<u8>>)>,
@@ -72,7 +73,7 @@ pub(crate) struct Far {
 
 /// A connection over which requests go.
 pub(crate) enum Link {
-    One(http1::SendRequest<Passed>),
+    One(http1::SendRequest<Passed>, Option<Spelt>),
     Two(http2::SendRequest<Passed>),
 }
 
@@ -88,7 +89,7 @@ impl Far {
     /// Beside the error comes the server all the same, which is tried anew by each request.
     pub(crate) async fn secure(
         route: Route,
-        name: &HostName,
+        name: &str,
         config: &ClientConfig,
         protocols: Vec<Vec<u8>>,
         idle: &Arc<Idle>,
@@ -98,7 +99,7 @@ impl Far {
         config.alpn_protocols = protocols;
         let mut far = Self {
             route,
-            tls: Some((name.clone(), Arc::new(config.clone()))),
+            tls: Some((name.to_owned(), Arc::new(config.clone()))),
             link: Mutex::default(),
             idle: None,
         };
@@ -112,11 +113,29 @@ impl Far {
         };
         if let Ok(agreed) = &agreed {
             config.alpn_protocols = agreed.iter().cloned().collect();
-            far.tls = Some((name.clone(), Arc::new(config)));
+            far.tls = Some((name.to_owned(), Arc::new(config)));
             far.idle = Some((Arc::clone(idle), agreed.clone()));
         }
         far.link = Mutex::new(link);
         (far, agreed)
+    }
+
+    /// The same over a stream that stands, and speaks `agreed`.
+    pub(crate) async fn over<S>(
+        route: Route,
+        name: &str,
+        config: Arc<ClientConfig>,
+        stream: S,
+        agreed: Option<&[u8]>,
+    ) -> Result<Self, FarError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut far = Self::plain(route);
+        let link = far.speak(stream, agreed == Some(HTTP2)).await?;
+        far.tls = Some((name.to_owned(), config));
+        far.link = Mutex::new(Some(link));
+        Ok(far)
     }
 
     /// Whether what is said to it can be read on the way.
@@ -130,12 +149,7 @@ impl Far {
             let stream = self.route.next().await.map_err(reach)?;
             return Ok((self.speak(stream, false).await?, None));
         };
-        let stream = BufReader::with_capacity(PIECE, self.route.through().await.map_err(reach)?);
-        let name = ServerName::try_from(name.to_string())
-            .map_err(|error| reach(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
-        let connected = timeout(PATIENCE, TlsConnector::from(Arc::clone(config)).connect(name, stream)).await;
-        let stream = connected.map_err(|_| reach(io::ErrorKind::TimedOut.into()))?.map_err(reach)?;
-        let agreed = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+        let (stream, agreed) = secured(&self.route, name, Arc::clone(config)).await.map_err(reach)?;
         let link = self.speak(stream, agreed.as_deref() == Some(HTTP2)).await?;
         Ok((link, agreed))
     }
@@ -145,19 +159,24 @@ impl Far {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let broke = |source| FarError::Broke { at: self.route.at, source };
-        let io = TokioIo::new(stream);
         // The connection lives as long as somebody may send on it, or reads what came.
         if two {
             let mut builder = http2::Builder::new(TokioExecutor::new());
-            let (link, connection) =
-                builder.timer(TokioTimer::new()).adaptive_window(true).handshake(io).await.map_err(broke)?;
+            let (link, connection) = builder
+                .timer(TokioTimer::new())
+                .adaptive_window(true)
+                .handshake(TokioIo::new(stream))
+                .await
+                .map_err(broke)?;
             tokio::spawn(connection);
             return Ok(Link::Two(link));
         }
-        let mut builder = http1::Builder::new();
-        let (link, connection) = builder.preserve_header_case(true).handshake(io).await.map_err(broke)?;
-        tokio::spawn(connection.with_upgrades());
-        Ok(Link::One(link))
+        let spelt = self.route.spelt.then(Spelt::default);
+        let link = match &spelt {
+            Some(spelt) => speak_one(spelt.hear(stream)).await,
+            None => speak_one(stream).await,
+        };
+        Ok(Link::One(link.map_err(broke)?, spelt))
     }
 
     /// Sends a request, and waits for the head of the answer.
@@ -174,9 +193,16 @@ impl Far {
                 _ => self.open().await?.0,
             };
             let sent = match held.insert(link) {
-                Link::One(link) => {
+                Link::One(link, spelt) => {
                     link.ready().await.map_err(|source| FarError::Broke { at: self.route.at, source })?;
-                    link.try_send_request(request).await
+                    let spelt = spelt.as_ref().inspect(|spelt| spelt.begin()).cloned();
+                    let sent = link.try_send_request(request).await;
+                    sent.map(|mut response| {
+                        if let Some(spelt) = spelt {
+                            response.extensions_mut().insert(spelt.names());
+                        }
+                        response
+                    })
                 }
                 Link::Two(link) => {
                     let mut link = link.clone();
@@ -197,6 +223,35 @@ impl Far {
     }
 }
 
+/// Begins to speak HTTP/1.
+pub(crate) async fn speak_one<S>(stream: S) -> Result<http1::SendRequest<Passed>, hyper::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = http1::Builder::new();
+    let (link, connection) = builder.preserve_header_case(true).handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection.with_upgrades());
+    Ok(link)
+}
+
+/// A stream of TLS to a server, and what both speak on it.
+///
+/// # Errors
+/// Where it cannot be reached, or not be trusted.
+pub(crate) async fn secured(
+    route: &Route,
+    name: &str,
+    config: Arc<ClientConfig>,
+) -> io::Result<(TlsStream<BufReader<Box<dyn Stream>>>, Option<Vec<u8>>)> {
+    let stream = BufReader::with_capacity(PIECE, route.through().await?);
+    let name = ServerName::try_from(name.to_owned())
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    let connected = timeout(PATIENCE, TlsConnector::from(config).connect(name, stream)).await;
+    let stream = connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let agreed = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+    Ok((stream, agreed))
+}
+
 impl Drop for Far {
     fn drop(&mut self) {
         if let (Some((idle, agreed)), Some((name, _)), Some(link)) =
@@ -211,14 +266,14 @@ impl Link {
     /// Whether it can take a request at once.
     pub(crate) fn is_ready(&self) -> bool {
         match self {
-            Self::One(link) => link.is_ready(),
+            Self::One(link, _) => link.is_ready(),
             Self::Two(link) => link.is_ready(),
         }
     }
 
     fn is_open(&self) -> bool {
         match self {
-            Self::One(link) => !link.is_closed(),
+            Self::One(link, _) => !link.is_closed(),
             Self::Two(link) => !link.is_closed(),
         }
     }

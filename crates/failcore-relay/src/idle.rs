@@ -5,8 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use failcore_model::HostName;
-
 use crate::far::Link;
 use crate::lock;
 
@@ -25,7 +23,7 @@ pub(crate) struct Idle(Mutex<VecDeque<Kept>>);
 
 struct Kept {
     at: SocketAddr,
-    name: HostName,
+    name: String,
     /// What it speaks, as TLS names it; nothing where that was not said.
     agreed: Option<Vec<u8>>,
     link: Link,
@@ -34,7 +32,7 @@ struct Kept {
 
 impl Idle {
     /// Keeps one, if it can take a request.
-    pub(crate) fn put(&self, at: SocketAddr, name: HostName, agreed: Option<Vec<u8>>, link: Link) {
+    pub(crate) fn put(&self, at: SocketAddr, name: String, agreed: Option<Vec<u8>>, link: Link) {
         if !link.is_ready() {
             return;
         }
@@ -49,7 +47,7 @@ impl Idle {
     pub(crate) fn take(
         &self,
         at: SocketAddr,
-        name: &HostName,
+        name: &str,
         spoken: &[Vec<u8>],
     ) -> Option<(Link, Option<Vec<u8>>)> {
         let mut all = lock(&self.0);

@@ -20,8 +20,10 @@ mod requests;
 mod ride;
 mod route;
 mod server;
+mod spelt;
 mod trust;
 mod waiting;
+mod witnessed;
 
 pub use authority::Authority;
 pub use credentials::{CredentialError, Credentials};

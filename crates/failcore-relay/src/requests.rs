@@ -5,22 +5,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use failcore_gate::{Actor, Gate, Grant};
-use failcore_model::{Action, Claims, Denial, Host, HostName, Reason, Text, url_path};
+use failcore_model::{Action, Claims, Denial, Host, HostName, Reason, Text, Timestamp, url_path};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderName, SEC_WEBSOCKET_KEY, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
 };
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
-use tokio::io::copy_bidirectional_with_sizes;
 use tokio::time::timeout_at;
 
-use crate::body::{Counted, EDQUOT, Passed, Ticket, moment, said};
-use crate::far::Far;
-use crate::ride::PIECE;
-use crate::server::Shared;
+use crate::body::{Counted, EDQUOT, Passed, Ticket, moment, passed, said};
+use crate::far::{Far, FarError};
+use crate::server::{Budgets, Shared};
+use crate::witnessed::{self, Heard};
 
 /// Longest description of a request that is refused unread.
 const SHOWN: usize = 300;
@@ -43,10 +42,13 @@ pub(crate) struct Opened {
     pub(crate) actor: Actor,
     pub(crate) claims: Claims,
     pub(crate) at: std::net::SocketAddr,
-    /// Whom it is with; nothing where each request says so, which may be any of these.
-    pub(crate) name: Option<HostName>,
+    /// Whom it is with, by TLS; nothing where each request says so, which may be any of these.
+    pub(crate) name: Option<String>,
     pub(crate) names: Vec<HostName>,
-    pub(crate) far: Far,
+    /// Whether requests are judged; otherwise they are only recorded or played.
+    pub(crate) judged: bool,
+    /// Nothing where responses come from a record.
+    pub(crate) far: Option<Far>,
     /// Set once the connection is no HTTP any more.
     pub(crate) through: Arc<AtomicBool>,
 }
@@ -58,6 +60,16 @@ struct Asked {
     path: String,
     /// Whether it asks for a websocket.
     upgrades: bool,
+}
+
+/// A request that goes ahead.
+struct Admitted {
+    /// Whom it is for, where it was judged.
+    host: Option<HostName>,
+    upgrades: bool,
+    ends: Option<Timestamp>,
+    ticket: Ticket,
+    budgets: Budgets,
 }
 
 /// Why a request is not looked at further.
@@ -78,26 +90,76 @@ impl Opened {
         self: Arc<Self>,
         request: Request<Incoming>,
     ) -> Result<Response<Passed>, Infallible> {
+        let admitted = match self.judged {
+            true => self.admit(&request).await,
+            false => Ok(self.let_in(&request)),
+        };
+        let admitted = match admitted {
+            Ok(admitted) => admitted,
+            Err(refused) => return Ok(refused),
+        };
         let two = request.version() == Version::HTTP_2;
-        let asked = match self.read(&request) {
+        let Admitted { host, upgrades, ends, ticket, budgets } = admitted;
+        let (mut parts, body) = request.into_parts();
+        let theirs = upgrades.then(|| parts.extensions.remove::<hyper::upgrade::OnUpgrade>()).flatten();
+        end_to_end(&mut parts.headers, two, upgrades);
+        if let Some(host) = &host {
+            self.shared.setup.credentials.put(host, self.at.port(), &mut parts.headers);
+        }
+        let url = self.url(&parts);
+        if !two {
+            let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+            parts.uri = Uri::try_from(path).unwrap_or_default();
+            parts.version = Version::HTTP_11;
+        }
+        let request = Request::from_parts(parts, Counted::pass(body, budgets.request, ends, ticket.clone()));
+        let response = match (&self.far, &self.shared.witness) {
+            (Some(far), None) => match far.send(request).await {
+                Ok(response) => response.map(passed),
+                Err(error) => self.unanswered(&ticket, &error),
+            },
+            (Some(far), Some(witness)) => {
+                let (request, heard) = Heard::of(request, url.clone(), witness);
+                match far.send(request).await {
+                    Ok(response) => heard.gather(response),
+                    Err(error) => heard.gather(self.unanswered(&ticket, &error)),
+                }
+            }
+            (None, Some(witness)) => {
+                match witnessed::played(witness.as_ref(), request, &url, &self.claims).await {
+                    Ok(response) => response,
+                    Err(error) => refusal(StatusCode::BAD_GATEWAY, format!("FailCore: {url}: {error}\n")),
+                }
+            }
+            (None, None) => refusal(StatusCode::BAD_GATEWAY, format!("FailCore: nobody answers {url}\n")),
+        };
+        Ok(self.pass(response, two, theirs, (ends, budgets.response), ticket, url))
+    }
+
+    /// What the program gets where the server gives no answer.
+    fn unanswered(&self, ticket: &Ticket, error: &FarError) -> Response<Passed> {
+        ticket.fail(error.errno());
+        let who = self.name.clone().unwrap_or_else(|| self.at.to_string());
+        refusal(StatusCode::BAD_GATEWAY, format!("FailCore: {who}: {error}\n"))
+    }
+
+    /// Judges a request, and records the decision.
+    ///
+    /// # Errors
+    /// What the program gets in place of an answer.
+    async fn admit(&self, request: &Request<Incoming>) -> Result<Admitted, Response<Passed>> {
+        let asked = match self.read(request) {
             Ok(asked) => asked,
             Err(odd) => {
                 let text = format!("http {} {}: {}", request.method(), self.shown(request.uri()), odd.why);
                 self.refuse_unread(&text).await;
-                return Ok(refusal(
-                    odd.status,
-                    format!("FailCore does not carry this request: {}\n", odd.why),
-                ));
+                let why = format!("FailCore does not carry this request: {}\n", odd.why);
+                return Err(refusal(odd.status, why));
             }
         };
+        let Asked { method, host, path, upgrades } = asked;
         let port = self.at.port();
-        let action = Action::Http {
-            method: asked.method.clone(),
-            host: asked.host.clone(),
-            port,
-            path: asked.path.clone(),
-        };
-        let grant = match self.judge(action).await {
+        let grant = match self.judge(Action::Http { method, host: host.clone(), port, path }).await {
             Ok(grant) => grant,
             Err(denial) => {
                 let status = match denial.reason {
@@ -105,56 +167,58 @@ impl Opened {
                     Reason::OverBudget => StatusCode::TOO_MANY_REQUESTS,
                     _ => StatusCode::FORBIDDEN,
                 };
-                return Ok(refusal(status, format!("FailCore: {denial}\n")));
+                return Err(refusal(status, format!("FailCore: {denial}\n")));
             }
         };
         let ends = self.shared.gate.ends(&grant);
-        let ticket = Ticket::new(Arc::clone(&self.shared.gate), grant);
+        let ticket = Ticket::new(Arc::clone(&self.shared.gate), Some(grant));
         let budgets = self.shared.budgets;
         if budgets.request.is_some_and(|most| request.body().size_hint().lower() > most) {
             ticket.fail(EDQUOT);
-            return Ok(over_budget("request_bytes", budgets.request));
+            return Err(over_budget("request_bytes", budgets.request));
         }
-        let secrets = &self.shared.setup.credentials;
-        if secrets.are_for(&asked.host, port) && !self.far.is_secret() {
+        let secret = self.far.as_ref().is_none_or(Far::is_secret);
+        if self.shared.setup.credentials.are_for(&host, port) && !secret {
             const EPROTO: i32 = 71;
             ticket.fail(EPROTO);
             let why = "a credential is never sent without TLS; ask by https";
-            return Ok(refusal(
-                StatusCode::FORBIDDEN,
-                format!("FailCore does not carry this request: {why}\n"),
-            ));
+            let why = format!("FailCore does not carry this request: {why}\n");
+            return Err(refusal(StatusCode::FORBIDDEN, why));
         }
-        let (mut parts, body) = request.into_parts();
-        let theirs = asked.upgrades.then(|| parts.extensions.remove::<hyper::upgrade::OnUpgrade>()).flatten();
-        end_to_end(&mut parts.headers, two, asked.upgrades);
-        secrets.put(&asked.host, port, &mut parts.headers);
-        if !two {
-            let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-            parts.uri = Uri::try_from(path).unwrap_or_default();
-            parts.version = Version::HTTP_11;
+        Ok(Admitted { host: Some(host), upgrades, ends, ticket, budgets })
+    }
+
+    /// Takes a request as it is, on a connection that is granted as it is.
+    fn let_in(&self, request: &Request<Incoming>) -> Admitted {
+        let one = request.version() != Version::HTTP_2;
+        Admitted {
+            host: None,
+            upgrades: one && asks_for_websocket(request.headers()).unwrap_or(false),
+            ends: None,
+            ticket: Ticket::new(Arc::clone(&self.shared.gate), None),
+            budgets: Budgets { request: None, response: None },
         }
-        let body = Counted::pass(body, budgets.request, ends, ticket.clone());
-        let response = match self.far.send(Request::from_parts(parts, body)).await {
-            Ok(response) => response,
-            Err(error) => {
-                ticket.fail(error.errno());
-                return Ok(refusal(StatusCode::BAD_GATEWAY, format!("FailCore: {}: {error}\n", asked.host)));
-            }
-        };
-        Ok(self.pass(response, two, theirs, ends, ticket))
+    }
+
+    /// The whole URL that a request is for, as it says it itself.
+    fn url(&self, parts: &http::request::Parts) -> String {
+        let scheme = if self.name.is_some() { "https" } else { "http" };
+        let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+        let host = parts.uri.authority().map(Authority::as_str).or(host);
+        let host = host.map_or_else(|| self.at.to_string(), str::to_owned);
+        format!("{scheme}://{host}{}", parts.uri.path_and_query().map_or("/", PathAndQuery::as_str))
     }
 
     /// Hands a response on; a websocket is tied together, and then belongs to both ends.
     fn pass(
         &self,
-        mut response: Response<Incoming>,
+        mut response: Response<Passed>,
         two: bool,
         theirs: Option<hyper::upgrade::OnUpgrade>,
-        ends: Option<failcore_model::Timestamp>,
+        (ends, most): (Option<Timestamp>, Option<u64>),
         ticket: Ticket,
+        url: String,
     ) -> Response<Passed> {
-        let most = self.shared.budgets.response;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let Some(theirs) = theirs else {
                 const EPROTO: i32 = 71;
@@ -166,13 +230,12 @@ impl Opened {
             };
             let ours = hyper::upgrade::on(&mut response);
             self.through.store(true, SeqCst);
+            let (witness, claims) = (self.shared.witness.clone(), self.claims.clone());
             tokio::spawn(async move {
-                let (Ok(near), Ok(far)) = tokio::join!(theirs, ours) else { return };
-                let (mut near, mut far) = (TokioIo::new(near), TokioIo::new(far));
-                let copy = copy_bidirectional_with_sizes(&mut near, &mut far, PIECE, PIECE);
+                let tied = witnessed::tie(theirs, ours, witness, url, claims);
                 match ends {
-                    Some(ends) => drop(timeout_at(moment(ends), copy).await),
-                    None => drop(copy.await),
+                    Some(ends) => drop(timeout_at(moment(ends), tied).await),
+                    None => drop(tied.await),
                 }
             });
             let (parts, _) = response.into_parts();
@@ -253,7 +316,7 @@ impl Opened {
             )));
         }
         let with = match &self.name {
-            Some(name) => *name == host,
+            Some(name) => *name == host.as_str(),
             None => self.names.contains(&host),
         };
         if with {

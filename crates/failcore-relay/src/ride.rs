@@ -1,30 +1,35 @@
 //! One connection, from its first bytes to its end.
 
+use std::fmt::Display;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use failcore_gate::Sender;
-use failcore_model::{Action, Endpoint, Event, Host, HostName};
+use failcore_gate::{Passage, Sender, Witness};
+use failcore_model::heard::{Asked, Said};
+use failcore_model::{Action, Claims, Endpoint, Event, Host, HostName};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ServerConfig;
 use rustls::server::{Accepted, Acceptor};
 use tokio::io::{
-    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, copy_bidirectional_with_sizes,
+    AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader,
+    copy_bidirectional_with_sizes,
 };
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::server::StartHandshake;
+use tokio_rustls::server::{StartHandshake, TlsStream};
 
-use crate::Error;
-use crate::far::{Far, HTTP1, HTTP2};
+use crate::far::{Far, FarError, HTTP1, HTTP2, secured};
 use crate::heads::Heads;
 use crate::requests::Opened;
 use crate::route::Route;
 use crate::server::Shared;
-use crate::waiting::Passenger;
+use crate::witnessed::{self, FIRST_WORDS};
+use crate::{Error, lock};
 
 /// How long a program may take to say something on a connection that it made, and between two requests.
 pub(crate) const SILENCE: Duration = Duration::from_secs(60);
@@ -41,28 +46,63 @@ pub(crate) const PIECE: usize = 32 << 10;
 /// Requests at once on one connection.
 const MOST_STREAMS: u32 = 256;
 
-/// Carries a connection to its end; `first` is the byte that it begins with.
+/// Carries a connection to its end; `first` are the bytes that it begins with, none where the other side is to speak first.
 pub(crate) async fn ride(
     shared: &Arc<Shared>,
     mut stream: TcpStream,
-    passenger: Passenger,
-    first: u8,
+    passage: Passage,
+    first: &[u8],
 ) -> Result<(), Error> {
-    let Passenger { sender, to, .. } = passenger;
+    let Passage { sender, to, judged, far, .. } = passage;
     stream.set_nodelay(true)?;
     let mut names = shared.gate.names(to.ip()).to_vec();
     if to.ip().to_canonical().is_loopback() {
         names.extend(HostName::parse("localhost").ok());
     }
     let journey = Journey { shared, sender, to, names };
-    match first {
-        TLS => journey.tls(stream).await,
-        byte if byte.is_ascii_uppercase() => journey.plain(stream).await,
+    match (first, &shared.witness) {
+        ([TLS, ..], Some(witness)) if !judged => journey.tls_unjudged(stream, far, witness).await,
+        ([TLS, ..], _) => journey.tls(stream).await,
+        (first, Some(witness)) if !judged => {
+            let route = Route::straight(to, far)?;
+            if is_request(first) {
+                return journey
+                    .serve(stream, None, (!witness.plays()).then(|| Far::plain(route)), false, false)
+                    .await;
+            }
+            converse(stream, || route.next(), witness, to.to_string(), &journey.sender.claims).await
+        }
+        ([byte, ..], _) if byte.is_ascii_uppercase() => journey.plain(stream).await,
         _ => {
             journey.refuse(&format!("what is neither TLS nor HTTP, to {to}")).await;
             stream.shutdown().await.map_err(Into::into)
         }
     }
+}
+
+/// Whether a connection that begins so speaks HTTP/1: a method, and a target.
+fn is_request(first: &[u8]) -> bool {
+    let method = first.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
+    method > 2 && matches!(first.get(method..), Some([b' ', b'/' | b'*' | b'h', ..]))
+}
+
+/// Has both sides speak as they like: with the server itself, or with what is recorded of it.
+async fn converse<N, F, S>(
+    near: N,
+    far: impl FnOnce() -> F,
+    witness: &Arc<dyn Witness>,
+    with: String,
+    claims: &Claims,
+) -> Result<(), Error>
+where
+    N: AsyncRead + AsyncWrite + Unpin,
+    F: Future<Output = io::Result<S>>,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    if witness.plays() {
+        return witnessed::play(near, witness.as_ref(), with, claims).await;
+    }
+    witnessed::converse(near, far().await?, witness.as_ref(), with).await
 }
 
 struct Journey<'a> {
@@ -92,46 +132,180 @@ impl Journey<'_> {
         if !self.is_with(&name).await {
             return turn_away(stream).await;
         }
+        let route = self.route(&name, "https");
         if !self.shared.gate.policy().opens(&name, self.to.port(), &self.sender.claims.scope) {
-            let route = Route::to(self.to, &name, "https", &self.shared.setup.proxies);
-            let mut far = match route.through().await {
-                Ok(far) => far,
-                Err(error) => {
-                    // The program sees that the connection ends; why, the record says.
-                    let text = format!("the carried connection to {name} at {} failed: {error}", self.to);
-                    let _ = self.shared.ask(move |gate| gate.record(&Event::Notice { text })).await;
-                    return Err(error.into());
-                }
+            return match &self.shared.witness {
+                None => self.pass(stream, &raw, &name, &route).await,
+                Some(witness) => self.witnessed(stream, raw, accepted, name.as_str(), route, witness).await,
             };
-            far.write_all(&raw).await?;
-            copy_bidirectional_with_sizes(&mut stream, &mut far, PIECE, PIECE).await?;
-            return Ok(());
         }
         let Some(authority) = &self.shared.setup.authority else { return turn_away(stream).await };
-        let offered: Vec<Vec<u8>> =
-            accepted.client_hello().alpn().into_iter().flatten().map(<[u8]>::to_vec).collect();
-        let spoken =
-            [HTTP2, HTTP1].map(<[u8]>::to_vec).into_iter().filter(|one| offered.contains(one)).collect();
-        let route = Route::to(self.to, &name, "https", &self.shared.setup.proxies);
-        let (far, agreed) = Far::secure(route, &name, &self.shared.client, spoken, &self.shared.idle).await;
+        let offered = offered(&accepted);
+        let asked = self.asked(name.as_str(), &offered);
+        let known = self
+            .shared
+            .witness
+            .as_ref()
+            .map(|witness| witness.recalls(&asked, &self.sender.claims))
+            .transpose()?
+            .flatten();
+        let (far, agreed) = match known {
+            Some((said, _)) => (None, agreed_then(said)),
+            None => {
+                let (config, idle) = (&self.shared.client, &self.shared.idle);
+                let spoken = spoken(&offered);
+                let (far, agreed) = Far::secure(route, name.as_str(), config, spoken, idle).await;
+                self.hears(asked, agreed.as_ref().map_err(FarError::errno))?;
+                (Some(far), agreed.map_err(drop))
+            }
+        };
         // What the server speaks is spoken here too; where it is not there, whatever the program speaks.
         let protocols = match agreed {
             Ok(agreed) => agreed.into_iter().collect(),
-            Err(_) if offered.iter().any(|one| one == HTTP1) => vec![HTTP1.to_vec()],
-            Err(_) => offered.into_iter().filter(|one| one == HTTP2).collect(),
+            Err(()) if offered.iter().any(|one| one == HTTP1) => vec![HTTP1.to_vec()],
+            Err(()) => offered.into_iter().filter(|one| one == HTTP2).collect(),
         };
-        let config = authority.server(&name, protocols)?;
-        let start = StartHandshake::from_parts(accepted, BufReader::with_capacity(PIECE, stream));
-        let stream = timeout(HANDSHAKE, start.into_stream(config)).await??;
+        let config = authority.server(name.as_str(), protocols)?;
+        let stream = take_up(accepted, stream, config).await?;
         let two = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
-        self.serve(stream, Some(name), far, two).await
+        self.serve(stream, Some(name.to_string()), far, two, true).await
+    }
+
+    /// TLS that is granted as it is, with whomever it names.
+    async fn tls_unjudged(
+        self,
+        mut stream: TcpStream,
+        far: Option<OwnedFd>,
+        witness: &Arc<dyn Witness>,
+    ) -> Result<(), Error> {
+        let route = Route::straight(self.to, far)?;
+        let (raw, accepted) = timeout(HANDSHAKE, hello(&mut stream)).await??;
+        let name = accepted.client_hello().server_name().map(str::to_owned);
+        let name = name.unwrap_or_else(|| self.to.ip().to_canonical().to_string());
+        self.witnessed(stream, raw, accepted, &name, route, witness).await
+    }
+
+    /// Opens TLS to see what is said, and judges nothing of it. Where the server has no certificate that is believed here,
+    /// or the program does not believe ours, it passes unopened, and is not kept.
+    async fn witnessed(
+        self,
+        stream: TcpStream,
+        raw: Vec<u8>,
+        accepted: Accepted,
+        name: &str,
+        route: Route,
+        witness: &Arc<dyn Witness>,
+    ) -> Result<(), Error> {
+        let offered = offered(&accepted);
+        let asked = self.asked(name, &offered);
+        let Some(authority) = &self.shared.setup.authority else { return turn_away(stream).await };
+        let mut config = self.shared.client.clone();
+        config.alpn_protocols = spoken(&offered);
+        let config = Arc::new(config);
+        let (far, agreed) = match witness.recalls(&asked, &self.sender.claims)? {
+            Some((said, _)) => (None, agreed_then(said)),
+            None => {
+                let unopened = lock(&self.shared.unopened).contains(&(self.to, name.to_owned()));
+                let far = match unopened {
+                    true => Err(io::Error::other("the program believes no certificate of ours")),
+                    false => secured(&route, name, Arc::clone(&config)).await,
+                };
+                match far {
+                    Ok((far, agreed)) => {
+                        self.hears(asked, Ok(&agreed))?;
+                        (Some(far), Ok(agreed))
+                    }
+                    Err(error) => {
+                        let why = format!("TLS with {name} at {} passed as it is: {error}", self.to);
+                        self.notice(&why).await;
+                        witness.hears(asked, Said::Unkept { why }, None)?;
+                        return self.pass(stream, &raw, name, &route).await;
+                    }
+                }
+            }
+        };
+        let Ok(agreed) = agreed else { return turn_away(stream).await };
+        let server = authority.server(name, agreed.iter().cloned().collect())?;
+        let mut stream = match take_up(accepted, stream, server).await {
+            Ok(stream) => BufReader::with_capacity(PIECE, stream),
+            Err(error) => {
+                lock(&self.shared.unopened).insert((self.to, name.to_owned()));
+                return Err(error);
+            }
+        };
+        let is_http = match agreed.as_deref() {
+            Some(_) => true,
+            None => {
+                matches!(timeout(FIRST_WORDS, stream.fill_buf()).await, Ok(Ok(first)) if is_request(first))
+            }
+        };
+        if !is_http {
+            let with = format!("{name}:{}", self.to.port());
+            let far = || async { far.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)) };
+            return converse(stream, far, witness, with, &self.sender.claims).await;
+        }
+        let far = match far {
+            Some(far) => Some(Far::over(route, name, config, far, agreed.as_deref()).await?),
+            None => None,
+        };
+        self.serve(stream, Some(name.to_owned()), far, agreed.as_deref() == Some(HTTP2), false).await
+    }
+
+    /// The way to a host that is judged.
+    fn route(&self, name: &HostName, scheme: &str) -> Route {
+        let mut route = Route::to(self.to, name, scheme, &self.shared.setup.proxies);
+        route.spelt = self.shared.witness.is_some();
+        route
+    }
+
+    /// Passes TLS on as it is; `raw` was read of it.
+    async fn pass(
+        &self,
+        mut stream: TcpStream,
+        raw: &[u8],
+        name: impl Display,
+        route: &Route,
+    ) -> Result<(), Error> {
+        let mut far = match route.through().await {
+            Ok(far) => far,
+            Err(error) => {
+                // The program sees that the connection ends; why, the record says.
+                self.notice(&format!("the carried connection to {name} at {} failed: {error}", self.to))
+                    .await;
+                return Err(error.into());
+            }
+        };
+        far.write_all(raw).await?;
+        copy_bidirectional_with_sizes(&mut stream, &mut far, PIECE, PIECE).await?;
+        Ok(())
+    }
+
+    async fn notice(&self, text: &str) {
+        let text = text.to_owned();
+        let _ = self.shared.ask(move |gate| gate.record(&Event::Notice { text })).await;
+    }
+
+    fn asked(&self, host: &str, offered: &[Vec<u8>]) -> Asked {
+        let protocols = offered.iter().map(|one| String::from_utf8_lossy(one).into_owned()).collect();
+        Asked::Tls { to: self.to, host: host.to_owned(), protocols }
+    }
+
+    fn hears(&self, asked: Asked, agreed: Result<&Option<Vec<u8>>, i32>) -> Result<(), Error> {
+        let Some(witness) = &self.shared.witness else { return Ok(()) };
+        let text = |agreed: &Vec<u8>| String::from_utf8_lossy(agreed).into_owned();
+        let said = match agreed {
+            Ok(agreed) => Said::Connected { protocol: agreed.as_ref().map(text) },
+            Err(errno) => Said::Failed { errno },
+        };
+        Ok(witness.hears(asked, said, None)?)
     }
 
     async fn plain(self, stream: TcpStream) -> Result<(), Error> {
         // Where no name leads, no request is for the right host.
         let Some(name) = self.names.first() else { return turn_away(stream).await };
-        let route = Route::to(self.to, name, "http", &self.shared.setup.proxies);
-        self.serve(stream, None, Far::plain(route), false).await
+        let route = self.route(name, "http");
+        let plays = self.shared.witness.as_ref().is_some_and(|witness| witness.plays());
+        self.serve(stream, None, (!plays).then(|| Far::plain(route)), false, true).await
     }
 
     /// Whether the connection may be with the host that it asks for: one that leads to the address, and that is granted by
@@ -149,7 +323,15 @@ impl Journey<'_> {
         true
     }
 
-    async fn serve<S>(self, stream: S, name: Option<HostName>, far: Far, two: bool) -> Result<(), Error>
+    /// Serves requests, which are `judged` or not; without a `far` side, from a record.
+    async fn serve<S>(
+        self,
+        stream: S,
+        name: Option<String>,
+        far: Option<Far>,
+        two: bool,
+        judged: bool,
+    ) -> Result<(), Error>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -162,6 +344,7 @@ impl Journey<'_> {
             at: to,
             name,
             names,
+            judged,
             far,
             through: Arc::clone(&through),
         });
@@ -211,6 +394,33 @@ async fn hello(stream: &mut TcpStream) -> Result<(Vec<u8>, Accepted), Error> {
             }
         }
     }
+}
+
+/// The protocols that a program speaks.
+fn offered(accepted: &Accepted) -> Vec<Vec<u8>> {
+    accepted.client_hello().alpn().into_iter().flatten().map(<[u8]>::to_vec).collect()
+}
+
+/// Those of them that are spoken here.
+fn spoken(offered: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    [HTTP2, HTTP1].map(<[u8]>::to_vec).into_iter().filter(|one| offered.contains(one)).collect()
+}
+
+/// What both spoke when it was recorded.
+fn agreed_then(said: Said) -> Result<Option<Vec<u8>>, ()> {
+    match said {
+        Said::Connected { protocol } => Ok(protocol.map(String::into_bytes)),
+        _ => Err(()),
+    }
+}
+
+async fn take_up(
+    accepted: Accepted,
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+) -> Result<TlsStream<BufReader<TcpStream>>, Error> {
+    let start = StartHandshake::from_parts(accepted, BufReader::with_capacity(PIECE, stream));
+    Ok(timeout(HANDSHAKE, start.into_stream(config)).await??)
 }
 
 async fn turn_away(mut stream: TcpStream) -> Result<(), Error> {

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +17,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use crate::lock;
 
 /// How long it may take to reach a server, and to agree on TLS with it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,6 +34,10 @@ pub(crate) struct Route {
     via: Option<Intercept>,
     /// What the server is to a proxy: its name, which the proxy looks up for itself.
     authority: String,
+    /// A connection that stands already.
+    made: Mutex<Option<TcpStream>>,
+    /// Whether it is written down how the server spells the names of fields.
+    pub(crate) spelt: bool,
 }
 
 impl Route {
@@ -41,7 +49,16 @@ impl Route {
         let named = via(name.as_str()).filter(|_| !at.ip().is_loopback());
         // A network may be left out by its addresses too.
         let via = named.filter(|_| via(&SocketAddr::new(at.ip(), at.port()).to_string()).is_some());
-        Self { at, via, authority: format!("{name}:{}", at.port()) }
+        Self { at, via, authority: format!("{name}:{}", at.port()), made: Mutex::default(), spelt: false }
+    }
+
+    /// The way to an address that was granted as it is, with the connection that was made there before.
+    ///
+    /// # Errors
+    /// Where that is none.
+    pub(crate) fn straight(at: SocketAddr, made: Option<OwnedFd>) -> io::Result<Self> {
+        let made = made.map(|fd| TcpStream::from_std(fd.into())).transpose()?;
+        Ok(Self { at, via: None, authority: at.to_string(), made: Mutex::new(made), spelt: true })
     }
 
     /// Makes a request without TLS one to a proxy, where it goes to one: with the whole URL, and who asks.
@@ -61,9 +78,11 @@ impl Route {
     /// # Errors
     /// As connect(2).
     pub(crate) async fn next(&self) -> io::Result<Box<dyn Stream>> {
-        let stream = match &self.via {
-            None => within(TcpStream::connect(self.at)).await?,
-            Some(via) => proxy(via).await?,
+        let made = lock(&self.made).take();
+        let stream = match (made, &self.via) {
+            (Some(made), _) => made,
+            (None, None) => within(TcpStream::connect(self.at)).await?,
+            (None, Some(via)) => proxy(via).await?,
         };
         stream.set_nodelay(true)?;
         Ok(Box::new(stream))

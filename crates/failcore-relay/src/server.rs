@@ -1,13 +1,14 @@
 //! The relay of a run: takes connections on loopback, and makes their other halves.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use failcore_gate::{Gate, Relay, Sender};
-use failcore_model::{Coverage, Hold, Timestamp, Verb};
+use failcore_gate::{Gate, Passage, Relay, Witness};
+use failcore_model::{Coverage, Hold, Verb};
 use failcore_policy::PolicySet;
 use hyper_util::client::proxy::matcher::Matcher;
 use rustls::ClientConfig;
@@ -21,11 +22,14 @@ use crate::credentials::Credentials;
 use crate::idle::Idle;
 use crate::ride::{SILENCE, ride};
 use crate::trust::Trust;
-use crate::waiting::{Passenger, Waiting};
+use crate::waiting::Waiting;
+use crate::witnessed::FIRST_WORDS;
 use crate::{Error, lock};
 
 /// Connections at once; more wait.
 const MOST: usize = 4096;
+/// Bytes by which it is told what a connection speaks.
+const FIRST: usize = 16;
 /// Questions to the gate at once, each of which may wait for a person.
 const MOST_QUESTIONS: usize = 512;
 
@@ -61,6 +65,10 @@ pub(crate) struct Shared {
     pub(crate) setup: Arc<Setup>,
     pub(crate) budgets: Budgets,
     pub(crate) idle: Arc<Idle>,
+    /// Who keeps what is said, or says it.
+    pub(crate) witness: Option<Arc<dyn Witness>>,
+    /// Whom programs did not believe to be us, so that their TLS passes as it is.
+    pub(crate) unopened: Mutex<HashSet<(SocketAddr, String)>>,
     waiting: Waiting,
     /// On loopback, by family.
     doors: Vec<SocketAddr>,
@@ -81,7 +89,8 @@ impl RelayServer {
     ///
     /// # Errors
     /// The kernel's, where there is no loopback, no descriptor or no thread to be had.
-    pub fn start(gate: Arc<Gate>, setup: Arc<Setup>) -> io::Result<Self> {
+    /// Where there is a `witness`, it sees all that is said, and connections that are granted as they are can be carried too.
+    pub fn start(gate: Arc<Gate>, setup: Arc<Setup>, witness: Option<Arc<dyn Witness>>) -> io::Result<Self> {
         let mut listeners = vec![listen(Ipv4Addr::LOCALHOST.into())?];
         // A machine without IPv6 has no servers to ask by it either.
         listeners.extend(listen(Ipv6Addr::LOCALHOST.into()));
@@ -94,6 +103,8 @@ impl RelayServer {
             setup,
             budgets,
             idle: Arc::default(),
+            witness,
+            unopened: Mutex::default(),
             waiting: Waiting::default(),
             doors,
             paused: Mutex::new(false),
@@ -204,9 +215,9 @@ impl Relay for Shared {
         self.doors.iter().map(SocketAddr::port).collect()
     }
 
-    fn carry(&self, sender: Sender, to: SocketAddr, ends: Option<Timestamp>) {
-        let to = SocketAddr::new(to.ip().to_canonical(), to.port());
-        self.waiting.add(Passenger { sender, to, ends });
+    fn carry(&self, passage: Passage) {
+        let to = SocketAddr::new(passage.to.ip().to_canonical(), passage.to.port());
+        self.waiting.add(Passage { to, ..passage });
     }
 }
 
@@ -238,13 +249,26 @@ async fn take_in(shared: Arc<Shared>, listener: tokio::net::TcpListener) {
 /// Carries a connection that the supervisor made known.
 async fn known(shared: &Arc<Shared>, stream: tokio::net::TcpStream, from: SocketAddr) -> Result<(), Error> {
     // It is made known after it was made, and before the program can say anything.
-    let mut first = [0];
-    if timeout(SILENCE, stream.peek(&mut first)).await?? == 0 {
-        return Ok(());
-    }
-    let Some(passenger) = shared.waiting.take(from) else { return Ok(()) };
-    let ends = passenger.ends;
-    let journey = ride(shared, stream, passenger, first[0]);
+    let mut first = [0; FIRST];
+    let waits = if shared.witness.is_some() { FIRST_WORDS } else { SILENCE };
+    let words = async {
+        loop {
+            match timeout(waits, stream.peek(&mut first)).await {
+                Ok(length) => return length.map(Some),
+                Err(_) if shared.waiting.is_expected(from, |passage| !passage.judged) => return Ok(None),
+                Err(_) => {}
+            }
+        }
+    };
+    let length = match timeout(SILENCE, words).await?? {
+        Some(0) => return Ok(()),
+        Some(length) => length,
+        // It listens first.
+        None => 0,
+    };
+    let Some(passage) = shared.waiting.take(from) else { return Ok(()) };
+    let ends = passage.ends;
+    let journey = ride(shared, stream, passage, &first[..length]);
     match ends {
         Some(ends) => timeout_at(moment(ends), journey).await?,
         None => journey.await,

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::Kept;
-use failcore_gate::{Actor, Gate, Relay, Sender, now};
+use failcore_gate::{Actor, Gate, Passage, Relay, Sender, now};
 use failcore_model::{AbsPath, Event, Lane, Timestamp, Transport, Verdict};
 use failcore_policy::{Environment, PolicySet};
 use failcore_relay::{Credentials, Proxies, RelayServer, Setup, Trust};
@@ -81,7 +81,7 @@ impl World {
             credentials: Credentials::default(),
             proxies: Proxies::from_env(),
         };
-        let server = RelayServer::start(Arc::new(gate), Arc::new(setup)).unwrap();
+        let server = RelayServer::start(Arc::new(gate), Arc::new(setup), None).unwrap();
         let relay = server.relay();
         Self { upstream, kept, server, relay }
     }
@@ -94,7 +94,8 @@ impl World {
         let from = stream.local_addr().unwrap();
         let sender =
             Sender { transport: Transport::Tcp, from, answered_as: None, actor, claims: Default::default() };
-        self.relay.carry(sender, self.upstream.at, ends);
+        let to = self.upstream.at;
+        self.relay.carry(Passage { sender, to, ends, judged: true, far: None });
         stream
     }
 

@@ -323,6 +323,7 @@ impl<'a> Fact<'a> {
             | Event::RecordingStarted { .. }
             | Event::Input { .. }
             | Event::Told { .. }
+            | Event::Heard { .. }
             | Event::Left { .. }
             | Event::RecordingBroken { .. }
             | Event::SessionClosed { .. } => return None,

@@ -207,8 +207,13 @@ fn supervise(
         .identity(prepared.agent.clone(), prepared.label.clone())
         .build();
     let gate = Arc::new(gate);
+    let witness = match (&recorder, &prepared.replayed) {
+        (Some(recorder), _) => Some(Arc::clone(recorder) as Arc<dyn Witness>),
+        (None, Some(replayed)) => Some(Arc::clone(replayed) as Arc<dyn Witness>),
+        (None, None) => None,
+    };
     let resolver = match prepared.policy.upstream() {
-        [] => Resolver::system(pins),
+        servers if servers.is_empty() || prepared.replayed.is_some() => Resolver::system(pins),
         servers => {
             let help = "name servers over TLS prove who they are by the machine's certificate authorities";
             let upstream =
@@ -216,7 +221,7 @@ fn supervise(
             Resolver::asking(pins, upstream)
         }
     };
-    let broker = BrokerServer::start(Arc::clone(&gate), resolver)
+    let broker = BrokerServer::start(Arc::clone(&gate), resolver.witnessed(witness.clone()))
         .map_err(|source| Problem::System { what: "serve host names", source })?;
     let stdin = stdin_of(prepared, args, recorder.as_ref())
         .map_err(|source| Problem::System { what: "see to the standard input", source })?;
@@ -234,7 +239,7 @@ fn supervise(
     };
     let relay = match &prepared.means {
         Some(means) => Some(
-            RelayServer::start(Arc::clone(&gate), Arc::clone(&means.setup))
+            RelayServer::start(Arc::clone(&gate), Arc::clone(&means.setup), witness.clone())
                 .map_err(|source| Problem::System { what: "carry connections", source })?,
         ),
         None => None,
@@ -244,11 +249,7 @@ fn supervise(
         door: Some(server.door()),
         broker: Some(broker.broker()),
         relay: relay.as_ref().map(RelayServer::relay),
-        witness: match (&recorder, &prepared.replayed) {
-            (Some(recorder), _) => Some(Arc::clone(recorder) as Arc<dyn Witness>),
-            (None, Some(replayed)) => Some(Arc::clone(replayed) as Arc<dyn Witness>),
-            (None, None) => None,
-        },
+        witness,
     };
     let mut unopened = None;
     let ready = || server.opened().map_err(|error| unopened = Some(error)).is_ok();

@@ -2,15 +2,16 @@
 //! for the program, a file with the certificates that it is to believe.
 
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::sync::Arc;
 
 use failcore_model::AbsPath;
 use failcore_policy::{PolicySet, Secret};
 use failcore_relay::{Authority, Credentials, Proxies, Setup, Trust};
 use failcore_trace::Redactor;
-use tempfile::TempDir;
 
 use super::io_problem;
+use super::prepare::Private;
 use crate::failure::{Failure, Problem};
 
 /// By which programs are told in which file the certificates are that they believe: OpenSSL and all that goes by it
@@ -34,25 +35,40 @@ const PROXIES: [&str; 3] = ["https_proxy", "http_proxy", "all_proxy"];
 pub(super) struct Means {
     pub(super) setup: Arc<Setup>,
     /// Where the certificates lie, where connections are opened.
-    certificates: Option<TempDir>,
+    certificates: Option<Private>,
     hidden: Vec<OsString>,
+}
+
+/// Why connections are carried.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Carrying<'a> {
+    /// As far as the policy says.
+    Policy,
+    /// All, to be recorded.
+    Recorded,
+    /// All, with nobody at the other end; the certificates lie where they did, if they did.
+    Played(Option<&'a Path>),
 }
 
 impl Means {
     /// Gathers them; nothing where no connection is carried.
-    pub(super) fn gather(policy: &PolicySet) -> Result<Option<Self>, Failure> {
-        if !policy.carries() {
+    pub(super) fn gather(policy: &PolicySet, carrying: Carrying<'_>) -> Result<Option<Self>, Failure> {
+        if !policy.carries() && carrying == Carrying::Policy {
             return Ok(None);
         }
-        let credentials =
-            Credentials::gather(policy, |name| std::env::var_os(name)).map_err(Problem::Credential)?;
+        let played = matches!(carrying, Carrying::Played(_));
+        let credentials = if played {
+            Credentials::default()
+        } else {
+            Credentials::gather(policy, |name| std::env::var_os(name)).map_err(Problem::Credential)?
+        };
         let hidden = policy.credentials().filter_map(|credential| match &credential.from {
             Secret::Env(name) => Some(name.into()),
             Secret::File(_) => None,
         });
         let hidden = hidden.collect();
         let (trust, proxies) = (Trust::system(), Proxies::from_env());
-        if !policy.opens_any() {
+        if !policy.opens_any() && carrying == Carrying::Policy {
             let setup = Arc::new(Setup { trust, authority: None, credentials, proxies });
             return Ok(Some(Self { setup, certificates: None, hidden }));
         }
@@ -60,20 +76,19 @@ impl Means {
             what: "make a certificate authority",
             source: std::io::Error::other(error),
         })?;
-        let temporary = std::env::temp_dir();
-        let dir = tempfile::Builder::new()
-            .prefix("failcore-trust-")
-            .tempdir()
-            .map_err(io_problem("write in", &temporary))?;
-        let file = dir.path().join(FILE);
+        let certificates = match carrying {
+            Carrying::Played(Some(dir)) => Private::at(dir)?,
+            _ => Private::new("trust")?,
+        };
+        let file = certificates.path().join(FILE);
         std::fs::write(&file, trust.bundle(&authority)).map_err(io_problem("write", &file))?;
         let setup = Arc::new(Setup { trust, authority: Some(authority), credentials, proxies });
-        Ok(Some(Self { setup, certificates: Some(dir), hidden }))
+        Ok(Some(Self { setup, certificates: Some(certificates), hidden }))
     }
 
     /// The directory that the program reads its certificates from, and changes nothing in.
-    pub(super) fn certificates(&self) -> Option<&std::path::Path> {
-        self.certificates.as_ref().map(TempDir::path)
+    pub(super) fn certificates(&self) -> Option<&Path> {
+        self.certificates.as_ref().map(Private::path)
     }
 
     /// Whether a variable is kept from the program, whatever the policy passes.

@@ -20,7 +20,7 @@ use failcore_record::{Given, Keeping, Replayed};
 use failcore_trace::{Options, Redactor, SigningKey, TraceError, Writer};
 use tempfile::TempDir;
 
-use super::carried::{self, Means};
+use super::carried::{self, Carrying, Means};
 use super::control::About;
 use super::stdin::Kind;
 use super::{io_problem, lane, text};
@@ -52,7 +52,7 @@ pub(super) struct Prepared {
     mounts: CgroupMounts,
     /// Where the program's processes attach; closed to them otherwise. Under a supervisor, which knows them, they need but
     /// a path that nobody else uses.
-    door: Option<TempDir>,
+    door: Option<Private>,
     /// The program's private directory for temporary files.
     pub(super) tmp: Private,
     /// The environment that the program's is taken from.
@@ -107,18 +107,11 @@ impl Prepared {
         };
         let key = failcore_trace::key_path().map_err(Problem::trace)?;
 
-        let private = |purpose: &str| {
-            let dir = std::env::temp_dir();
-            tempfile::Builder::new()
-                .prefix(&format!("failcore-{purpose}-"))
-                .tempdir()
-                .map_err(io_problem("write in", &dir))
-        };
         let tmp = match &again {
             Some(again) => Private::at(Path::new(&os(&again.start.tmp)))?,
-            None => Private::of(private("tmp")?),
+            None => Private::new("tmp")?,
         };
-        let door = (lane == Lane::Runtime).then(|| private("run")).transpose()?;
+        let door = (lane == Lane::Runtime).then(|| Private::new("run")).transpose()?;
         let mut links = Links::default();
         let mut env = policy::environment();
         if program.is_python {
@@ -130,6 +123,7 @@ impl Prepared {
             Some(again) => again.environment(),
             None => std::env::vars_os().collect(),
         };
+        let trust = again.as_ref().and_then(|again| again.start.trust.as_ref()).map(os);
         let (expected, replayed, given, shown, chosen) = match again {
             Some(Again { expected, replayed, given, shown, policy, .. }) => {
                 (Some(expected), Some(replayed), given, shown, (policy, None))
@@ -149,8 +143,12 @@ impl Prepared {
         lane::check_capabilities(lane, &policy)?;
         lane::check_upstream(lane, &policy)?;
         lane::check_carried(lane, &policy)?;
-        // Nothing is outside where it runs again.
-        let means = if expected.is_none() { Means::gather(&policy)? } else { None };
+        let carrying = match (&expected, &keeping) {
+            (Some(_), _) => Carrying::Played(trust.as_deref().map(Path::new)),
+            (None, Some(_)) => Carrying::Recorded,
+            (None, None) => Carrying::Policy,
+        };
+        let means = Means::gather(&policy, carrying)?;
         let state = failcore_trace::state_dir().map_err(Problem::trace)?;
         // A write there moves a process out of what holds the run.
         let mounts = CgroupMounts::read();
@@ -253,7 +251,8 @@ impl Prepared {
         let (cgroup, plan, mut coverage) = lane::lower(self.lane, &self.session, &self.policy, &self.mounts);
         if self.keeping.is_some() {
             coverage.notes.push(
-                "recorded: files, programs, the standard input, clocks and random numbers; not connections"
+                "recorded: files, programs, the standard input, clocks, random numbers, names and TCP connections, TLS opened; \
+                 not datagrams"
                     .into(),
             );
             if self.terminal {
@@ -298,6 +297,7 @@ impl Prepared {
                 .collect(),
             cwd: text(cwd.as_os_str()),
             tmp: text(self.tmp.path().as_os_str()),
+            trust: self.means.as_ref().and_then(Means::certificates).map(|dir| text(dir.as_os_str())),
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
             umask: umask.as_raw_mode(),
@@ -462,18 +462,22 @@ pub(super) struct Private {
 }
 
 impl Private {
-    fn of(made: TempDir) -> Self {
-        Self { path: made.path().to_owned(), _made: Some(made) }
+    /// A new one, for a purpose.
+    pub(super) fn new(purpose: &str) -> Result<Self, Failure> {
+        let (dir, prefix) = (std::env::temp_dir(), format!("failcore-{purpose}-"));
+        let made =
+            tempfile::Builder::new().prefix(&prefix).tempdir().map_err(io_problem("write in", &dir))?;
+        Ok(Self { path: made.path().to_owned(), _made: Some(made) })
     }
 
     /// The one that a recorded program had.
-    fn at(path: &Path) -> Result<Self, Failure> {
+    pub(super) fn at(path: &Path) -> Result<Self, Failure> {
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
         made.map_err(io_problem("make", path))?;
         Ok(Self { path: path.to_owned(), _made: None })
     }
 
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 }
@@ -533,8 +537,8 @@ fn choose(
 }
 
 /// Where a program's processes attach, given the directory made for that, if one was.
-fn attach(door: Option<&TempDir>, tmp: &Private) -> PathBuf {
-    door.map_or(tmp.path(), TempDir::path).join(".failcore-attach")
+fn attach(door: Option<&Private>, tmp: &Private) -> PathBuf {
+    door.map_or(tmp.path(), Private::path).join(".failcore-attach")
 }
 
 /// Where paths lead: each directory on the way is followed once.

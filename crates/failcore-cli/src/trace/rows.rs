@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
+use failcore_model::heard::Said;
 use failcore_model::input::{Input, Told};
 use failcore_model::{
     Answer, Coverage, Decision, Event, Hold, Obligation, Outcome, Reason, Record, Request, Text,
@@ -232,6 +233,16 @@ fn words(event: &Event, all: bool) -> Option<String> {
             };
             format!("{} thread {thread}: {told}", Styled(FAINT, "learnt "))
         }
+        Event::Heard { asked, said, payload } => {
+            if !all {
+                return None;
+            }
+            let size = payload.as_ref().map(|payload| {
+                let kept = if payload.kept { "kept" } else { "not kept" };
+                format!(", {}, {kept}", count(payload.size, "byte"))
+            });
+            format!("{} {asked}: {}{}", Styled(FAINT, "heard  "), answered(said), size.unwrap_or_default())
+        }
         Event::Left { path, sha256 } => {
             let left = match sha256 {
                 Some(sha256) => format!("holds {}", sha256.get(..12).unwrap_or(sha256)),
@@ -258,6 +269,21 @@ fn learnt(input: &Input) -> String {
             format!("holds {}, {kept}", sha256.get(..12).unwrap_or(sha256))
         }
         Input::Special { .. } => "a device or the like".into(),
+    }
+}
+
+fn answered(said: &Said) -> String {
+    match said {
+        Said::Addresses { addrs, .. } => addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        Said::NoAddresses { message, .. } => message.clone(),
+        Said::Route { from } => format!("from {from}"),
+        Said::Connected { protocol: Some(protocol) } => format!("stands, speaks {protocol}"),
+        Said::Connected { protocol: None } => "stands".into(),
+        Said::Failed { errno } => std::io::Error::from_raw_os_error(*errno).to_string(),
+        Said::Response { status, whole: true, .. } => format!("status {status}"),
+        Said::Response { status, whole: false, .. } => format!("status {status}, cut off"),
+        Said::Turns { turns, .. } => count(turns.len() as u64, "turn"),
+        Said::Unkept { why } => format!("not kept: {why}"),
     }
 }
 

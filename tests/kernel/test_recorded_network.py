@@ -1,0 +1,312 @@
+"""What others said to a recorded program is said to it again, with nobody there."""
+
+import contextlib
+import http.server
+import itertools
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import WORKSPACE, Run, World, only
+from tests.kernel import test_clients as clients
+from tests.kernel.test_carried import Net, authority, net, openssl  # noqa: F401 (fixtures)
+from tests.kernel.test_recorded import RECORD, again, namespaces, same  # noqa: F401 (a fixture)
+
+pytestmark = only("kernel")
+
+
+def heard(run: Run) -> list[dict[str, Any]]:
+    return [record for record in run.records if record["type"] == "heard"]
+
+
+@pytest.mark.parametrize("client", [*clients.PYTHON, *clients.SHELL, "C", "static C"])
+def test_a_client_hears_the_same_again(net: Net, client: str) -> None:  # noqa: F811
+    run, _ = clients.fetch(net, client, options=RECORD)
+    assert run.code == 0 and run.out.count("reached") == 3, run.explain()
+    # The net is gone, and with it all who answered.
+    same(run, again(net.world, run))
+
+
+class Web(http.server.BaseHTTPRequestHandler):
+    """Says something else each time."""
+
+    protocol_version = "HTTP/1.1"
+    count = itertools.count()
+
+    def do_GET(self) -> None:
+        body = f"{self.path} {next(self.count)}\n".encode() * 1000
+        if self.path == "/secret":
+            body = b"the key is sk-ant-api03-" + b"a1B2" * 23 + b"AA"
+        if self.path == "/odd":
+            self.send_response(404, "Gone Fishing")
+        else:
+            self.send_response(200)
+        self.send_header("X-oDD-Case", "kept")
+        if self.path == "/chunks":
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            for piece in itertools.batched(body, 999) if hasattr(itertools, "batched") else [body]:
+                piece = bytes(piece)
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            self.wfile.write(b"0\r\n\r\n")
+            return
+        if self.path == "/cut":
+            self.send_header("Content-Length", str(len(body) + 1))
+            self.close_connection = True
+        elif self.path == "/until-the-end":
+            self.close_connection = True
+            self.send_header("Connection", "close")
+        else:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(201)
+        self.send_header("Content-Length", str(len(body) + 5))
+        self.end_headers()
+        self.wfile.write(b"%04d " % next(self.count) + body.upper())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def words(peer: socket.socket) -> None:
+    """A protocol of lines that is no HTTP."""
+    with peer, peer.makefile("rwb", 0) as lines:
+        for n, line in enumerate(lines):
+            lines.write(b"+%d %s" % (n, line[::-1].strip() + b"\n"))
+
+
+def greets(peer: socket.socket) -> None:
+    """One where the server speaks first, and has the last word."""
+    with peer, peer.makefile("rwb", 0) as lines:
+        lines.write(b"220 welcome\n")
+        lines.write(b"250 " + lines.readline())
+        lines.readline()
+        lines.write(b"221 bye\n")
+
+
+@pytest.fixture
+def others() -> Iterator[Callable[..., int]]:
+    """Starts somebody on loopback who is gone by the end of the `with` that they are in."""
+    with contextlib.ExitStack() as stack:
+
+        def start(speak: Callable[[socket.socket], None], context: ssl.SSLContext | None = None) -> int:
+            server = socket.create_server(("127.0.0.1", 0))
+            stack.callback(server.close)
+            stack.callback(server.shutdown, socket.SHUT_RDWR)
+
+            def serve() -> None:
+                with contextlib.suppress(OSError):
+                    while True:
+                        threading.Thread(target=take, args=(server.accept()[0],), daemon=True).start()
+
+            def take(peer: socket.socket) -> None:
+                with contextlib.suppress(OSError):
+                    speak(context.wrap_socket(peer, server_side=True) if context else peer)
+
+            threading.Thread(target=serve, daemon=True).start()
+            return int(server.getsockname()[1])
+
+        start.close = stack.close  # type: ignore[attr-defined]
+        yield start
+
+
+def web(peer: socket.socket) -> None:
+    with peer:
+        Web(peer, peer.getpeername(), None)  # type: ignore[arg-type]
+
+
+def granting(*ports: int, host: str = "127.0.0.1") -> str:
+    named = ", ".join(f'"{host}:{port}"' for port in ports)
+    return WORKSPACE + f'pass_through = []\n[net]\nconnect = [{named}]\n'.replace("pass_through = []\n", "")
+
+
+HTTP = """
+import http.client, urllib.error, urllib.request, sys, threading
+base = f"http://127.0.0.1:{sys.argv[1]}"
+peer = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]))
+for method, path in [("GET", "/a"), ("HEAD", "/a"), ("GET", "/a?b=c"), ("GET", "/chunks"), ("GET", "/odd")]:
+    peer.request(method, path)
+    answer = peer.getresponse()
+    print(answer.status, answer.reason, answer.getheaders(), answer.read())
+for n in range(3):
+    peer.request("POST", "/same", body=b"some words")
+    print(peer.getresponse().read())
+peer.request("POST", "/other", body=b"others " * 50_000)
+print(peer.getresponse().read())
+for path in "/cut", "/until-the-end":
+    try: print(urllib.request.urlopen(base + path).read())
+    except http.client.IncompleteRead as error: print("cut after", error.partial)
+said = {}
+def ask(n): said[n] = urllib.request.urlopen(f"{base}/thread/{n}").read()
+threads = [threading.Thread(target=ask, args=(n,)) for n in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(sorted(said.items()))
+"""
+
+
+def test_requests_have_their_responses_again(world: World, others) -> None:
+    port = others(web)
+    run = world.run(HTTP, str(port), policy=granting(port), options=RECORD)
+    assert run.code == 0 and "Gone Fishing" in run.out and "X-oDD-Case" in run.out, run.explain()
+    assert "cut after" in run.out and b"/until-the-end" in run.out.encode(), run.explain()
+    others.close()
+    second = again(world, run)
+    same(run, second)
+    # Nothing but the record said it: without that it says nothing.
+    assert len(heard(run)) > 20 and not heard(second)
+    assert world.ask("diff", str(run.trace), str(second.trace)).returncode == 0
+
+
+TALK = """
+import asyncio, socket, sys
+lines, greeter, nobody = map(int, sys.argv[1:])
+with socket.create_connection(("127.0.0.1", lines)) as peer:
+    for word in (b"PING\\n", b"SET a b\\n", b"x" * 200_000 + b"\\n"):
+        peer.sendall(word)
+        got = b""
+        while not got.endswith(b"\\n"): got += peer.recv(65536)
+        print(got)
+with socket.create_connection(("127.0.0.1", greeter)) as peer, peer.makefile("rwb", 0) as words:
+    print(words.readline())
+    words.write(b"EHLO me\\n")
+    print(words.readline())
+    words.write(b"QUIT\\n")
+    print(words.read())
+async def talk():
+    reader, writer = await asyncio.open_connection("127.0.0.1", lines)
+    writer.write(b"a line\\n")
+    print(await reader.readline())
+    writer.close()
+    try: await asyncio.open_connection("127.0.0.1", nobody)
+    except OSError as error: print(error)
+asyncio.run(talk())
+try: socket.create_connection(("127.0.0.1", nobody))
+except OSError as error: print(error)
+"""
+
+
+def test_conversations_of_other_protocols_are_played(world: World, others) -> None:
+    lines, greeter = others(words), others(greets)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        nobody = server.getsockname()[1]
+    ports = [lines, greeter, nobody]
+    run = world.run(TALK, *map(str, ports), policy=granting(*ports), options=RECORD)
+    assert "+0 GNIP" in run.out and "221 bye" in run.out and run.out.count("refused") == 2, run.explain()
+    others.close()
+    same(run, again(world, run))
+    # Who says something else is somebody else.
+    agent = world.work / "agent.py"
+    agent.write_text(agent.read_text().replace("SET a b", "SET a c"))
+    second = again(world, run, world.python, str(agent), *map(str, ports))
+    assert second.code == 5, second.explain()
+    assert f"diverged: conversation with 127.0.0.1:{lines} goes on in another way" in second.err
+
+
+def test_another_request_is_named_and_goes_nowhere(world: World, others) -> None:
+    port, asked = others(web), Web.count
+    script = "import sys, urllib.request as web\nprint(web.urlopen(f'http://127.0.0.1:{sys.argv[1]}/report/1').read())"
+    run = world.run(script, str(port), policy=granting(port), options=RECORD)
+    assert run.code == 0, run.explain()
+    before = repr(asked)
+    agent = world.work / "agent.py"
+    text = agent.read_text()
+    for there, nearest in (("/report/2", "/report/1"), ("/report/1', b'words", "/report/1")):
+        agent.write_text(text.replace("/report/1", there))
+        second = again(world, run, world.python, str(agent), str(port))
+        assert second.code == 5, second.explain()
+        url = f"http://127.0.0.1:{port}"
+        assert f"{url}{there.split(chr(39))[0]} with a body of" in second.err, second.err
+        assert f"most like it is GET {url}{nearest} with" in second.err and "at agent.py:" in second.err
+    # More often than it was asked is another run too.
+    agent.write_text(text + "\n" + text.splitlines()[-1])
+    second = again(world, run, world.python, str(agent), str(port))
+    assert second.code == 5 and "once, and not again" in second.err, second.explain()
+    assert repr(asked) == before
+
+
+def test_a_secret_that_was_heard_is_not_kept(world: World, others) -> None:
+    port = others(web)
+    script = "import sys, urllib.request as web\nprint(len(web.urlopen(f'http://127.0.0.1:{sys.argv[1]}/secret').read()))"
+    run = world.run(script, str(port), policy=granting(port), options=RECORD)
+    assert run.code == 0, run.explain()
+    kept = b"".join(file.read_bytes() for file in run.trace.rglob("*") if file.is_file())
+    assert b"a1B2a1B2" not in kept
+    assert [one["payload"]["kept"] for one in heard(run) if "payload" in one] == [False]
+    second = again(world, run)
+    assert second.code == 5 and "there is a secret in it" in second.err, second.explain()
+
+
+@pytest.fixture
+def certified(world: World) -> Path:
+    """A certificate of an authority that only some believe, for localhost and 127.0.0.1."""
+    files = world.work / "tls"
+    files.mkdir()
+    new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30", "-subj"]
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    openssl("req", "-x509", *new, "/CN=here", "-keyout", "key.pem", "-out", "cert.pem", *names, cwd=files)
+    world.hand_over()
+    return files
+
+
+def server_side(files: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files / "cert.pem", files / "key.pem")
+    return context
+
+
+def test_tls_is_opened_to_be_kept(world: World, others, certified: Path) -> None:
+    port, lines = others(web, server_side(certified)), others(words, server_side(certified))
+    script = """
+import socket, ssl, sys, urllib.request as web
+for host in "localhost", "127.0.0.1":
+    answer = web.urlopen(f"https://{host}:{sys.argv[1]}/a")
+    print(answer.headers["X-oDD-Case"], answer.read())
+peer = ssl.create_default_context().wrap_socket(socket.create_connection(("127.0.0.1", int(sys.argv[2]))), server_hostname="localhost")
+peer.sendall(b"hello\\n")
+print(peer.recv(100), peer.version())
+"""
+    policy = granting(port, lines) + '[env]\npass = ["PATH", "HOME", "LANG", "SSL_CERT_FILE"]\n'
+    policy = policy.replace("connect = [", f'connect = ["localhost:{port}", "localhost:{lines}", ')
+    env = {"SSL_CERT_FILE": str(certified / "cert.pem")}
+    run = world.run(script, str(port), str(lines), policy=policy, options=RECORD, env=env)
+    assert run.code == 0 and "+0 olleh" in run.out, run.explain()
+    others.close()
+    same(run, again(world, run))
+
+
+def test_tls_that_cannot_be_opened_passes_and_ends_the_second_run(
+    world: World, others, certified: Path
+) -> None:
+    port = others(web, server_side(certified))
+    # It believes nobody but this one, whatever it is told.
+    script = f"""
+import ssl, sys, urllib.request as web
+for _ in range(2):
+    try: print(web.urlopen("https://localhost:{port}/a", context=ssl.create_default_context(cafile={str(certified / "cert.pem")!r})).status)
+    except OSError as error: print("not believed")
+"""
+    policy = granting(port, host="localhost") + '[env]\npass = ["PATH", "HOME", "LANG", "SSL_CERT_FILE"]\n'
+    # Whom the owner does not believe either, nobody here could speak with in its place.
+    run = world.run(script, policy=policy, options=RECORD)
+    assert run.out == "200\n200\n", run.explain()
+    assert any("passed as it is" in str(record.get("text")) for record in run.records)
+    second = again(world, run)
+    assert second.code == 5 and "TLS with localhost" in second.err and "not in the record" in second.err
+    # Whom the owner believes is spoken with, and the program takes us for somebody else, once.
+    run = world.run(script, policy=policy, options=RECORD, env={"SSL_CERT_FILE": str(certified / "cert.pem")})
+    assert run.out == "not believed\n200\n", run.explain()
+    second = again(world, run)
+    assert second.code == 5 and "not in the record" in second.err, second.explain()
