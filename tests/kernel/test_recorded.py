@@ -334,6 +334,81 @@ def test_a_changed_program_is_told_where_it_parts(world: World) -> None:
     assert (second.code, second.out) == (0, "HERE\n"), second.explain()
 
 
+def test_a_look_that_was_not_recorded_parts_and_one_at_what_is_known_does_not(world: World) -> None:
+    for name in ("one/data.txt", "listed/data.txt"):
+        (world.work / name).parent.mkdir()
+        (world.work / name).write_text("here")
+    agent = world.work / "agent.py"
+    script = """
+import tempfile
+print(os.path.exists(WORK + "/one/data.txt"), os.path.exists(WORK + "/one/gone.txt"), os.listdir(WORK + "/listed"))
+os.mkdir(WORK + "/made")
+print(os.path.exists(WORK + "/made/x"), os.path.exists(tempfile.mkdtemp() + "/y"), os.path.exists("/proc/self/nothing"))
+"""
+    run = world.run(script, options=RECORD)
+    same(run, again(world, run))
+    recorded = agent.read_text()
+    for other in ("one/other.txt", "one/other/below.txt"):
+        agent.write_text(recorded.replace("one/data.txt", other))
+        second = again(world, run, world.python, str(agent))
+        assert second.code == 5 and second.out == "", second.explain()
+        missing = os.path.dirname(other) if "below" in other else other
+        assert (
+            f"diverged: the recorded run had no look at {world.work}/{missing}; most like it is look at"
+            in second.err
+        )
+        assert any("had no look at" in str(record.get("text")) for record in second.records)
+    # Of a directory whose names it has, and of one that the run makes, the record knows what is not there.
+    for known in ("listed/other.txt", "made/other.txt", "one/gone.txt"):
+        agent.write_text(recorded.replace("made/x", known))
+        second = again(world, run, world.python, str(agent))
+        assert (second.code, second.out) == (0, run.out), second.explain()
+
+
+def test_what_is_read_of_a_directory_after_it_was_moved(world: World) -> None:
+    (world.work / "a" / "sub").mkdir(parents=True)
+    for name in ("a/one", "a/two", "a/sub/three"):
+        (world.work / name).write_text(name)
+    script = """
+os.rename(WORK + "/a", WORK + "/b")
+os.mkdir(WORK + "/a")
+open(WORK + "/a/one", "w").write("another")
+os.rename(WORK + "/b/sub", WORK + "/c")
+os.chdir(WORK + "/b")
+print(open("one").read(), open(WORK + "/c/three").read(), os.stat("two").st_size, os.listdir(WORK + "/c"))
+print(open(WORK + "/a/one").read(), sorted(os.listdir(WORK + "/b")), os.path.exists("three"))
+"""
+    run = world.run(script, options=RECORD)
+    assert "a/one a/sub/three 5 ['three']" in run.out, run.explain()
+    shutil.rmtree(world.work)
+    world.work.mkdir()
+    same(run, again(world, run))
+
+
+def test_what_others_change_meanwhile_is_as_it_was_at_first_and_named(world: World) -> None:
+    shared = world.work / "shared.txt"
+    shared.write_text("first")
+    script = """
+import time
+print(open(WORK + "/shared.txt").read(), flush=True)
+open(WORK + "/ready", "w").close()
+while os.path.exists(WORK + "/ready"): time.sleep(0.01)
+"""
+    with world.under_way(script, options=RECORD) as way:
+        way.ready()
+        shared.write_text("changed")
+        (world.work / "ready").unlink()
+        run = way.ended()
+    run.out = run.out.splitlines(keepends=True)[0]
+    assert run.out == "first\n", run.explain()
+    agent = world.work / "agent.py"
+    agent.write_text(agent.read_text().replace("while os.path.exists(WORK", "while not os.path.exists(WORK"))
+    second = again(world, run, world.python, str(agent))
+    assert second.out == "first\n", second.explain()
+    named = [line for line in second.err.splitlines() if "others changed these while" in line]
+    assert named and str(shared) in named[0], second.err
+
+
 def test_what_is_left_behind_is_compared(world: World) -> None:
     agent = world.work / "agent.py"
     run = world.run("open(WORK + '/out.txt', 'w').write('one')", options=RECORD)
@@ -638,10 +713,14 @@ def test_nothing_outside_is_touched_as_strace_sees(world: World) -> None:
                 ), args
             else:
                 assert paths and paths[-1].startswith(own), (name, args)
-        assert name != "socket" or "AF_UNIX" in args or "SOCK_DGRAM" in args, (name, args)
+    # It speaks to nobody before it is on a network of its own.
+    own_network = next(
+        n for n in range(start, entered) if names[n] == "unshare" and "CLONE_NEWNET" in seen[n][1]
+    )
+    for name, args, came in seen[start:own_network]:
         assert name not in ("connect", "bind", "sendto", "sendmsg") or came.startswith("-1"), (name, args)
     # There all files are in memory but FailCore's own; whoever is connected, sent to or served is on its own loopback.
-    spoken = [call for call in seen[entered:] if call[0] in ("connect", "bind", "sendto", "sendmsg")]
+    spoken = [call for call in seen[own_network:] if call[0] in ("connect", "bind", "sendto", "sendmsg")]
     for name, args, came in spoken:
         address = re.search(r'inet_addr\("([^"]*)"\)|inet_pton\(AF_INET6, "([^"]*)"', args)
         if address and not ipaddress.ip_address(address[1] or address[2]).is_loopback:

@@ -129,7 +129,7 @@ def web(peer: socket.socket) -> None:
 
 def granting(*ports: int, host: str = "127.0.0.1") -> str:
     named = ", ".join(f'"{host}:{port}"' for port in ports)
-    return WORKSPACE + f'pass_through = []\n[net]\nconnect = [{named}]\n'.replace("pass_through = []\n", "")
+    return WORKSPACE + f"pass_through = []\n[net]\nconnect = [{named}]\n".replace("pass_through = []\n", "")
 
 
 HTTP = """

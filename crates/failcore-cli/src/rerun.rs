@@ -54,6 +54,13 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
         BadRecording::Broken(_) => not_again(error.to_string(), "record it again, with room for all of it"),
         BadRecording::Nonsense { .. } => not_again(error.to_string(), ALTERED),
     })?;
+    let others: Vec<_> = recording.changed_by_others().map(|file| file.display().to_string()).collect();
+    if !others.is_empty() {
+        ui.note(format_args!(
+            "others changed these while the program was recorded, which finds them as they were at first: {}",
+            others.join(", ")
+        ));
+    }
     let expected = Expected::read(trace::read(&dir)?).map_err(Problem::trace)?;
     let policy = policy::recorded(&dir)?.without_identities();
     let installation = Installation::find();

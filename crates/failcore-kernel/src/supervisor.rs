@@ -407,12 +407,12 @@ fn answer(shared: &Shared, notice: Notice) -> Reply {
     }
     let call = Call { shared, notice, process };
     let Some(row) = row(notice.nr) else { return unmapped(&call, "a call without a name") };
-    let witness = shared.parent.witness.as_deref();
+    let (rule, witness) = (ruling(row.rule, &notice.args), shared.parent.witness.as_deref());
     if let Some(witness) = witness {
         observed::image(&call)?;
-        observed::before(&call, witness)?;
+        observed::before(&call, witness, rule == Rule::Allow)?;
     }
-    match ruling(row.rule, &notice.args) {
+    match rule {
         Rule::Forbid(errno) => {
             // In audit mode this may be granted on paper; it is refused all the same.
             let _ = call.judge(Action::KernelCall(Text::from(row.name)));

@@ -5,12 +5,14 @@
 //! stood there into the trace; contents go into the trace's `objects`, by their SHA-256. Afterwards a [`Recording`] reads
 //! that back and [lays it out](Recording::lay_out) as a tree of files, which is all that a second run finds.
 
+mod known;
 mod layout;
 mod program;
 mod recorder;
 mod recording;
 mod replayed;
 mod store;
+mod walk;
 
 pub use layout::Unready;
 pub use recorder::{Keeping, Recorder};

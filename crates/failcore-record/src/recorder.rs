@@ -25,9 +25,8 @@ use sha2::{Digest, Sha256};
 
 use crate::program;
 use crate::store::{self, Store, StoreError};
+use crate::walk::{End, absolute, below, components, is_live, parent, walk};
 
-/// As many links as the kernel follows (path_resolution(7)).
-const MAX_LINKS: u32 = 40;
 /// Contents that may wait to be packed; whoever has more to keep waits.
 const WAITING: usize = 16;
 /// Longest file that is kept where nothing else is said, and where everything is kept, in bytes: it is held in memory on
@@ -93,6 +92,23 @@ struct Seen {
     first: HashMap<Vec<u8>, First>,
     /// Where each file stood at first whose contents are not known, by device and inode.
     unread: HashMap<(u64, u64), Vec<u8>>,
+    /// The directories that the program moved: from where to where.
+    moved: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Seen {
+    /// Where at first that stood, if it was there, which has this path now; nothing where it has its place from the run.
+    fn origin(&self, path: &[u8]) -> Option<Vec<u8>> {
+        let mut path = path.to_vec();
+        for (from, to) in self.moved.iter().rev() {
+            if let Some(rest) = below(&path, to) {
+                path = [from, rest].concat();
+            } else if below(&path, from).is_some() {
+                return None;
+            }
+        }
+        Some(path)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -130,14 +146,6 @@ struct Held {
     kept: bool,
     /// How they begin.
     head: Vec<u8>,
-}
-
-/// Where a walk ended.
-enum End {
-    /// At what stands there.
-    At(Vec<u8>, Stat),
-    /// Before that, or where nobody records.
-    Nowhere,
 }
 
 fn unkept(why: impl Display) -> SinkError {
@@ -275,49 +283,9 @@ impl Recorder {
         self.sink.append(&Event::Told { thread: Text::from(thread.as_bytes()), told })
     }
 
-    /// Walks as the kernel does (path_resolution(7)), and keeps what stands on the way where it was not seen before.
+    /// Walks along a path, and keeps what stands on the way where it was not seen before.
     fn walk(&self, seen: &mut Seen, path: &[u8], follow: bool) -> Result<End, SinkError> {
-        let mut left: Vec<Vec<u8>> = components(path).rev().map(<[u8]>::to_vec).collect();
-        let must_be_directory = path.ends_with(b"/");
-        let mut here: Vec<u8> = Vec::new();
-        let mut links = 0;
-        let mut end = End::At(b"/".to_vec(), self.look(seen, b"/")?.ok_or_else(|| unkept("no root"))?);
-        while let Some(name) = left.pop() {
-            if name == b".." {
-                let parent = here.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
-                here.truncate(parent);
-                continue;
-            }
-            let next = [&here[..], b"/", &name].concat();
-            if is_live(&next) {
-                return Ok(End::Nowhere);
-            }
-            let Some(stat) = self.look(seen, &next)? else { return Ok(End::Nowhere) };
-            let last = left.is_empty();
-            match FileType::from_raw_mode(stat.st_mode) {
-                FileType::Symlink if !last || follow || must_be_directory => {
-                    links += 1;
-                    let Ok(target) = readlinkat(CWD, next.as_slice(), Vec::new()) else {
-                        return Ok(End::Nowhere);
-                    };
-                    if links > MAX_LINKS {
-                        return Ok(End::Nowhere);
-                    }
-                    let target = target.into_bytes();
-                    if target.starts_with(b"/") {
-                        here.clear();
-                    }
-                    left.extend(components(&target).rev().map(<[u8]>::to_vec));
-                }
-                FileType::Directory => {
-                    here.clone_from(&next);
-                    end = End::At(next, stat);
-                }
-                _ if last => return Ok(End::At(next, stat)),
-                _ => return Ok(End::Nowhere),
-            }
-        }
-        Ok(end)
+        walk(path, follow, |here| self.look(seen, here))
     }
 
     /// What stands at a path without links now; kept where it is the first look, and it did not come to be during the run.
@@ -328,18 +296,19 @@ impl Recorder {
             // Whoever may not look learns nothing.
             Err(_) => return Ok(None),
         };
-        if seen.first.contains_key(path) || seen.first.get(parent(path)) == Some(&First::Absent) {
+        let Some(origin) = seen.origin(path) else { return Ok(stat) };
+        if seen.first.contains_key(&origin) || seen.first.get(parent(&origin)) == Some(&First::Absent) {
             return Ok(stat);
         }
         let (first, input) = match &stat {
             None => (First::Absent, Input::Absent),
             Some(stat) => first_look(path, stat),
         };
-        seen.first.insert(path.to_vec(), first);
+        seen.first.insert(origin.clone(), first);
         if let Some(stat) = stat.as_ref().filter(|_| matches!(first, First::File { .. })) {
-            seen.unread.insert((stat.st_dev, stat.st_ino), path.to_vec());
+            seen.unread.insert((stat.st_dev, stat.st_ino), origin.clone());
         }
-        self.write(path, input)?;
+        self.write(&origin, input)?;
         Ok(stat)
     }
 
@@ -417,8 +386,8 @@ impl Recorder {
     fn is_to_be_read(seen: &mut Seen, path: &[u8], stat: &Stat) -> Option<(Vec<u8>, State)> {
         let id = (stat.st_dev, stat.st_ino);
         // It may have got another name meanwhile.
-        let path = match seen.first.get(path) {
-            Some(First::File { .. }) => path.to_vec(),
+        let path = match seen.origin(path) {
+            Some(origin) if matches!(seen.first.get(&origin), Some(First::File { .. })) => origin,
             _ => seen.unread.get(&id)?.clone(),
         };
         match seen.first.get_mut(&path) {
@@ -455,6 +424,25 @@ impl Witness for Recorder {
         Ok(())
     }
 
+    fn moved(&self, from: &[u8], to: &[u8]) -> Result<(), SinkError> {
+        let mut seen = self.lock();
+        let mut place = |path: &[u8]| -> Result<Option<Vec<u8>>, SinkError> {
+            let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
+            let Some(name) = components(path).next_back() else { return Ok(None) };
+            let End::At(dir, _) = self.walk(&mut seen, parent(&path[..end]), true)? else { return Ok(None) };
+            Ok(Some(if dir == b"/" { [&dir, name].concat() } else { [&dir[..], b"/", name].concat() }))
+        };
+        let (Some(from), Some(to)) = (place(from)?, place(to)?) else { return Ok(()) };
+        let is_directory = statat(CWD, to.as_slice(), AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
+        if is_directory {
+            seen.moved.push((from, to));
+            // What was asked before may be something else by now.
+            seen.asked.clear();
+        }
+        Ok(())
+    }
+
     fn opens(&self, opened: BorrowedFd<'_>) -> Result<(), SinkError> {
         let own = format!("/proc/self/fd/{}", opened.as_raw_fd());
         let path = readlink(&own, Vec::new()).map_err(unkept)?.into_bytes();
@@ -465,6 +453,7 @@ impl Witness for Recorder {
         let mut seen = self.lock();
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
+                let Some(path) = seen.origin(&path) else { return Ok(()) };
                 let Some(First::Directory { listed }) = seen.first.get_mut(&path) else { return Ok(()) };
                 if std::mem::replace(listed, true) {
                     return Ok(());
@@ -559,28 +548,6 @@ fn os(path: &[u8]) -> &std::ffi::OsStr {
     std::ffi::OsStr::from_bytes(path)
 }
 
-fn absolute(from: &[u8], asked: &[u8]) -> Vec<u8> {
-    if asked.starts_with(b"/") { asked.to_vec() } else { [from, b"/", asked].concat() }
-}
-
-fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
-    path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".")
-}
-
-fn parent(path: &[u8]) -> &[u8] {
-    match path.iter().rposition(|byte| *byte == b'/') {
-        Some(0) | None => b"/",
-        Some(at) => &path[..at],
-    }
-}
-
-/// Whether a path is of the processes that run now, which are others the next time.
-pub(crate) fn is_live(path: &[u8]) -> bool {
-    let Some(rest) = path.strip_prefix(b"/proc/") else { return false };
-    let name = rest.split(|byte| *byte == b'/').next().unwrap_or_default();
-    matches!(name, b"self" | b"thread-self") || (!name.is_empty() && name.iter().all(u8::is_ascii_digit))
-}
-
 fn first_look(path: &[u8], stat: &Stat) -> (First, Input) {
     let mode = stat.st_mode & 0o7777;
     let modified = Moment { s: stat.st_mtime, ns: u32::try_from(stat.st_mtime_nsec).unwrap_or_default() };
@@ -631,6 +598,27 @@ mod tests {
     impl Sink for Nowhere {
         fn append(&self, _: &Event) -> Result<(), SinkError> {
             Ok(())
+        }
+    }
+
+    #[test]
+    fn what_was_moved_has_its_place_from_where_it_was() {
+        let moves = [("/w/x", "/w/a/x"), ("/w/a", "/w/b"), ("/w/b/sub", "/w/c")];
+        let moved = moves.map(|(from, to)| (from.into(), to.into())).into();
+        let seen = Seen { moved, ..Seen::default() };
+        let origin = |path: &str| seen.origin(path.as_bytes()).map(|path| String::from_utf8(path).unwrap());
+        for (now, first) in [
+            ("/w/b/f", Some("/w/a/f")),
+            ("/w/b/x/f", Some("/w/x/f")),
+            ("/w/c", Some("/w/a/sub")),
+            ("/w/c/f", Some("/w/a/sub/f")),
+            ("/w/bb/f", Some("/w/bb/f")),
+            // Made anew where the other was.
+            ("/w/a/f", None),
+            ("/w/b/sub/f", None),
+            ("/w/x", None),
+        ] {
+            assert_eq!(origin(now).as_deref(), first, "{now}");
         }
     }
 

@@ -1,7 +1,10 @@
 //! What was recorded, read back from a trace.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsStr;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use failcore_gate::expected::Expected;
@@ -9,6 +12,7 @@ use failcore_model::heard::{Asked, Payload, Said};
 use failcore_model::input::{Input, Kind, Moment, Name, Start, Told};
 use failcore_model::{AbsPath, Action, Event, Record, Text};
 
+use crate::known::Known;
 use crate::layout::Unready;
 use crate::replayed::Replayed;
 use crate::store::{Objects, sha256};
@@ -27,6 +31,8 @@ pub struct Recording {
     heard: Answers,
     /// What the program left, by path.
     left: BTreeMap<Vec<u8>, Option<String>>,
+    /// What others changed meanwhile.
+    others: Vec<Vec<u8>>,
 }
 
 /// What the standard input gives.
@@ -143,9 +149,10 @@ impl Recording {
                 _ => {}
             }
         }
-        // Others may have changed what the program only read.
+        // What the program only read was changed by others, unless it moved what it lies in.
+        let others = left.keys().filter(|path| !is_within(path, &changed)).cloned().collect();
         left.retain(|path, _| changed.contains(path));
-        Ok(Self { start: start.ok_or(BadRecording::None)?, nodes, stdin, values, heard, left })
+        Ok(Self { start: start.ok_or(BadRecording::None)?, nodes, stdin, values, heard, left, others })
     }
 
     /// What the program's standard input gives again; nothing, where it gave nothing or nobody knows what. What was not kept
@@ -168,10 +175,16 @@ impl Recording {
         Ok(Some(Given { bytes: bytes.into(), at: *at }))
     }
 
+    /// The files that the program looked at and others changed while it was recorded. It finds them as they were at first.
+    pub fn changed_by_others(&self) -> impl Iterator<Item = &Path> {
+        self.others.iter().map(|path| Path::new(OsStr::from_bytes(path)))
+    }
+
     /// Who tells the program what it was told, and answers it as others did; where it asks them something else, that is told
     /// to `expected`.
     pub fn replayed(self, objects: Objects, expected: Arc<Expected>) -> Replayed {
-        Replayed::new(self.values, self.heard, self.left, objects, expected)
+        let known = Known::of(&self.nodes);
+        Replayed::new(known, self.values, self.heard, self.left, objects, expected)
     }
 
     /// What stands in each directory, apart from what a listing says.
@@ -205,6 +218,12 @@ fn place(path: &Text) -> Option<Vec<u8>> {
     let rest = bytes.strip_prefix(b"/")?;
     let clean = rest.is_empty() || rest.split(|byte| *byte == b'/').all(is_name);
     (clean && !bytes.contains(&0)).then(|| bytes.to_vec())
+}
+
+/// Whether a path, or a directory that it lies in, is among these.
+fn is_within(path: &[u8], all: &HashSet<Vec<u8>>) -> bool {
+    let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+    ends.chain([path.len()]).any(|end| all.contains(&path[..end]))
 }
 
 fn is_hash(sha256: &str) -> bool {
@@ -306,6 +325,21 @@ mod tests {
             let events = vec![started(), input("/a", file), input("/a", contents)];
             assert!(matches!(Recording::read(records(events)), Err(BadRecording::Nonsense { seq: 2, .. })));
         }
+    }
+
+    #[test]
+    fn what_lies_in_what_was_moved_was_changed_by_the_program() {
+        let all = HashSet::from([b"/w/a".to_vec()]);
+        for (path, within) in [("/w/a", true), ("/w/a/f", true), ("/w/ab", false), ("/w", false)] {
+            assert_eq!(is_within(path.as_bytes(), &all), within, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_whole_is_no_recording() {
+        let broken = vec![started(), Event::RecordingBroken { text: "no room".into() }];
+        let read = Recording::read(records(broken));
+        assert!(matches!(read, Err(BadRecording::Broken(why)) if why == "no room"));
     }
 
     #[test]

@@ -14,14 +14,17 @@ use failcore_model::heard::{Asked, Said};
 use failcore_model::input::Moment;
 use sha2::{Digest, Sha256};
 
+use crate::known::{self, Known};
 use crate::recording::{Answers, Values};
 use crate::store::{Objects, hash_of};
+use crate::walk::absolute;
 
 /// Gives each thread the values of the record, one after the other.
 ///
 /// Where a thread asks more often than it did, its clocks go on from where they were, and what is random to it follows
 /// from what was.
 pub struct Replayed {
+    known: Known,
     values: Values,
     heard: Answers,
     objects: Objects,
@@ -47,13 +50,14 @@ struct State {
 
 impl Replayed {
     pub(crate) fn new(
+        known: Known,
         values: Values,
         heard: Answers,
         left: BTreeMap<Vec<u8>, Option<String>>,
         objects: Objects,
         expected: Arc<Expected>,
     ) -> Self {
-        Self { values, heard, objects, expected, left, state: Mutex::default() }
+        Self { known, values, heard, objects, expected, left, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -105,8 +109,28 @@ fn moment(nanoseconds: i128) -> Moment {
 }
 
 impl Witness for Replayed {
-    fn looks(&self, _: &[u8], _: &[u8], _: bool) -> Result<(), SinkError> {
+    fn looks(&self, from: &[u8], asked: &[u8], follow: bool) -> Result<(), SinkError> {
+        let path = absolute(from, asked);
+        if path.starts_with(b"/") {
+            self.known.uses(&path, follow);
+        }
         Ok(())
+    }
+
+    fn asks(
+        &self,
+        from: &[u8],
+        asked: &[u8],
+        follow: bool,
+        who: &dyn Fn() -> Claims,
+    ) -> Result<(), SinkError> {
+        let path = absolute(from, asked);
+        let unknown = path.starts_with(b"/").then(|| self.known.unknown(&path, follow)).flatten();
+        let Some(unknown) = unknown else { return Ok(()) };
+        let (look, differs) = (known::said(&unknown), Differs::Recorded(0));
+        let divergence = Divergence::asked(look, &who(), differs, self.known.all());
+        self.expected.part(divergence.clone());
+        Err(SinkError(Box::new(divergence)))
     }
 
     fn opens(&self, _: BorrowedFd<'_>) -> Result<(), SinkError> {
@@ -209,7 +233,8 @@ mod tests {
         values.random.insert("0/0".into(), vec![vec![1, 2, 3]]);
         let home = tempfile::tempdir().unwrap();
         let objects = Objects::open(home.path()).unwrap();
-        let replayed = Replayed::new(values, Answers::new(), BTreeMap::new(), objects, Arc::default());
+        let known = Known::of(&BTreeMap::new());
+        let replayed = Replayed::new(known, values, Answers::new(), BTreeMap::new(), objects, Arc::default());
         let clock = |thread, now| replayed.clock(thread, 1, now).unwrap();
         assert_eq!(clock("0/0", at(900, 0)), at(5, 0));
         assert_eq!(clock("0/1", at(900, 1)), at(5, 700));
