@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 
+import pytest
+
 from tests.attacks.test_digging_in_memory import TRY, held
-from tests.conftest import Listener, World
+from tests.conftest import WORKSPACE, Listener, World
 
 
 def test_modules_reloaded_and_imported_again(world: World, listen: Callable[..., Listener]) -> None:
@@ -112,3 +114,11 @@ still("copies loaded")
     )
     assert not run.attempts["load the copy"].ok, run.explain()
     held(run, "copies loaded")
+
+
+@pytest.mark.parametrize("first", ["_ssl", "_socket"])
+def test_a_module_that_another_one_brings_is_met_too(world: World, first: str) -> None:
+    script = f"import {first}, ssl, socket\nprint(socket.getaddrinfo('localhost', 80, socket.AF_INET)[0][4])"
+    policy = WORKSPACE + '\n[net]\nconnect = ["localhost:80", "127.0.0.1:80"]\n'
+    run = world.run(script, policy=policy)
+    assert run.out == "('127.0.0.1', 80)\n", run.explain()

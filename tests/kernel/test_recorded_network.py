@@ -50,8 +50,8 @@ class Web(http.server.BaseHTTPRequestHandler):
         if self.path == "/chunks":
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
-            for piece in itertools.batched(body, 999) if hasattr(itertools, "batched") else [body]:
-                piece = bytes(piece)
+            for at in range(0, len(body), 999):
+                piece = body[at : at + 999]
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
             self.wfile.write(b"0\r\n\r\n")
             return
@@ -127,9 +127,9 @@ def web(peer: socket.socket) -> None:
         Web(peer, peer.getpeername(), None)  # type: ignore[arg-type]
 
 
-def granting(*ports: int, host: str = "127.0.0.1") -> str:
-    named = ", ".join(f'"{host}:{port}"' for port in ports)
-    return WORKSPACE + f"pass_through = []\n[net]\nconnect = [{named}]\n".replace("pass_through = []\n", "")
+def granting(*ports: int) -> str:
+    named = [f'"{host}:{port}"' for port in ports for host in ("127.0.0.1", "localhost")]
+    return WORKSPACE + f'\n[env]\npass = ["PATH", "HOME", "LANG", "SSL_CERT_FILE"]\n[net]\nconnect = [{", ".join(named)}]\n'
 
 
 HTTP = """
@@ -254,9 +254,12 @@ def certified(world: World) -> Path:
     """A certificate of an authority that only some believe, for localhost and 127.0.0.1."""
     files = world.work / "tls"
     files.mkdir()
-    new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30", "-subj"]
-    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    openssl("req", "-x509", *new, "/CN=here", "-keyout", "key.pem", "-out", "cert.pem", *names, cwd=files)
+    new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=here"]
+    openssl("req", "-x509", *new, "-keyout", "ca.key", "-out", "ca.pem", "-days", "30", cwd=files)
+    openssl("req", *new, "-keyout", "key.pem", "-out", "request.pem", cwd=files)
+    (files / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n")
+    signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names", "-days", "30"]
+    openssl("x509", "-req", "-in", "request.pem", "-out", "cert.pem", *signed, cwd=files)
     world.hand_over()
     return files
 
@@ -278,9 +281,8 @@ peer = ssl.create_default_context().wrap_socket(socket.create_connection(("127.0
 peer.sendall(b"hello\\n")
 print(peer.recv(100), peer.version())
 """
-    policy = granting(port, lines) + '[env]\npass = ["PATH", "HOME", "LANG", "SSL_CERT_FILE"]\n'
-    policy = policy.replace("connect = [", f'connect = ["localhost:{port}", "localhost:{lines}", ')
-    env = {"SSL_CERT_FILE": str(certified / "cert.pem")}
+    policy = granting(port, lines)
+    env = {"SSL_CERT_FILE": str(certified / "ca.pem")}
     run = world.run(script, str(port), str(lines), policy=policy, options=RECORD, env=env)
     assert run.code == 0 and "+0 olleh" in run.out, run.explain()
     others.close()
@@ -295,10 +297,10 @@ def test_tls_that_cannot_be_opened_passes_and_ends_the_second_run(
     script = f"""
 import ssl, sys, urllib.request as web
 for _ in range(2):
-    try: print(web.urlopen("https://localhost:{port}/a", context=ssl.create_default_context(cafile={str(certified / "cert.pem")!r})).status)
+    try: print(web.urlopen("https://localhost:{port}/a", context=ssl.create_default_context(cafile={str(certified / "ca.pem")!r})).status)
     except OSError as error: print("not believed")
 """
-    policy = granting(port, host="localhost") + '[env]\npass = ["PATH", "HOME", "LANG", "SSL_CERT_FILE"]\n'
+    policy = granting(port)
     # Whom the owner does not believe either, nobody here could speak with in its place.
     run = world.run(script, policy=policy, options=RECORD)
     assert run.out == "200\n200\n", run.explain()
@@ -306,7 +308,7 @@ for _ in range(2):
     second = again(world, run)
     assert second.code == 5 and "TLS with localhost" in second.err and "not in the record" in second.err
     # Whom the owner believes is spoken with, and the program takes us for somebody else, once.
-    run = world.run(script, policy=policy, options=RECORD, env={"SSL_CERT_FILE": str(certified / "cert.pem")})
+    run = world.run(script, policy=policy, options=RECORD, env={"SSL_CERT_FILE": str(certified / "ca.pem")})
     assert run.out == "not believed\n200\n", run.explain()
     second = again(world, run)
     assert second.code == 5 and "not in the record" in second.err, second.explain()

@@ -531,7 +531,7 @@ impl schemars::JsonSchema for Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::heard::Field;
+    use crate::heard::{End, Field};
     use crate::{AbsPath, Action, FileRef, Hold, Lane, Reason, Rights};
 
     fn events() -> Vec<Event> {
@@ -602,7 +602,7 @@ mod tests {
                     reason: None,
                     fields: vec![Field { name: "a".into(), value: "b".into() }],
                     trailers: vec![],
-                    whole: true,
+                    end: End::Whole,
                 },
                 payload: Some(Payload { sha256: "00".into(), size: 1, kept: true }),
             },

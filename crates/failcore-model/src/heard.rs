@@ -113,8 +113,8 @@ pub enum Said {
         fields: Vec<Field>,
         /// The fields after its body.
         trailers: Vec<Field>,
-        /// Whether it came to its end.
-        whole: bool,
+        /// How it ended.
+        end: End,
     },
     /// All that was heard, which is kept beside it, in turns with what the program said.
     Turns {
@@ -128,6 +128,18 @@ pub enum Said {
         /// Why.
         why: String,
     },
+}
+
+/// How a response ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// It was whole.
+    Whole,
+    /// The server broke it off.
+    Broken,
+    /// The program did not wait for its end.
+    Left,
 }
 
 /// A field of an HTTP message.

@@ -67,7 +67,7 @@ pub(crate) fn interpreter_is_up() -> Result<(), String> {
         _ => EARLY,
     };
     INTERPRETER.store(next, Ordering::SeqCst);
-    let _loading = expected::note_loading();
+    let _loading = expected::note_loading_all();
     if next == READY {
         // Now, while no code of the agent has run; a refusal before is a plain PermissionError.
         hook_raise::prepare();

@@ -45,8 +45,9 @@ fn module(args: Args<'_>) -> Judged {
     } else {
         library(args, last)?;
     }
-    if hook_patch::concerns(last) && !expected::is_loading() {
-        let _loading = expected::note_loading();
+    if let Some(number) = hook_patch::concerns(last)
+        && let Some(_loading) = expected::note_loading(number)
+    {
         hook_patch::replace_module(last).map_err(|error| Refusal::import(monitor::broken(&error)))?;
     }
     Ok(())

@@ -15,12 +15,13 @@ struct Notes {
     judged: usize,
     /// How the database name of a `sqlite3.connect` is read.
     uri: Option<bool>,
-    /// A module that is being imported in order to replace its functions.
-    loading: bool,
+    /// Modules that are being imported in order to replace their functions, a bit each: one may import another, as `_ssl`
+    /// does `_socket`.
+    loading: u128,
 }
 
 thread_local!(static NOTES: Cell<Notes> = const {
-    Cell::new(Notes { open: (0, 0), judged: 0, uri: None, loading: false })
+    Cell::new(Notes { open: (0, 0), judged: 0, uri: None, loading: 0 })
 });
 
 /// Takes a note back when dropped.
@@ -77,12 +78,13 @@ pub(crate) fn sqlite_uri() -> Option<bool> {
     NOTES.get().uri
 }
 
-/// A module is imported in order to replace its functions.
-pub(crate) fn note_loading() -> Guard {
-    note(|notes| notes.loading = true)
+/// All modules whose functions are replaced are being imported.
+pub(crate) fn note_loading_all() -> Guard {
+    note(|notes| notes.loading = u128::MAX)
 }
 
-/// Whether that is so.
-pub(crate) fn is_loading() -> bool {
-    NOTES.get().loading
+/// The module with this number is imported in order to replace its functions; nothing where it is already.
+pub(crate) fn note_loading(number: usize) -> Option<Guard> {
+    let bit = 1 << number;
+    (NOTES.get().loading & bit == 0).then(|| note(|notes| notes.loading |= bit))
 }

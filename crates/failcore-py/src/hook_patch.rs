@@ -177,10 +177,12 @@ stand_ins! {
 }
 
 const _: () = assert!(TARGETS.len() <= SLOTS, "more targets than stand-ins");
+// A bit each, while their modules are imported.
+const _: () = assert!(SLOTS <= 128);
 
-/// Whether functions of this module are replaced.
-pub(crate) fn concerns(module: &str) -> bool {
-    TARGETS.iter().any(|target| target.is_due() && target.module.to_bytes() == module.as_bytes())
+/// The number of a module whose functions are replaced.
+pub(crate) fn concerns(module: &str) -> Option<usize> {
+    TARGETS.iter().position(|target| target.is_due() && target.module.to_bytes() == module.as_bytes())
 }
 
 /// Whether every function of this module that exists here is replaced.

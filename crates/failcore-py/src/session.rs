@@ -224,7 +224,7 @@ impl Session {
         hook_attach::watch_forks().map_err(failed)?;
         hook::install(true).map_err(PyRuntimeError::new_err)?;
         {
-            let _loading = expected::note_loading();
+            let _loading = expected::note_loading_all();
             hook_patch::replace_loaded(true).map_err(failed)?;
         }
         let absolute = |path: &Path| {

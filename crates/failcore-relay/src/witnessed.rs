@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use failcore_gate::{SinkError, Witness};
-use failcore_model::heard::{Asked, Field, Said, Turn};
+use failcore_model::heard::{Asked, End, Field, Said, Turn};
 use failcore_model::{Claims, Text};
 use http::header::TRANSFER_ENCODING;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
@@ -138,23 +138,24 @@ enum State {
     Passing,
     /// More than is kept.
     TooLong,
-    Whole,
+    Ended(End),
     Kept,
 }
 
 impl<B: Body> Gathered<B> {
     fn keep(&mut self) -> Result<(), SinkError> {
-        let whole = match std::mem::replace(&mut self.state, State::Kept) {
+        let end = match std::mem::replace(&mut self.state, State::Kept) {
             State::Kept => return Ok(()),
             State::TooLong => {
                 let why = format!("it is longer than the {} bytes that are kept", self.heard.witness.most());
                 return self.heard.hears(Said::Unkept { why }, None);
             }
-            state => state == State::Whole || self.inner.is_end_stream(),
+            State::Ended(end) => end,
+            State::Passing if self.inner.is_end_stream() => End::Whole,
+            State::Passing => End::Left,
         };
         let (fields, trailers) = (std::mem::take(&mut self.fields), std::mem::take(&mut self.trailers));
-        let said =
-            Said::Response { status: self.status, reason: self.reason.take(), fields, trailers, whole };
+        let said = Said::Response { status: self.status, reason: self.reason.take(), fields, trailers, end };
         let bytes = std::mem::take(&mut self.bytes).into();
         self.heard.hears(said, Some(bytes))
     }
@@ -189,9 +190,9 @@ where
                     }
                 }
             }
-            Some(Err(_)) => {}
-            None if this.state == State::Passing => this.state = State::Whole,
-            None => {}
+            Some(Err(_)) if this.state == State::Passing => this.state = State::Ended(End::Broken),
+            None if this.state == State::Passing => this.state = State::Ended(End::Whole),
+            _ => {}
         }
         // Before the program sees its end.
         if !matches!(frame, Some(Ok(_)))
@@ -234,18 +235,22 @@ pub(crate) async fn played(
     }
     let (method, url) = (parts.method.as_str().to_owned(), url.to_owned());
     let asked = Asked::Request { method, url, body: hex(&hash) };
-    let Some((Said::Response { status, reason, fields, trailers, whole }, bytes)) =
+    let Some((Said::Response { status, reason, fields, trailers, end }, bytes)) =
         witness.recalls(&asked, claims)?
     else {
         return Err("nothing is recorded of it".into());
     };
-    let message = message((status, reason), &fields, &trailers, bytes, whole)?;
+    let message = message((status, reason), &fields, &trailers, bytes, end)?;
     // By the parser that read it then, so that what comes of it is the same.
     let (near, mut far) = duplex(PIECE);
     tokio::spawn(async move {
         let mut asked = Vec::new();
         while !asked.ends_with(b"\r\n\r\n") && far.read_buf(&mut asked).await? > 0 {}
         far.write_all(&message).await?;
+        if end == End::Left {
+            // There was more, and it goes before that.
+            while far.read_buf(&mut asked).await? > 0 {}
+        }
         far.shutdown().await
     });
     let mut link = speak_one(near).await?;
@@ -259,7 +264,7 @@ fn message(
     fields: &[Field],
     trailers: &[Field],
     body: Vec<u8>,
-    whole: bool,
+    end: End,
 ) -> Result<Vec<u8>, Error> {
     let status = StatusCode::from_u16(status)?;
     let usual = || Text::from(status.canonical_reason().unwrap_or_default());
@@ -287,7 +292,7 @@ fn message(
         message.extend(body);
         message.extend(b"\r\n");
     }
-    if whole {
+    if end == End::Whole {
         message.extend(b"0\r\n");
         trailers.iter().for_each(|field| line(&mut message, field));
         message.extend(b"\r\n");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use failcore_model::heard::Said;
+use failcore_model::heard::{End, Said};
 use failcore_model::input::{Input, Told};
 use failcore_model::{
     Answer, Coverage, Decision, Event, Hold, Obligation, Outcome, Reason, Record, Request, Text,
@@ -280,8 +280,9 @@ fn answered(said: &Said) -> String {
         Said::Connected { protocol: Some(protocol) } => format!("stands, speaks {protocol}"),
         Said::Connected { protocol: None } => "stands".into(),
         Said::Failed { errno } => std::io::Error::from_raw_os_error(*errno).to_string(),
-        Said::Response { status, whole: true, .. } => format!("status {status}"),
-        Said::Response { status, whole: false, .. } => format!("status {status}, cut off"),
+        Said::Response { status, end: End::Whole, .. } => format!("status {status}"),
+        Said::Response { status, end: End::Broken, .. } => format!("status {status}, broken off"),
+        Said::Response { status, end: End::Left, .. } => format!("status {status}, not read to its end"),
         Said::Turns { turns, .. } => count(turns.len() as u64, "turn"),
         Said::Unkept { why } => format!("not kept: {why}"),
     }
