@@ -1,6 +1,10 @@
 //! What was recorded, read back from a trace.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use failcore_gate::expected::Expected;
@@ -8,6 +12,8 @@ use failcore_model::heard::{Asked, End, Field, Payload, Said};
 use failcore_model::input::{Input, Kind, Moment, Name, Start, Told};
 use failcore_model::{AbsPath, Action, Event, Record, Text};
 
+use crate::known::Known;
+use crate::layout::Unready;
 use crate::replayed::Replayed;
 use crate::store::{Objects, sha256};
 
@@ -18,6 +24,8 @@ pub struct Recording {
     pub start: Start,
     /// What stood at each path at first.
     pub(crate) nodes: BTreeMap<Vec<u8>, Node>,
+    /// What its standard input gave, and where in a file it began to read.
+    stdin: Option<(Contents, Option<u64>)>,
     values: Values,
     /// What others answered, in the order of each question.
     heard: Answers,
@@ -25,6 +33,17 @@ pub struct Recording {
     pub(crate) set: HashMap<String, Vec<u8>>,
     /// What the program left, by path.
     left: BTreeMap<Vec<u8>, Option<String>>,
+    /// What others changed meanwhile.
+    others: Vec<Vec<u8>>,
+}
+
+/// What the standard input gives.
+#[derive(Debug, Clone)]
+pub struct Given {
+    /// Of a file all that it holds, of anything else all that comes of it.
+    pub bytes: Arc<[u8]>,
+    /// Where in a file the program begins to read; nothing, where it is none.
+    pub at: Option<u64>,
 }
 
 /// What others answered, by what they were asked.
@@ -78,6 +97,9 @@ pub enum BadRecording<E> {
     /// It was not recorded.
     #[error("this run was not recorded")]
     None,
+    /// Something of it was not kept.
+    #[error("the recording is not whole: {0}")]
+    Broken(String),
     /// It makes no sense.
     #[error("the recording makes no sense at record {seq}: {why}")]
     Nonsense {
@@ -112,7 +134,7 @@ impl Recording {
         mut others: HashMap<u64, Vec<u8>>,
     ) -> Result<Self, BadRecording<E>> {
         let mut set = HashMap::new();
-        let mut start = None;
+        let (mut start, mut stdin) = (None, None);
         let (mut nodes, mut values, mut heard) = (BTreeMap::new(), Values::default(), Answers::new());
         let (mut left, mut changed) = (BTreeMap::new(), HashSet::new());
         for record in records {
@@ -124,6 +146,12 @@ impl Recording {
             let nonsense = |why| BadRecording::Nonsense { seq, why };
             match event {
                 Event::RecordingStarted { start: said } => start = Some(*said),
+                Event::Input { input: Input::Stdin { sha256, size, kept, at }, .. } => {
+                    if !is_hash(&sha256) {
+                        return Err(nonsense("the hash is none"));
+                    }
+                    stdin = Some((Contents { sha256, size, kept }, at));
+                }
                 Event::Input { path, input } => {
                     let path = place(&path).ok_or(nonsense("the path is none"))?;
                     add(&mut nodes, path, input).map_err(nonsense)?;
@@ -134,6 +162,7 @@ impl Recording {
                 Event::Left { path, sha256 } => {
                     left.insert(place(&path).ok_or(nonsense("the path is none"))?, sha256);
                 }
+                Event::RecordingBroken { text } => return Err(BadRecording::Broken(text)),
                 Event::Told { thread, told } => values.add(&thread, told),
                 Event::Heard { asked, said, payload } => {
                     heard.entry(asked).or_default().push((said, payload));
@@ -144,15 +173,43 @@ impl Recording {
         if let Some(seq) = others.into_keys().min() {
             return Err(BadRecording::NotSet(seq));
         }
-        // Others may have changed what the program only read.
+        // What the program only read was changed by others, unless it moved what it lies in.
+        let changed_by = left.keys().filter(|path| !is_within(path, &changed)).cloned().collect();
         left.retain(|path, _| changed.contains(path));
-        Ok(Self { start: start.ok_or(BadRecording::None)?, nodes, values, heard, set, left })
+        let start = start.ok_or(BadRecording::None)?;
+        Ok(Self { start, nodes, stdin, values, heard, set, left, others: changed_by })
+    }
+
+    /// What the program's standard input gives again; nothing, where it gave nothing or nobody knows what. What was not kept
+    /// is what `own` holds, if that is the same.
+    ///
+    /// # Errors
+    /// [`Unready`], where it is not.
+    pub fn stdin(&self, objects: &Objects, own: &mut impl Read) -> Result<Option<Given>, Unready> {
+        let Some((contents, at)) = &self.stdin else { return Ok(None) };
+        let bytes = if contents.kept {
+            objects.get(&contents.sha256, contents.size)?
+        } else {
+            let mut bytes = Vec::new();
+            let read = own.take(contents.size.saturating_add(1)).read_to_end(&mut bytes);
+            if read.is_err() || sha256(&bytes) != contents.sha256 {
+                return Err(Unready::Ungiven);
+            }
+            bytes
+        };
+        Ok(Some(Given { bytes: bytes.into(), at: *at }))
+    }
+
+    /// The files that the program looked at and others changed while it was recorded. It finds them as they were at first.
+    pub fn changed_by_others(&self) -> impl Iterator<Item = &Path> {
+        self.others.iter().map(|path| Path::new(OsStr::from_bytes(path)))
     }
 
     /// Who tells the program what it was told, and answers it as others did; where it asks them something else, that is told
     /// to `expected`.
     pub fn replayed(self, objects: Objects, expected: Arc<Expected>) -> Replayed {
-        Replayed::new(self.values, self.heard, self.left, objects.with(self.set), expected)
+        let known = Known::of(&self.nodes);
+        Replayed::new(known, self.values, self.heard, self.left, objects.with(self.set), expected)
     }
 
     /// What stands in each directory, apart from what a listing says.
@@ -209,6 +266,16 @@ fn place(path: &Text) -> Option<Vec<u8>> {
     (clean && !bytes.contains(&0)).then(|| bytes.to_vec())
 }
 
+/// Whether a path, or a directory that it lies in, is among these.
+fn is_within(path: &[u8], all: &HashSet<Vec<u8>>) -> bool {
+    let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+    ends.chain([path.len()]).any(|end| all.contains(&path[..end]))
+}
+
+fn is_hash(sha256: &str) -> bool {
+    sha256.len() == 64 && sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 fn is_name(name: &[u8]) -> bool {
     !matches!(name, b"" | b"." | b"..") && !name.contains(&b'/') && !name.contains(&0)
 }
@@ -221,6 +288,7 @@ fn add(nodes: &mut BTreeMap<Vec<u8>, Node>, path: Vec<u8>, input: Input) -> Resu
         Input::Directory { mode, modified } => Node::Directory { mode, modified, names: None },
         Input::File { mode, modified, size } => Node::File { mode, modified, size, contents: None },
         Input::Special { .. } => Node::Special,
+        Input::Stdin { .. } => return Err("the standard input is no file"),
         Input::Names { names: listed } => {
             if !listed.iter().all(|name| is_name(name.name.as_bytes())) {
                 return Err("a name in a directory is none");
@@ -234,7 +302,7 @@ fn add(nodes: &mut BTreeMap<Vec<u8>, Node>, path: Vec<u8>, input: Input) -> Resu
             };
         }
         Input::Contents { sha256, size, kept } => {
-            if sha256.len() != 64 || !sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+            if !is_hash(&sha256) {
                 return Err("the hash is none");
             }
             return match nodes.get_mut(&path) {
@@ -303,6 +371,21 @@ mod tests {
             let events = vec![started(), input("/a", file), input("/a", contents)];
             assert!(matches!(Recording::read(records(events)), Err(BadRecording::Nonsense { seq: 2, .. })));
         }
+    }
+
+    #[test]
+    fn what_lies_in_what_was_moved_was_changed_by_the_program() {
+        let all = HashSet::from([b"/w/a".to_vec()]);
+        for (path, within) in [("/w/a", true), ("/w/a/f", true), ("/w/ab", false), ("/w", false)] {
+            assert_eq!(is_within(path.as_bytes(), &all), within, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_whole_is_no_recording() {
+        let broken = vec![started(), Event::RecordingBroken { text: "no room".into() }];
+        let read = Recording::read(records(broken));
+        assert!(matches!(read, Err(BadRecording::Broken(why)) if why == "no room"));
     }
 
     #[test]
