@@ -94,6 +94,9 @@ pub(crate) enum Command {
     Completions(Completions),
     /// Write the manual pages
     Man(Man),
+    /// Make connections for a program that is run again; started by `replay` alone
+    #[command(hide = true)]
+    Outside,
 }
 
 /// The policy a program runs under is the file given with -p; else the nearest failcore.toml from the working
@@ -436,6 +439,9 @@ pub(crate) struct Replay {
     /// Put something else in place of what was recorded: what a file held or a response brought, by the record's number (`trace show --all`); TEXT, or what a file holds
     #[arg(long, value_name = "SEQ=TEXT|@FILE", conflicts_with = "policy", value_parser = Other::parse)]
     pub(crate) set: Vec<Other>,
+    /// Let what this rule permits really happen: its connections are made, its files are those of the machine; by its name (`policy.toml#net.connect[0]`, or `net.connect[0]`)
+    #[arg(long, value_name = "RULE", conflicts_with = "policy")]
+    pub(crate) live: Vec<String>,
     /// The program to run in place of the recorded one, and its arguments
     #[arg(last = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
     #[arg(conflicts_with = "policy")]

@@ -16,6 +16,7 @@ mod failure;
 mod init;
 mod install;
 mod interpreter;
+mod outside;
 mod policy;
 mod replay;
 mod rerun;
@@ -85,6 +86,7 @@ fn dispatch(command: &Command, ui: &mut Ui) -> Result<Exit, Failure> {
         Command::Bisect(args) => bisect::run(args, ui),
         Command::Doctor(args) => doctor::run(args, ui),
         Command::Completions(args) => completions::completions(args, ui),
+        Command::Outside => outside::run(),
         Command::Man(args) => completions::man(args, ui),
     }
 }

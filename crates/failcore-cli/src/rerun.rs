@@ -14,7 +14,8 @@ use std::time::Duration;
 use failcore_gate::expected::{Expected, Until};
 use failcore_kernel::World;
 use failcore_model::AbsPath;
-use failcore_record::{BadRecording, Objects, Recording, Unready};
+use failcore_policy::{Object, PolicySet, Rule};
+use failcore_record::{BadRecording, Live, Objects, Recording, Unready};
 use failcore_trace::TraceError;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
 
@@ -23,7 +24,8 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Problem};
 use crate::install::Installation;
 use crate::interpreter::Program;
-use crate::run::{self, Again, os};
+use crate::outside::Helper;
+use crate::run::{self, Again, Owners, os};
 use crate::ui::Ui;
 use crate::{control, policy, trace};
 
@@ -99,8 +101,11 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
     // What is named on the command line is what is to be tried out: it is taken as it is now.
     let own_files = if args.command.is_empty() { Vec::new() } else { files_of(&args.command)? };
     let paths = own_files.iter().filter_map(|path| AbsPath::new(path.as_os_str().as_encoded_bytes()).ok());
-    let expected = Arc::new(expected.of_program(paths.collect()));
+    let (live, owners) = live(&args.live, &policy, &not_again)?;
+    let expected = expected.of_program(paths.collect()).but_for(live.rules.clone());
+    let expected = Arc::new(expected);
     bound.extend(own_files);
+    bound.extend(live.files.clone());
     let objects = Objects::open(&dir).map_err(|error| not_again(error.to_string(), ALTERED))?;
     // Who types is not waited for.
     let mut ours: Box<dyn Read> = match stdin() {
@@ -131,9 +136,46 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
         self_contained: false,
         command,
     };
-    let replayed = Arc::new(recording.replayed(objects, Arc::clone(&expected)));
-    let again = Again { start, policy, expected, replayed, given, shown: bound, installation, own };
+    let replayed = Arc::new(recording.replayed(objects, Arc::clone(&expected)).but_for(live));
+    let again = Again { start, policy, expected, replayed, given, shown: bound, installation, own, owners };
     run::again(&args, again, ui)
+}
+
+/// What really happens by the rules of these names, and what the owner has for it.
+fn live(
+    names: &[String],
+    policy: &PolicySet,
+    not_again: &impl Fn(String, &'static str) -> Problem,
+) -> Result<(Live, Option<Owners>), Failure> {
+    const NAMED: &str =
+        "`failcore policy show` names the rules of a policy; the trace's is its `policy.toml`";
+    let mut live = Live::default();
+    if names.is_empty() {
+        return Ok((live, None));
+    }
+    for name in names {
+        let is = |rule: &&Rule| {
+            let id = rule.id.to_string();
+            id == *name || id.split_once('#').is_some_and(|(_, place)| place == name)
+        };
+        let mut found = policy.rules().filter(is).peekable();
+        if found.peek().is_none() {
+            return Err(not_again(format!("its policy has no rule `{name}`"), NAMED).into());
+        }
+        for rule in found {
+            live.rules.insert(rule.id.clone());
+            let files = rule.objects.iter().filter_map(|object| match object {
+                Object::File { path, .. } | Object::Exec { image: path, .. } | Object::Library(path) => {
+                    path.root()
+                }
+                _ => None,
+            });
+            live.files.extend(files.map(|file| file.as_path().to_owned()).filter(|file| file.exists()));
+        }
+    }
+    // Before the world is entered, where all of it is out of reach.
+    live.outside = Some(Arc::new(Helper::start()?));
+    Ok((live, Some(Owners::gather(policy)?)))
 }
 
 /// The files that a program consists of: its own, and its script.

@@ -34,6 +34,7 @@ use crate::ui::{self, Ui, count};
 
 use approvals::Approvals;
 use begin::{Begun, Supervised};
+pub(crate) use carried::Owners;
 use clock::Clock;
 use control::{Change, Control, Given};
 use freeze::Frozen;

@@ -211,15 +211,21 @@ impl Resolver {
         mut may: impl FnMut(&HostName) -> bool,
     ) -> Result<Found, ResolveError> {
         match grant.action() {
-            Action::Resolve(name) => self.ask(name, &mut may),
+            Action::Resolve(name) => self.ask(name, grant, &mut may),
             _ => Err(ResolveError::NotGranted),
         }
     }
 
-    fn ask(&self, name: &HostName, may: &mut May<'_>) -> Result<Found, ResolveError> {
+    fn ask(&self, name: &HostName, grant: &Grant, may: &mut May<'_>) -> Result<Found, ResolveError> {
         let found = match &self.witness {
             None => self.source.addresses(name, may),
-            Some(witness) => self.witness(witness.as_ref(), name, may),
+            Some(witness) => match witness.outside(grant.rules()) {
+                Some(outside) => outside
+                    .addresses(name)
+                    .map(|addrs| Found { addrs, ..Found::default() })
+                    .map_err(|(code, message)| LookupError::new(code, message)),
+                None => self.witness(witness.as_ref(), name, may),
+            },
         };
         found.map_err(|source| ResolveError::Lookup { name: name.clone(), source })
     }
@@ -375,7 +381,11 @@ const SOCK_STREAM: i32 = 1;
 /// AI_CANONNAME of netdb.h, in glibc and musl.
 const CANONICAL_NAME: i32 = 2;
 
-fn getaddrinfo(name: &HostName) -> Result<Found, LookupError> {
+/// The addresses of a name by the system's resolver (getaddrinfo(3)): judged, filtered and pinned by nobody.
+///
+/// # Errors
+/// What that says.
+pub fn getaddrinfo(name: &HostName) -> Result<Found, LookupError> {
     let hints =
         dns_lookup::AddrInfoHints { socktype: SOCK_STREAM, flags: CANONICAL_NAME, ..Default::default() };
     dns_lookup::getaddrinfo(Some(name.as_str()), None, Some(hints))

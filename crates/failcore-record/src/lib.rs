@@ -17,5 +17,5 @@ mod walk;
 pub use layout::Unready;
 pub use recorder::{Keeping, Recorder};
 pub use recording::{BadRecording, Given, Recording};
-pub use replayed::Replayed;
+pub use replayed::{Live, Replayed};
 pub use store::{Objects, Store, StoreError};

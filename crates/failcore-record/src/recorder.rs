@@ -11,10 +11,10 @@ use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
-use failcore_gate::{Sink, SinkError, Witness};
+use failcore_gate::{Outside, Sink, SinkError, Witness};
 use failcore_model::heard::{Asked, Payload, Said};
 use failcore_model::input::{Input, Kind, Moment, Name, STDIN, Told};
-use failcore_model::{AbsPath, Claims, Event, Text};
+use failcore_model::{AbsPath, Claims, Event, RuleId, Text};
 use failcore_policy::Payloads;
 use failcore_trace::Redactor;
 use rustix::fs::{
@@ -509,6 +509,10 @@ impl Witness for Recorder {
     }
 
     fn parts(&self, _: &Asked, _: &Claims, _: &str) {}
+
+    fn outside(&self, _: &[RuleId]) -> Option<Arc<dyn Outside>> {
+        None
+    }
 
     fn plays(&self) -> bool {
         false

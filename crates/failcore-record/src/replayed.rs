@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use failcore_gate::expected::{Differs, Divergence, Expected};
-use failcore_gate::{SinkError, Witness};
-use failcore_model::Claims;
+use failcore_gate::{Outside, SinkError, Witness};
 use failcore_model::heard::{Asked, Said};
 use failcore_model::input::Moment;
+use failcore_model::{Claims, RuleId};
 use sha2::{Digest, Sha256};
 
 use crate::known::{self, Known};
@@ -30,8 +30,26 @@ pub struct Replayed {
     heard: Answers,
     objects: Objects,
     expected: Arc<Expected>,
+    live: Live,
     left: BTreeMap<Vec<u8>, Option<String>>,
     state: Mutex<State>,
+}
+
+/// What really happens in a program that is run again.
+#[derive(Default)]
+pub struct Live {
+    /// The rules that permit it.
+    pub rules: HashSet<RuleId>,
+    /// Where of the machine's own files are there.
+    pub files: Vec<PathBuf>,
+    /// Who connects.
+    pub outside: Option<Arc<dyn Outside>>,
+}
+
+impl Live {
+    fn has(&self, path: &[u8]) -> bool {
+        self.files.iter().any(|live| Path::new(OsStr::from_bytes(path)).starts_with(live))
+    }
 }
 
 #[derive(Default)]
@@ -61,7 +79,23 @@ impl Replayed {
         objects: Objects,
         expected: Arc<Expected>,
     ) -> Self {
-        Self { known, kin: Kin::of(&values), values, heard, objects, expected, left, state: Mutex::default() }
+        Self {
+            known,
+            kin: Kin::of(&values),
+            values,
+            heard,
+            objects,
+            expected,
+            live: Live::default(),
+            left,
+            state: Mutex::default(),
+        }
+    }
+
+    /// The same, where some of it really happens.
+    #[must_use]
+    pub fn but_for(self, live: Live) -> Self {
+        Self { live, ..self }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -79,7 +113,8 @@ impl Replayed {
     /// After the program: the files that it left otherwise than it did when it was recorded.
     pub fn left_otherwise(&self) -> Vec<PathBuf> {
         let file = |path: &Vec<u8>| PathBuf::from(OsStr::from_bytes(path));
-        let otherwise = self.left.iter().filter(|(path, sha256)| hash_of(&file(path)) != **sha256);
+        let played = self.left.iter().filter(|(path, _)| !self.live.has(path));
+        let otherwise = played.filter(|(path, sha256)| hash_of(&file(path)) != **sha256);
         otherwise.map(|(path, _)| file(path)).collect()
     }
 
@@ -182,7 +217,7 @@ impl Witness for Replayed {
     ) -> Result<(), SinkError> {
         let path = absolute(from, asked);
         let unknown = path.starts_with(b"/").then(|| self.known.unknown(&path, follow)).flatten();
-        let Some(unknown) = unknown else { return Ok(()) };
+        let Some(unknown) = unknown.filter(|path| !self.live.has(path)) else { return Ok(()) };
         let (look, differs) = (known::said(&unknown), Differs::Recorded(0));
         let divergence = Divergence::asked(look, &who(), differs, self.known.all());
         self.expected.part(divergence.clone());
@@ -229,6 +264,11 @@ impl Witness for Replayed {
 
     fn parts(&self, from: &Asked, claims: &Claims, how: &str) {
         self.part(from, claims, Differs::Otherwise(how.into()));
+    }
+
+    fn outside(&self, rules: &[RuleId]) -> Option<Arc<dyn Outside>> {
+        let Live { rules: live, outside, .. } = &self.live;
+        rules.iter().any(|rule| live.contains(rule)).then(|| outside.clone()).flatten()
     }
 
     fn plays(&self) -> bool {

@@ -120,6 +120,13 @@ impl Far {
         (far, agreed)
     }
 
+    /// A server with TLS, to be reached by the first request: by HTTP/1.1.
+    pub(crate) fn later(route: Route, name: &str, config: &ClientConfig) -> Self {
+        let mut config = config.clone();
+        config.alpn_protocols = vec![HTTP1.to_vec()];
+        Self { tls: Some((name.to_owned(), Arc::new(config))), ..Self::plain(route) }
+    }
+
     /// The same over a stream that stands, and speaks `agreed`.
     pub(crate) async fn over<S>(
         route: Route,

@@ -20,7 +20,7 @@ use failcore_record::{Given, Keeping, Replayed};
 use failcore_trace::{Options, Redactor, SigningKey, TraceError, Writer};
 use tempfile::TempDir;
 
-use super::carried::{self, Carrying, Means};
+use super::carried::{self, Carrying, Means, Owners};
 use super::control::About;
 use super::stdin::Kind;
 use super::{io_problem, lane, text};
@@ -123,9 +123,12 @@ impl Prepared {
             Some(again) => again.environment(),
             None => std::env::vars_os().collect(),
         };
-        let trust = again.as_ref().and_then(|again| again.start.trust.as_ref()).map(os);
+        let (mut trust, mut owners) = (None, None);
         let (expected, replayed, given, shown, chosen) = match again {
-            Some(Again { expected, replayed, given, shown, policy, .. }) => {
+            Some(again) => {
+                trust = again.start.trust.as_ref().map(|dir| PathBuf::from(os(dir)));
+                owners = again.owners.map(Box::new);
+                let Again { expected, replayed, given, shown, policy, .. } = again;
                 (Some(expected), Some(replayed), given, shown, (policy, None))
             }
             None => (None, None, None, Vec::new(), choose(args, &program, &env, ui)?),
@@ -144,7 +147,7 @@ impl Prepared {
         lane::check_upstream(lane, &policy)?;
         lane::check_carried(lane, &policy)?;
         let carrying = match (&expected, &keeping) {
-            (Some(_), _) => Carrying::Played(trust.as_deref().map(Path::new)),
+            (Some(_), _) => Carrying::Played(trust, owners),
             (None, Some(_)) => Carrying::Recorded,
             (None, None) => Carrying::Policy,
         };
@@ -436,6 +439,8 @@ pub(crate) struct Again {
     /// Where the parts of FailCore were before the world was entered.
     pub(crate) installation: Installation,
     pub(crate) own: PathBuf,
+    /// What the owner has for connections that really are made.
+    pub(crate) owners: Option<Owners>,
 }
 
 impl Again {
