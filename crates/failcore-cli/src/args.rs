@@ -430,10 +430,37 @@ pub(crate) struct Replay {
     /// Where the trace of running it again goes: a directory that does not exist yet
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, conflicts_with = "policy")]
     pub(crate) trace: Option<PathBuf>,
+    /// Run it no further than the first operation from this record on, or of this step or tool
+    #[arg(long, value_name = "SEQ|STEP", conflicts_with = "policy")]
+    pub(crate) until: Option<String>,
+    /// Put something else in place of what was recorded: what a file held or a response brought, by the record's number (`trace show --all`); TEXT, or what a file holds
+    #[arg(long, value_name = "SEQ=TEXT|@FILE", conflicts_with = "policy", value_parser = Other::parse)]
+    pub(crate) set: Vec<Other>,
     /// The program to run in place of the recorded one, and its arguments
     #[arg(last = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
     #[arg(conflicts_with = "policy")]
     pub(crate) command: Vec<OsString>,
+}
+
+/// Something in place of what a record tells of.
+#[derive(Debug, Clone)]
+pub(crate) struct Other {
+    /// The record's number.
+    pub(crate) seq: u64,
+    /// What it is to be.
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Other {
+    fn parse(text: &str) -> Result<Self, String> {
+        let (seq, value) = text.split_once('=').ok_or("it has no `=`")?;
+        let seq = seq.parse().map_err(|_| format!("`{seq}` is no record's number"))?;
+        let bytes = match value.strip_prefix('@') {
+            Some(file) => std::fs::read(file).map_err(|error| format!("{file}: {error}"))?,
+            None => value.as_bytes().to_vec(),
+        };
+        Ok(Self { seq, bytes })
+    }
 }
 
 /// Operations are matched by tool, verb and resource and by which of its kind each is, whatever order they came in.

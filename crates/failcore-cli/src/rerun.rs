@@ -5,15 +5,16 @@
 //! anything, whatever it is, and the gate says where it does something that it did not do before.
 
 use std::ffi::OsString;
+use std::io::{IsTerminal, Read, empty, stdin};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use failcore_gate::expected::Expected;
+use failcore_gate::expected::{Expected, Until};
 use failcore_kernel::World;
 use failcore_model::AbsPath;
-use failcore_record::{BadRecording, Objects, Recording};
+use failcore_record::{BadRecording, Objects, Recording, Unready};
 use failcore_trace::TraceError;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
 
@@ -31,6 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// What helps where a recording is not what was recorded.
 const ALTERED: &str = "only the trace's directory as it was left can be run again; nothing of it ran";
 
+/// What helps where something is not in it.
+const LISTED: &str = "`failcore trace show --all TRACE` lists all records with their numbers";
+
 /// Runs the program of a record again; exit code 5 where it does something else.
 pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
     let [name] = &args.traces[..] else {
@@ -47,12 +51,27 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
         return Err(Problem::trace(TraceError::Unverified(why)).into());
     }
     let not_again = |why: String, help| Problem::NotAgain { trace: dir.clone(), why, help };
-    let recording = Recording::read(trace::read(&dir)?).map_err(|error| match error {
+    let others = args.set.iter().map(|other| (other.seq, other.bytes.clone())).collect();
+    let recording = Recording::with(trace::read(&dir)?, others).map_err(|error| match error {
         BadRecording::Trace(error) => Problem::trace(error),
         BadRecording::None => not_again(error.to_string(), "record it: `failcore run --record -- CMD`"),
+        BadRecording::Broken(_) => not_again(error.to_string(), "record it again, with room for all of it"),
         BadRecording::Nonsense { .. } => not_again(error.to_string(), ALTERED),
+        BadRecording::NotSet(_) => not_again(error.to_string(), LISTED),
     })?;
-    let expected = Expected::read(trace::read(&dir)?).map_err(Problem::trace)?;
+    let others: Vec<_> = recording.changed_by_others().map(|file| file.display().to_string()).collect();
+    if !others.is_empty() {
+        ui.note(format_args!(
+            "others changed these while the program was recorded, which finds them as they were at first: {}",
+            others.join(", ")
+        ));
+    }
+    let mut expected = Expected::read(trace::read(&dir)?).map_err(Problem::trace)?;
+    if let Some(until) = &args.until {
+        let until = until.parse().map_or_else(|_| Until::Step(until.as_str().into()), Until::Seq);
+        let up_to = expected.up_to(&until, trace::read(&dir)?).map_err(Problem::trace)?;
+        expected = up_to.map_err(|error| not_again(error.to_string(), LISTED))?;
+    }
     let policy = policy::recorded(&dir)?.without_identities();
     let installation = Installation::find();
     let own = std::env::current_exe().unwrap_or_default();
@@ -83,6 +102,18 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
     let expected = Arc::new(expected.of_program(paths.collect()));
     bound.extend(own_files);
     let objects = Objects::open(&dir).map_err(|error| not_again(error.to_string(), ALTERED))?;
+    // Who types is not waited for.
+    let mut ours: Box<dyn Read> = match stdin() {
+        terminal if terminal.is_terminal() => Box::new(empty()),
+        stdin => Box::new(stdin),
+    };
+    let given = recording.stdin(&objects, &mut ours).map_err(|error| {
+        let help = match error {
+            Unready::Ungiven => "give it what it was given: `failcore replay TRACE < FILE`",
+            _ => ALTERED,
+        };
+        not_again(error.to_string(), help)
+    })?;
     enter(&recording, &objects, &bound).map_err(|(why, help)| not_again(why, help))?;
     rustix::process::umask(Mode::from_raw_mode(start.umask));
     let cwd = PathBuf::from(os(&start.cwd));
@@ -101,7 +132,8 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
         command,
     };
     let replayed = Arc::new(recording.replayed(objects, Arc::clone(&expected)));
-    run::again(&args, Again { start, policy, expected, replayed, installation, own }, ui)
+    let again = Again { start, policy, expected, replayed, given, shown: bound, installation, own };
+    run::again(&args, again, ui)
 }
 
 /// The files that a program consists of: its own, and its script.

@@ -120,6 +120,22 @@ pub trait Witness: Send + Sync {
     /// link in the last place leads to.
     fn looks(&self, from: &[u8], asked: &[u8], follow: bool) -> Result<(), SinkError>;
 
+    /// The program asks what stands at a path, as in [`Witness::looks`], and does no more; `who` says what it claims.
+    fn asks(
+        &self,
+        from: &[u8],
+        asked: &[u8],
+        follow: bool,
+        _who: &dyn Fn() -> Claims,
+    ) -> Result<(), SinkError> {
+        self.looks(from, asked, follow)
+    }
+
+    /// The program moved what stood at the absolute path `from` to `to`.
+    fn moved(&self, _from: &[u8], _to: &[u8]) -> Result<(), SinkError> {
+        Ok(())
+    }
+
     /// The program is about to get a descriptor of this file or directory.
     fn opens(&self, opened: BorrowedFd<'_>) -> Result<(), SinkError>;
 

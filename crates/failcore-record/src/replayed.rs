@@ -1,6 +1,6 @@
 //! Telling a program what it was told when it was recorded.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -14,15 +14,19 @@ use failcore_model::heard::{Asked, Said};
 use failcore_model::input::Moment;
 use sha2::{Digest, Sha256};
 
+use crate::known::{self, Known};
 use crate::recording::{Answers, Values};
 use crate::store::{Objects, hash_of};
+use crate::walk::absolute;
 
 /// Gives each thread the values of the record, one after the other.
 ///
 /// Where a thread asks more often than it did, its clocks go on from where they were, and what is random to it follows
 /// from what was.
 pub struct Replayed {
+    known: Known,
     values: Values,
+    kin: Kin,
     heard: Answers,
     objects: Objects,
     expected: Arc<Expected>,
@@ -32,25 +36,32 @@ pub struct Replayed {
 
 #[derive(Default)]
 struct State {
+    /// Whose list each thread is given, and which are so.
+    heirs: HashMap<Asks, Option<Asks>>,
+    taken: HashSet<Asks>,
     /// How much of each list was given.
-    given: HashMap<(String, Option<i32>), usize>,
+    given: HashMap<Asks, usize>,
     /// How often each question was answered.
     answered: HashMap<Asked, usize>,
     /// What each clock was said to be at last, and what it was then.
     last: HashMap<i32, (Moment, Moment)>,
-    /// How many random bytes were made up, so that no two are the same.
+    /// How often something was told that the record has.
+    told: u64,
+    /// How often random bytes were made up, so that no two are the same, and a clock went on from what it said.
     made_up: u64,
+    went_on: u64,
 }
 
 impl Replayed {
     pub(crate) fn new(
+        known: Known,
         values: Values,
         heard: Answers,
         left: BTreeMap<Vec<u8>, Option<String>>,
         objects: Objects,
         expected: Arc<Expected>,
     ) -> Self {
-        Self { values, heard, objects, expected, left, state: Mutex::default() }
+        Self { known, kin: Kin::of(&values), values, heard, objects, expected, left, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -71,14 +82,76 @@ impl Replayed {
         let otherwise = self.left.iter().filter(|(path, sha256)| hash_of(&file(path)) != **sha256);
         otherwise.map(|(path, _)| file(path)).collect()
     }
+
+    /// What threads were told, in words.
+    pub fn summary(&self) -> String {
+        let State { told, made_up, went_on, .. } =
+            &*self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        format!(
+            "clocks and random numbers: {told} from the record, {} that it does not have and that follow from them",
+            made_up + went_on
+        )
+    }
 }
 
-/// The next of a list.
-fn next<'a, T>(state: &mut State, key: (String, Option<i32>), list: Option<&'a Vec<T>>) -> Option<&'a T> {
-    let given = state.given.entry(key).or_default();
-    let value = list?.get(*given)?;
-    *given += 1;
-    Some(value)
+/// A thread and the code that asks, and the clock it asks; nothing where it asks for chance.
+type Asks = (String, Option<i32>);
+
+impl State {
+    /// The next of a thread's list; `lists` are those that the recorded threads had.
+    fn next<'a, T>(
+        &mut self,
+        asks: Asks,
+        lists: impl Fn(&Asks) -> Option<&'a Vec<T>>,
+        all: &Kin,
+    ) -> Option<&'a T> {
+        let heir = match self.heirs.get(&asks) {
+            Some(known) => known.clone(),
+            None => {
+                let found = all.heir(&asks, &self.taken);
+                self.taken.extend(found.clone());
+                self.heirs.insert(asks, found.clone());
+                found
+            }
+        }?;
+        let value = lists(&heir)?.get(*self.given.entry(heir.clone()).or_default())?;
+        *self.given.entry(heir).or_default() += 1;
+        Some(value)
+    }
+}
+
+/// The recorded threads that asked for the same by the same code, by process, the oldest first.
+///
+/// How many threads a process has had by a certain time differs from run to run, and with it their numbers: a pool makes one
+/// more where the others are still at work.
+struct Kin(HashMap<(String, String, Option<i32>), BTreeMap<usize, Asks>>);
+
+impl Kin {
+    fn of(values: &Values) -> Self {
+        let clocks = values.clocks.keys().map(|(thread, clock)| (thread.clone(), Some(*clock)));
+        let random = values.random.keys().map(|thread| (thread.clone(), None));
+        let mut kin: HashMap<_, BTreeMap<usize, Asks>> = HashMap::new();
+        for asks in clocks.chain(random) {
+            let (process, number, code) = parts(&asks.0);
+            kin.entry((process.into(), code.into(), asks.1)).or_default().insert(number, asks);
+        }
+        Self(kin)
+    }
+
+    /// The one whose values a thread gets: the one with its number, or the oldest that nobody stands for yet.
+    fn heir(&self, asks: &Asks, taken: &HashSet<Asks>) -> Option<Asks> {
+        let (process, number, code) = parts(&asks.0);
+        let kin = self.0.get(&(process.into(), code.into(), asks.1))?;
+        let free = |heir: &&Asks| !taken.contains(*heir);
+        kin.get(&number).filter(free).or_else(|| kin.values().find(free)).cloned()
+    }
+}
+
+/// The process of a thread, its number there, and the code that asks.
+fn parts(thread: &str) -> (&str, usize, &str) {
+    let (thread, code) = thread.split_once(' ').unwrap_or((thread, ""));
+    let (process, number) = thread.rsplit_once('/').unwrap_or((thread, ""));
+    (process, number.parse().unwrap_or(usize::MAX), code)
 }
 
 fn nanoseconds(at: Moment) -> i128 {
@@ -92,8 +165,28 @@ fn moment(nanoseconds: i128) -> Moment {
 }
 
 impl Witness for Replayed {
-    fn looks(&self, _: &[u8], _: &[u8], _: bool) -> Result<(), SinkError> {
+    fn looks(&self, from: &[u8], asked: &[u8], follow: bool) -> Result<(), SinkError> {
+        let path = absolute(from, asked);
+        if path.starts_with(b"/") {
+            self.known.uses(&path, follow);
+        }
         Ok(())
+    }
+
+    fn asks(
+        &self,
+        from: &[u8],
+        asked: &[u8],
+        follow: bool,
+        who: &dyn Fn() -> Claims,
+    ) -> Result<(), SinkError> {
+        let path = absolute(from, asked);
+        let unknown = path.starts_with(b"/").then(|| self.known.unknown(&path, follow)).flatten();
+        let Some(unknown) = unknown else { return Ok(()) };
+        let (look, differs) = (known::said(&unknown), Differs::Recorded(0));
+        let divergence = Divergence::asked(look, &who(), differs, self.known.all());
+        self.expected.part(divergence.clone());
+        Err(SinkError(Box::new(divergence)))
     }
 
     fn opens(&self, _: BorrowedFd<'_>) -> Result<(), SinkError> {
@@ -148,16 +241,20 @@ impl Witness for Replayed {
 
     fn clock(&self, thread: &str, clock: i32, now: Moment) -> Result<Moment, SinkError> {
         let mut state = self.state();
-        let key = (thread.to_owned(), clock);
-        let recorded = next(&mut state, (key.0.clone(), Some(clock)), self.values.clocks.get(&key));
+        let lists = |(thread, _): &Asks| self.values.clocks.get(&(thread.clone(), clock));
+        let recorded = state.next((thread.to_owned(), Some(clock)), lists, &self.kin);
         let at = match recorded {
-            Some(at) => *at,
+            Some(at) => {
+                state.told += 1;
+                *at
+            }
             None => match (state.last.get(&clock), self.values.first(clock)) {
                 (Some((said, then)), _) => moment(nanoseconds(*said) + nanoseconds(now) - nanoseconds(*then)),
                 (None, Some(first)) => first,
                 (None, None) => now,
             },
         };
+        state.went_on += u64::from(recorded.is_none());
         let ahead = state.last.get(&clock).is_none_or(|(said, _)| *said <= at);
         if ahead {
             state.last.insert(clock, (at, now));
@@ -167,8 +264,10 @@ impl Witness for Replayed {
 
     fn random(&self, thread: &str, bytes: Vec<u8>) -> Result<Vec<u8>, SinkError> {
         let mut state = self.state();
-        let recorded = next(&mut state, (thread.to_owned(), None), self.values.random.get(thread));
+        let asks = (thread.to_owned(), None);
+        let recorded = state.next(asks, |(thread, _)| self.values.random.get(thread), &self.kin);
         if let Some(recorded) = recorded.filter(|recorded| recorded.len() == bytes.len()) {
+            state.told += 1;
             return Ok(recorded.clone());
         }
         state.made_up += 1;
@@ -189,9 +288,15 @@ mod tests {
         values.clocks.insert(("0/0".into(), 1), vec![at(5, 0), at(6, 500)]);
         values.clocks.insert(("0/1".into(), 1), vec![at(5, 700)]);
         values.random.insert("0/0".into(), vec![vec![1, 2, 3]]);
+        for (thread, value) in
+            [("0/3 pool", 3), ("0/4 pool", 4), ("0/5 draw", 5), ("0/6 draw", 6), ("0/8 draw", 8)]
+        {
+            values.random.insert(thread.into(), vec![vec![value]]);
+        }
         let home = tempfile::tempdir().unwrap();
         let objects = Objects::open(home.path()).unwrap();
-        let replayed = Replayed::new(values, Answers::new(), BTreeMap::new(), objects, Arc::default());
+        let known = Known::of(&BTreeMap::new());
+        let replayed = Replayed::new(known, values, Answers::new(), BTreeMap::new(), objects, Arc::default());
         let clock = |thread, now| replayed.clock(thread, 1, now).unwrap();
         assert_eq!(clock("0/0", at(900, 0)), at(5, 0));
         assert_eq!(clock("0/1", at(900, 1)), at(5, 700));
@@ -201,7 +306,16 @@ mod tests {
         assert_eq!(clock("0.0/0", at(902, 12)), at(8, 510));
         let random = |len: usize| replayed.random("0/0", vec![9; len]).unwrap();
         assert_eq!(random(3), [1, 2, 3]);
+        // Threads that came to be later or earlier stand for those that did the same.
+        for (thread, value) in [("0/3 draw", 5), ("0/3 pool", 3), ("0/4 draw", 6), ("0/5 draw", 8)] {
+            assert_eq!(replayed.random(thread, vec![9]).unwrap(), [value], "{thread}");
+        }
+        assert_ne!(replayed.random("0.1/4 pool", vec![9]).unwrap(), [4], "of another process");
         let (one, other) = (random(40), random(40));
         assert!(one != other && one.len() == 40 && one != [9; 40]);
+        assert_eq!(
+            replayed.summary(),
+            "clocks and random numbers: 4 from the record, 4 that it does not have and that follow from them"
+        );
     }
 }

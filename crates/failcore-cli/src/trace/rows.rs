@@ -214,6 +214,7 @@ fn words(event: &Event, all: bool) -> Option<String> {
             format!("{} {segment}", Styled(FAINT, "segment"))
         }
         Event::Notice { text } => format!("{} {}", Styled(WARN, "notice "), Text::from(text)),
+        Event::RecordingBroken { text } => format!("{} {}", Styled(BAD, "broken "), Text::from(text)),
         Event::RunPaused { who } => format!("{} by {who}", Styled(WARN, "paused ")),
         Event::RunResumed { who } => format!("{} by {who}", Styled(GOOD, "resumed")),
         Event::RunStopped { who } => format!("{} by {who}", Styled(BAD, "stopped")),
@@ -271,7 +272,7 @@ fn learnt(input: &Input) -> String {
         Input::Directory { .. } => "a directory".into(),
         Input::Names { names } => count(names.len() as u64, "name"),
         Input::File { size, .. } => format!("a file of {}", count(*size, "byte")),
-        Input::Contents { sha256, kept, .. } => {
+        Input::Contents { sha256, kept, .. } | Input::Stdin { sha256, kept, .. } => {
             let kept = if *kept { "kept" } else { "not kept" };
             format!("holds {}, {kept}", sha256.get(..12).unwrap_or(sha256))
         }
