@@ -212,6 +212,10 @@ print(stat.S_ISREG(os.fstat(0).st_mode), os.lseek(0, 0, os.SEEK_CUR))
     assert "True 13" in run.out and "'a line\\n' 'and m'" in run.out, run.explain()
     file.unlink()
     same(run, again(world, run))
+    # What is longer than a recording may be is not given, nor is it said to be at its end.
+    waits = "print(len(sys.stdin.read()))"
+    run = world.run(waits, policy=WORKSPACE + "[record]\nmax_total = 300_000\n", options=RECORD, stdin=typed)
+    assert (run.code, run.out) == (137, "") and "the standard input alone is longer" in run.err, run.explain()
     # It reads nothing of what is given to `replay`.
     run = world.run("print(repr(sys.stdin.read()))", options=RECORD)
     assert run.out == "''\n", run.explain()
