@@ -428,17 +428,20 @@ def test_what_is_left_behind_is_compared(world: World) -> None:
 def test_nobody_outside_is_reached(world: World, listen) -> None:
     server = listen()
     script = f"""
-import socket, threading
+import socket
 with socket.create_connection(("127.0.0.1", {server.port})) as peer: peer.sendall(b"to the server")
 print("sent", flush=True)
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"to whom it may concern", ("127.0.0.1", {server.port}))
+print("sent", flush=True)
 """
-    policy = WORKSPACE + f'\n[net]\nconnect = ["127.0.0.1:{server.port}"]\n'
+    policy = WORKSPACE + f'\n[net]\nconnect = ["127.0.0.1:{server.port}", "udp:127.0.0.1:{server.port}"]\n'
     run = world.run(script, policy=policy, options=RECORD)
-    assert run.out == "sent\n", run.explain()
+    assert run.out == "sent\nsent\n", run.explain()
     heard = server.accepted
     second = again(world, run)
-    assert second.code == 5 and second.out == "", second.explain()
-    assert f"net.connect 127.0.0.1:{server.port} reaches somebody of whom nothing is recorded" in second.err
+    # Who was connected to is played; what datagrams would bring is not recorded.
+    assert second.code == 5 and second.out == "sent\n", second.explain()
+    assert f"127.0.0.1:{server.port} reaches somebody of whom nothing is recorded" in second.err
     assert server.accepted == heard
 
 
@@ -594,6 +597,55 @@ def test_a_recording_without_room_says_so(world: World) -> None:
     run = world.run(script, options=RECORD, before=["unshare", "-m", "/bin/sh", "-c", mounted, "sh"])
     assert "the recording is not whole" in run.err, run.explain()
     assert Path(copy / "trace.jsonl").exists()
+
+
+def test_it_runs_as_far_as_it_is_told_to(world: World) -> None:
+    script = """
+import failcore
+print("before", flush=True)
+open(WORK + "/one", "w").close()
+@failcore.tool
+def second(): open(WORK + "/two", "w").close()
+second()
+print("after", flush=True)
+"""
+    run = world.run(script, options=RECORD)
+    assert run.code == 0, run.explain()
+    (at,) = [r["seq"] for r in run.allowed("fs.open") if str(r["request"]["action"]["path"]).endswith("/one")]
+    for until, words, out in [
+        (str(at), f"stopped: here the recorded run was at record {at}: fs.open {world.work}/one", "before\n"),
+        ("second", f"fs.open {world.work}/two", "before\n"),
+    ]:
+        stopped = world.ask("replay", str(run.trace), "--until", until, "--trace", str(world.base / until))
+        assert (stopped.returncode, stopped.stdout) == (0, out), stopped.stdout + stopped.stderr
+        assert words in stopped.stderr and "nothing of it was done" in stopped.stderr, stopped.stderr
+    nowhere = world.ask("replay", str(run.trace), "--until", "third")
+    assert nowhere.returncode == 126 and "no operation there" in nowhere.stderr, nowhere.stderr
+
+
+def test_something_else_is_put_in_place_of_what_was_read(world: World) -> None:
+    (world.work / "data.txt").write_text("what it was\n")
+    (world.base / "other.txt").write_text("what it is now\n")
+    run = world.run("print(open(WORK + '/data.txt').read(), end='')", options=RECORD)
+    path = f"{world.work}/data.txt"
+    inputs = [r for r in run.records if r["type"] == "input" and r["path"] == path]
+    (contents,) = [r["seq"] for r in inputs if "contents" in r["input"]]
+    for n, (value, said) in enumerate(
+        [("in words", "in words"), (f"@{world.base}/other.txt", "what it is now\n")]
+    ):
+        to = str(world.base / f"set-{n}")
+        second = world.ask("replay", str(run.trace), "--set", f"{contents}={value}", "--trace", to)
+        assert (second.returncode, second.stdout) == (0, said), second.stdout + second.stderr
+    (world.work / "data.txt").unlink()
+    same(run, again(world, run))
+    for value, why in [
+        (f"{inputs[0]['seq']}=x", "neither what a file held nor a response"),
+        ("99999999=x", "neither what a file held nor a response"),
+        ("x=y", "no record's number"),
+        (f"{contents}=@/nowhere", "No such file"),
+    ]:
+        refused = world.ask("replay", str(run.trace), "--set", value)
+        assert refused.returncode in (2, 125, 126) and why in refused.stderr, refused.stderr
 
 
 # Everything read-only but what is named and /proc (mount_setattr(2)), then the command that follows.

@@ -39,7 +39,7 @@ class Web(http.server.BaseHTTPRequestHandler):
     count = itertools.count()
 
     def do_GET(self) -> None:
-        body = f"{self.path} {next(self.count)}\n".encode() * 1000
+        body = f"{self.path} {next(self.count)}\n".encode() * (1000 if self.path == "/chunks" else 2)
         if self.path == "/secret":
             body = b"the key is sk-ant-api03-" + b"a1B2" * 23 + b"AA"
         if self.path == "/odd":
@@ -312,3 +312,13 @@ for _ in range(2):
     assert run.out == "not believed\n200\n", run.explain()
     second = again(world, run)
     assert second.code == 5 and "not in the record" in second.err, second.explain()
+
+
+def test_another_response_is_put_in_place_of_what_was_heard(world: World, others) -> None:
+    port = others(web)
+    script = "import sys, urllib.request as web\nprint(web.urlopen(f'http://127.0.0.1:{sys.argv[1]}/a').read())"
+    run = world.run(script, str(port), policy=granting(port), options=RECORD)
+    (seq,) = [one["seq"] for one in heard(run) if "request" in one["asked"]]
+    to = str(world.base / "set")
+    second = world.ask("replay", str(run.trace), "--set", f"{seq}=another answer", "--trace", to)
+    assert (second.returncode, second.stdout) == (0, "b'another answer'\n"), second.stderr

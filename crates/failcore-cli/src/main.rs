@@ -20,6 +20,7 @@ mod policy;
 mod replay;
 mod rerun;
 mod run;
+mod step;
 mod trace;
 mod trust;
 mod ui;
@@ -78,6 +79,7 @@ fn dispatch(command: &Command, ui: &mut Ui) -> Result<Exit, Failure> {
         Command::Init(args) => init::run(args, ui),
         Command::Trust(args) => trust::run(args, ui),
         Command::Trace(args) => trace::run(args, ui),
+        Command::Step(args) => step::run(args, ui),
         Command::Replay(args) => replay::run(args, ui),
         Command::Diff(args) => diff::run(args, ui),
         Command::Bisect(args) => bisect::run(args, ui),

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use failcore_gate::expected::Expected;
+use failcore_gate::expected::{Expected, Until};
 use failcore_kernel::World;
 use failcore_model::AbsPath;
 use failcore_record::{BadRecording, Objects, Recording, Unready};
@@ -32,6 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// What helps where a recording is not what was recorded.
 const ALTERED: &str = "only the trace's directory as it was left can be run again; nothing of it ran";
 
+/// What helps where something is not in it.
+const LISTED: &str = "`failcore trace show --all TRACE` lists all records with their numbers";
+
 /// Runs the program of a record again; exit code 5 where it does something else.
 pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
     let [name] = &args.traces[..] else {
@@ -43,25 +46,32 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
     };
     let dir = trace::locate(name)?;
     let dir = dir.canonicalize().map_err(|error| Problem::io("find", &dir, error))?;
-    if trace::believed(&dir, ui.notes())?.is_none() {
+    if trace::believed(&dir)?.whole(ui.notes()).is_none() {
         let why = "it is not signed to its end, which may be missing".to_owned();
         return Err(Problem::trace(TraceError::Unverified(why)).into());
     }
     let not_again = |why: String, help| Problem::NotAgain { trace: dir.clone(), why, help };
-    let recording = Recording::read(trace::read(&dir)?).map_err(|error| match error {
+    let others = args.set.iter().map(|other| (other.seq, other.bytes.clone())).collect();
+    let recording = Recording::with(trace::read(&dir)?, others).map_err(|error| match error {
         BadRecording::Trace(error) => Problem::trace(error),
         BadRecording::None => not_again(error.to_string(), "record it: `failcore run --record -- CMD`"),
         BadRecording::Broken(_) => not_again(error.to_string(), "record it again, with room for all of it"),
         BadRecording::Nonsense { .. } => not_again(error.to_string(), ALTERED),
+        BadRecording::NotSet(_) => not_again(error.to_string(), LISTED),
     })?;
-    let others: Vec<_> = recording.changed_by_others().map(|file| file.display().to_string()).collect();
-    if !others.is_empty() {
+    let meanwhile: Vec<_> = recording.changed_by_others().map(|file| file.display().to_string()).collect();
+    if !meanwhile.is_empty() {
         ui.note(format_args!(
             "others changed these while the program was recorded, which finds them as they were at first: {}",
-            others.join(", ")
+            meanwhile.join(", ")
         ));
     }
-    let expected = Expected::read(trace::read(&dir)?).map_err(Problem::trace)?;
+    let mut expected = Expected::read(trace::read(&dir)?).map_err(Problem::trace)?;
+    if let Some(until) = &args.until {
+        let until = until.parse().map_or_else(|_| Until::Step(until.as_str().into()), Until::Seq);
+        let up_to = expected.up_to(&until, trace::read(&dir)?).map_err(Problem::trace)?;
+        expected = up_to.map_err(|error| not_again(error.to_string(), LISTED))?;
+    }
     let policy = policy::recorded(&dir)?.without_identities();
     let installation = Installation::find();
     let own = std::env::current_exe().unwrap_or_default();

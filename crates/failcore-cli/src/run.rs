@@ -20,7 +20,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use failcore_gate::expected::Divergence;
+use failcore_gate::expected::{Differs, Divergence};
 use failcore_kernel::{Cgroup, Sampled, Server};
 use failcore_model::{Event, Text};
 use failcore_policy::Limits;
@@ -218,6 +218,7 @@ impl Started {
             }
             broker = Some(names);
         }
+        let reached = self.parted().is_some_and(|parted| matches!(parted.differs, Differs::Reached(_)));
         let mut parted = self.parted().map(|divergence| Parted(divergence).to_string());
         if let Some(text) = parted.clone() {
             self.server.record(Event::Notice { text });
@@ -268,7 +269,7 @@ impl Started {
         }
         if let Some(parted) = parted {
             ui.note(parted);
-            return Ok(Exit::Diverged);
+            return Ok(if reached { Exit::Success } else { Exit::Diverged });
         }
         Ok(Exit::Child(code))
     }
@@ -448,8 +449,9 @@ struct Parted<'a>(&'a Divergence);
 
 impl fmt::Display for Parted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Divergence { scope, site, nearest, .. } = self.0;
-        write!(f, "diverged: {}", self.0)?;
+        let Divergence { scope, site, nearest, differs, .. } = self.0;
+        let what = if matches!(differs, Differs::Reached(_)) { "stopped" } else { "diverged" };
+        write!(f, "{what}: {}", self.0)?;
         if let [.., tool] = &scope[..] {
             write!(f, ", in the tool `{tool}`")?;
         }

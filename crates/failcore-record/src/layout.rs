@@ -132,6 +132,9 @@ impl Layout<'_> {
     }
 
     fn contents(&self, path: &[u8], contents: &Contents) -> Result<Vec<u8>, Unready> {
+        if let Some(bytes) = self.recording.set.get(&contents.sha256) {
+            return Ok(bytes.clone());
+        }
         if contents.kept {
             return Ok(self.objects.get(&contents.sha256, contents.size)?);
         }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use failcore_gate::expected::Expected;
-use failcore_model::heard::{Asked, Payload, Said};
+use failcore_model::heard::{Asked, End, Field, Payload, Said};
 use failcore_model::input::{Input, Kind, Moment, Name, Start, Told};
 use failcore_model::{AbsPath, Action, Event, Record, Text};
 
@@ -29,6 +29,8 @@ pub struct Recording {
     values: Values,
     /// What others answered, in the order of each question.
     heard: Answers,
+    /// What stands in place of objects, by SHA-256.
+    pub(crate) set: HashMap<String, Vec<u8>>,
     /// What the program left, by path.
     left: BTreeMap<Vec<u8>, Option<String>>,
     /// What others changed meanwhile.
@@ -106,6 +108,9 @@ pub enum BadRecording<E> {
         /// Why.
         why: &'static str,
     },
+    /// What was to be put in its place cannot be.
+    #[error("record {0} is neither what a file held nor a response")]
+    NotSet(u64),
     /// The trace cannot be read.
     #[error(transparent)]
     Trace(E),
@@ -117,11 +122,27 @@ impl Recording {
     /// # Errors
     /// [`BadRecording`].
     pub fn read<E>(records: impl IntoIterator<Item = Result<Record, E>>) -> Result<Self, BadRecording<E>> {
+        Self::with(records, HashMap::new())
+    }
+
+    /// The same with other contents in place of some that were recorded: of files, and of responses, by the record's number.
+    ///
+    /// # Errors
+    /// [`BadRecording`].
+    pub fn with<E>(
+        records: impl IntoIterator<Item = Result<Record, E>>,
+        mut others: HashMap<u64, Vec<u8>>,
+    ) -> Result<Self, BadRecording<E>> {
+        let mut set = HashMap::new();
         let (mut start, mut stdin) = (None, None);
         let (mut nodes, mut values, mut heard) = (BTreeMap::new(), Values::default(), Answers::new());
         let (mut left, mut changed) = (BTreeMap::new(), HashSet::new());
         for record in records {
-            let Record { seq, event, .. } = record.map_err(BadRecording::Trace)?;
+            let Record { seq, mut event, .. } = record.map_err(BadRecording::Trace)?;
+            if let Some(bytes) = others.remove(&seq) {
+                let sha256 = replace(&mut event, &bytes).ok_or(BadRecording::NotSet(seq))?;
+                set.insert(sha256, bytes);
+            }
             let nonsense = |why| BadRecording::Nonsense { seq, why };
             match event {
                 Event::RecordingStarted { start: said } => start = Some(*said),
@@ -149,10 +170,22 @@ impl Recording {
                 _ => {}
             }
         }
+        if let Some(seq) = others.into_keys().min() {
+            return Err(BadRecording::NotSet(seq));
+        }
         // What the program only read was changed by others, unless it moved what it lies in.
-        let others = left.keys().filter(|path| !is_within(path, &changed)).cloned().collect();
+        let meanwhile = left.keys().filter(|path| !is_within(path, &changed)).cloned().collect();
         left.retain(|path, _| changed.contains(path));
-        Ok(Self { start: start.ok_or(BadRecording::None)?, nodes, stdin, values, heard, left, others })
+        Ok(Self {
+            start: start.ok_or(BadRecording::None)?,
+            nodes,
+            stdin,
+            values,
+            heard,
+            set,
+            left,
+            others: meanwhile,
+        })
     }
 
     /// What the program's standard input gives again; nothing, where it gave nothing or nobody knows what. What was not kept
@@ -184,7 +217,7 @@ impl Recording {
     /// to `expected`.
     pub fn replayed(self, objects: Objects, expected: Arc<Expected>) -> Replayed {
         let known = Known::of(&self.nodes);
-        Replayed::new(known, self.values, self.heard, self.left, objects, expected)
+        Replayed::new(known, self.values, self.heard, self.left, objects.with(self.set), expected)
     }
 
     /// What stands in each directory, apart from what a listing says.
@@ -199,6 +232,27 @@ impl Recording {
         }
         children
     }
+}
+
+/// Has an event tell of other bytes; their SHA-256, or nothing where it tells of none.
+fn replace(event: &mut Event, bytes: &[u8]) -> Option<String> {
+    let (hash, length) = (sha256(bytes), bytes.len() as u64);
+    match event {
+        Event::Input { input: Input::Contents { sha256, size, kept }, .. } => {
+            (*sha256, *size, *kept) = (hash.clone(), length, true);
+        }
+        Event::Heard { said: Said::Response { fields, end, .. }, payload: Some(payload), .. } => {
+            let is = |field: &Field, name: &str| field.name.as_bytes().eq_ignore_ascii_case(name.as_bytes());
+            // What it says of how it is packed is not true of these.
+            fields.retain(|field| !is(field, "content-encoding"));
+            for field in fields.iter_mut().filter(|field| is(field, "content-length")) {
+                field.value = Text::from(length.to_string().as_str());
+            }
+            (*end, *payload) = (End::Whole, Payload { sha256: hash.clone(), size: length, kept: true });
+        }
+        _ => return None,
+    }
+    Some(hash)
 }
 
 /// The files that an action changes.

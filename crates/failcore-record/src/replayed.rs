@@ -1,6 +1,6 @@
 //! Telling a program what it was told when it was recorded.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -26,6 +26,7 @@ use crate::walk::absolute;
 pub struct Replayed {
     known: Known,
     values: Values,
+    kin: Kin,
     heard: Answers,
     objects: Objects,
     expected: Arc<Expected>,
@@ -35,8 +36,11 @@ pub struct Replayed {
 
 #[derive(Default)]
 struct State {
+    /// Whose list each thread is given, and which are so.
+    heirs: HashMap<Asks, Option<Asks>>,
+    taken: HashSet<Asks>,
     /// How much of each list was given.
-    given: HashMap<(String, Option<i32>), usize>,
+    given: HashMap<Asks, usize>,
     /// How often each question was answered.
     answered: HashMap<Asked, usize>,
     /// What each clock was said to be at last, and what it was then.
@@ -57,7 +61,8 @@ impl Replayed {
         objects: Objects,
         expected: Arc<Expected>,
     ) -> Self {
-        Self { known, values, heard, objects, expected, left, state: Mutex::default() }
+        let kin = Kin::of(&values);
+        Self { known, values, kin, heard, objects, expected, left, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -90,12 +95,64 @@ impl Replayed {
     }
 }
 
-/// The next of a list.
-fn next<'a, T>(state: &mut State, key: (String, Option<i32>), list: Option<&'a Vec<T>>) -> Option<&'a T> {
-    let given = state.given.entry(key).or_default();
-    let value = list?.get(*given)?;
-    *given += 1;
-    Some(value)
+/// A thread and the code that asks, and the clock it asks; nothing where it asks for chance.
+type Asks = (String, Option<i32>);
+
+impl State {
+    /// The next of a thread's list; `lists` are those that the recorded threads had.
+    fn next<'a, T>(
+        &mut self,
+        asks: Asks,
+        lists: impl Fn(&Asks) -> Option<&'a Vec<T>>,
+        all: &Kin,
+    ) -> Option<&'a T> {
+        let heir = match self.heirs.get(&asks) {
+            Some(known) => known.clone(),
+            None => {
+                let found = all.heir(&asks, &self.taken);
+                self.taken.extend(found.clone());
+                self.heirs.insert(asks, found.clone());
+                found
+            }
+        }?;
+        let value = lists(&heir)?.get(*self.given.entry(heir.clone()).or_default())?;
+        *self.given.entry(heir).or_default() += 1;
+        Some(value)
+    }
+}
+
+/// The recorded threads that asked for the same by the same code, by process, the oldest first.
+///
+/// How many threads a process has had by a certain time differs from run to run, and with it their numbers: a pool makes one
+/// more where the others are still at work.
+struct Kin(HashMap<(String, String, Option<i32>), BTreeMap<usize, Asks>>);
+
+impl Kin {
+    fn of(values: &Values) -> Self {
+        let clocks = values.clocks.keys().map(|(thread, clock)| (thread.clone(), Some(*clock)));
+        let random = values.random.keys().map(|thread| (thread.clone(), None));
+        let mut kin: HashMap<_, BTreeMap<usize, Asks>> = HashMap::new();
+        for asks in clocks.chain(random) {
+            let (process, number, code) = parts(&asks.0);
+            kin.entry((process.into(), code.into(), asks.1)).or_default().insert(number, asks);
+        }
+        Self(kin)
+    }
+
+    /// The one whose values a thread gets: the one with its number, or the oldest that nobody stands for yet.
+    fn heir(&self, asks: &Asks, taken: &HashSet<Asks>) -> Option<Asks> {
+        let (process, number, code) = parts(&asks.0);
+        let kin = self.0.get(&(process.into(), code.into(), asks.1))?;
+        let free = |heir: &&Asks| !taken.contains(*heir);
+        kin.get(&number).filter(free).or_else(|| kin.values().find(free)).cloned()
+    }
+}
+
+/// The process of a thread, its number there, and the code that asks.
+fn parts(thread: &str) -> (&str, usize, &str) {
+    let (thread, code) = thread.split_once(' ').unwrap_or((thread, ""));
+    let (process, number) = thread.rsplit_once('/').unwrap_or((thread, ""));
+    (process, number.parse().unwrap_or(usize::MAX), code)
 }
 
 fn nanoseconds(at: Moment) -> i128 {
@@ -185,8 +242,8 @@ impl Witness for Replayed {
 
     fn clock(&self, thread: &str, clock: i32, now: Moment) -> Result<Moment, SinkError> {
         let mut state = self.state();
-        let key = (thread.to_owned(), clock);
-        let recorded = next(&mut state, (key.0.clone(), Some(clock)), self.values.clocks.get(&key));
+        let lists = |(thread, _): &Asks| self.values.clocks.get(&(thread.clone(), clock));
+        let recorded = state.next((thread.to_owned(), Some(clock)), lists, &self.kin);
         let at = match recorded {
             Some(at) => {
                 state.told += 1;
@@ -208,7 +265,8 @@ impl Witness for Replayed {
 
     fn random(&self, thread: &str, bytes: Vec<u8>) -> Result<Vec<u8>, SinkError> {
         let mut state = self.state();
-        let recorded = next(&mut state, (thread.to_owned(), None), self.values.random.get(thread));
+        let asks = (thread.to_owned(), None);
+        let recorded = state.next(asks, |(thread, _)| self.values.random.get(thread), &self.kin);
         if let Some(recorded) = recorded.filter(|recorded| recorded.len() == bytes.len()) {
             state.told += 1;
             return Ok(recorded.clone());
@@ -231,6 +289,11 @@ mod tests {
         values.clocks.insert(("0/0".into(), 1), vec![at(5, 0), at(6, 500)]);
         values.clocks.insert(("0/1".into(), 1), vec![at(5, 700)]);
         values.random.insert("0/0".into(), vec![vec![1, 2, 3]]);
+        for (thread, value) in
+            [("0/3 pool", 3), ("0/4 pool", 4), ("0/5 draw", 5), ("0/6 draw", 6), ("0/8 draw", 8)]
+        {
+            values.random.insert(thread.into(), vec![vec![value]]);
+        }
         let home = tempfile::tempdir().unwrap();
         let objects = Objects::open(home.path()).unwrap();
         let known = Known::of(&BTreeMap::new());
@@ -244,6 +307,11 @@ mod tests {
         assert_eq!(clock("0.0/0", at(902, 12)), at(8, 510));
         let random = |len: usize| replayed.random("0/0", vec![9; len]).unwrap();
         assert_eq!(random(3), [1, 2, 3]);
+        // Threads that came to be later or earlier stand for those that did the same.
+        for (thread, value) in [("0/3 draw", 5), ("0/3 pool", 3), ("0/4 draw", 6), ("0/5 draw", 8)] {
+            assert_eq!(replayed.random(thread, vec![9]).unwrap(), [value], "{thread}");
+        }
+        assert_ne!(replayed.random("0.1/4 pool", vec![9]).unwrap(), [4], "of another process");
         let (one, other) = (random(40), random(40));
         assert!(one != other && one.len() == 40 && one != [9; 40]);
         assert_eq!(

@@ -1,5 +1,6 @@
 //! The shapes that secrets have: of tokens by their issuers' prefixes, of headers, URLs and assignments.
 
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use aho_corasick::{AhoCorasick, packed};
@@ -16,6 +17,11 @@ pub(crate) struct Shapes {
     pub(crate) any: RegexSet,
     pub(crate) each: Vec<Shape>,
 }
+
+/// The shape of fields that hold secrets.
+const HEADER: &str = "header";
+/// The shape of `password=…` and the like.
+const ASSIGNMENT: &str = "assignment";
 
 /// Names and patterns. Prefixes as their issuers document them.
 const PATTERNS: &[(&str, &str)] = &[
@@ -44,13 +50,13 @@ const PATTERNS: &[(&str, &str)] = &[
     // RFC 6750.
     ("bearer", r"(?i)\bbearer\s+([A-Za-z0-9._~+/-]{16,}=*)"),
     (
-        "header",
+        HEADER,
         r#"(?i)\b(?:(?:proxy-)?authorization|(?:x-)?api-key|x-auth-token|x-amz-security-token|(?:set-)?cookie)\s*:\s*([^\r\n"']+)"#,
     ),
     // RFC 3986 §3.2.1.
     ("url-password", r#"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#@:"']*:([^\s/?#@"']+)@"#),
     (
-        "assignment",
+        ASSIGNMENT,
         r#"(?i)\b[A-Z0-9_-]*(?:api_?key|access_?key|secret_?key|token|secret|password|passwd|credentials?|signature)=["']?([^\s"'&;]{6,})"#,
     ),
 ];
@@ -137,6 +143,23 @@ fn fold(byte: u8) -> u8 {
     byte | 0x20
 }
 
+/// A name without digits, what is called or looked up by it, or the same as an argument before others.
+static CODE: LazyLock<Option<Regex>> =
+    LazyLock::new(|| Regex::new(r"^[A-Za-z_]+(?:\.[A-Za-z_]+)*(?:[\[(].*|[),:\]}]+)$").ok());
+
+/// Whether what stands at `at` in a text and has this shape says in some programming language where a value comes from,
+/// rather than being one.
+pub(crate) fn is_code(shape: &str, text: &[u8], at: &Range<usize>) -> bool {
+    if shape == HEADER {
+        return text[at.clone()].iter().any(|byte| b"${<".contains(byte));
+    }
+    if shape != ASSIGNMENT {
+        return false;
+    }
+    let quoted = at.start.checked_sub(1).is_some_and(|before| matches!(text[before], b'"' | b'\''));
+    !quoted && CODE.as_ref().is_some_and(|code| code.is_match(&text[at.clone()]))
+}
+
 static OPTION: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(r"(?i-u)\A--?(?:[a-z0-9]+[-_])*(?:api-?key|token|secret|password|passwd|key)\z").ok()
 });
@@ -205,6 +228,30 @@ mod tests {
         assert_eq!(SHAPES.any.len(), PATTERNS.len());
         assert!(!matches!(*FINDER, Signs::None) && OPTION.is_some());
         assert!(SIGNS.iter().all(|sign| sign.len() <= 32));
+    }
+
+    #[test]
+    fn code_says_where_a_secret_comes_from_and_holds_none() {
+        let redactor = crate::Redactor::default();
+        for code in [
+            r#"Client(api_key=os.environ["OPENAI_API_KEY"])"#,
+            "login(user, password=password, token=token)",
+            "secret = read(secret_key=settings.SECRET_KEY)",
+            "auth(token=get_token(name), x=1)",
+            "-H 'Authorization: Bearer $TOKEN'",
+            r#"f"Authorization: Bearer {key}""#,
+        ] {
+            assert!(!redactor.finds(code.as_bytes()), "{code}");
+        }
+        for secret in [
+            r#"Client(api_key="hunter2hunter2")"#,
+            "PASSWORD=correcthorse\n",
+            "token=abcdef123456)",
+            "Authorization: Basic dXNlcjpwYXNz",
+            "password=x9(7]qqqqq",
+        ] {
+            assert!(redactor.finds(secret.as_bytes()), "{secret}");
+        }
     }
 
     #[test]
