@@ -212,6 +212,10 @@ print(stat.S_ISREG(os.fstat(0).st_mode), os.lseek(0, 0, os.SEEK_CUR))
     assert "True 13" in run.out and "'a line\\n' 'and m'" in run.out, run.explain()
     file.unlink()
     same(run, again(world, run))
+    # What is longer than a recording may be is not given, nor is it said to be at its end.
+    waits = "print(len(sys.stdin.read()))"
+    run = world.run(waits, policy=WORKSPACE + "[record]\nmax_total = 300_000\n", options=RECORD, stdin=typed)
+    assert (run.code, run.out) == (137, "") and "the standard input alone is longer" in run.err, run.explain()
     # It reads nothing of what is given to `replay`.
     run = world.run("print(repr(sys.stdin.read()))", options=RECORD)
     assert run.out == "''\n", run.explain()
@@ -626,7 +630,9 @@ def test_something_else_is_put_in_place_of_what_was_read(world: World) -> None:
     path = f"{world.work}/data.txt"
     inputs = [r for r in run.records if r["type"] == "input" and r["path"] == path]
     (contents,) = [r["seq"] for r in inputs if "contents" in r["input"]]
-    for n, (value, said) in enumerate([("in words", "in words"), (f"@{world.base}/other.txt", "what it is now\n")]):
+    for n, (value, said) in enumerate(
+        [("in words", "in words"), (f"@{world.base}/other.txt", "what it is now\n")]
+    ):
         to = str(world.base / f"set-{n}")
         second = world.ask("replay", str(run.trace), "--set", f"{contents}={value}", "--trace", to)
         assert (second.returncode, second.stdout) == (0, said), second.stdout + second.stderr
@@ -640,6 +646,8 @@ def test_something_else_is_put_in_place_of_what_was_read(world: World) -> None:
     ]:
         refused = world.ask("replay", str(run.trace), "--set", value)
         assert refused.returncode in (2, 125, 126) and why in refused.stderr, refused.stderr
+
+
 # Everything read-only but what is named and /proc (mount_setattr(2)), then the command that follows.
 READ_ONLY = """
 import ctypes, os, sys

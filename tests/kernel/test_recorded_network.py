@@ -130,7 +130,10 @@ def web(peer: socket.socket) -> None:
 
 def granting(*ports: int) -> str:
     named = [f'"{host}:{port}"' for port in ports for host in ("127.0.0.1", "localhost")]
-    return WORKSPACE + f'\n[env]\npass = ["PATH", "HOME", "LANG", "SSL_CERT_FILE"]\n[net]\nconnect = [{", ".join(named)}]\n'
+    return (
+        WORKSPACE
+        + f'\n[env]\npass = ["PATH", "HOME", "LANG", "SSL_CERT_FILE"]\n[net]\nconnect = [{", ".join(named)}]\n'
+    )
 
 
 HTTP = """
@@ -317,7 +320,9 @@ for _ in range(2):
 
 def test_another_response_is_put_in_place_of_what_was_heard(world: World, others) -> None:
     port = others(web)
-    script = "import sys, urllib.request as web\nprint(web.urlopen(f'http://127.0.0.1:{sys.argv[1]}/a').read())"
+    script = (
+        "import sys, urllib.request as web\nprint(web.urlopen(f'http://127.0.0.1:{sys.argv[1]}/a').read())"
+    )
     run = world.run(script, str(port), policy=granting(port), options=RECORD)
     (seq,) = [one["seq"] for one in heard(run) if "request" in one["asked"]]
     to = str(world.base / "set")

@@ -61,11 +61,11 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
         BadRecording::Nonsense { .. } => not_again(error.to_string(), ALTERED),
         BadRecording::NotSet(_) => not_again(error.to_string(), LISTED),
     })?;
-    let others: Vec<_> = recording.changed_by_others().map(|file| file.display().to_string()).collect();
-    if !others.is_empty() {
+    let meanwhile: Vec<_> = recording.changed_by_others().map(|file| file.display().to_string()).collect();
+    if !meanwhile.is_empty() {
         ui.note(format_args!(
             "others changed these while the program was recorded, which finds them as they were at first: {}",
-            others.join(", ")
+            meanwhile.join(", ")
         ));
     }
     let mut expected = Expected::read(trace::read(&dir)?).map_err(Problem::trace)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use failcore_gate::{Grant, SinkError, Witness};
 use failcore_model::heard::{Asked, Said};
-use failcore_model::{Action, Claims, HostName, IpClass, Timestamp};
+use failcore_model::{Action, Claims, HostName, IpClass, RuleId, Timestamp};
 use hickory_proto::rr::RecordType;
 
 use crate::Pins;
@@ -211,15 +211,15 @@ impl Resolver {
         mut may: impl FnMut(&HostName) -> bool,
     ) -> Result<Found, ResolveError> {
         match grant.action() {
-            Action::Resolve(name) => self.ask(name, grant, &mut may),
+            Action::Resolve(name) => self.ask(name, grant.rules(), &mut may),
             _ => Err(ResolveError::NotGranted),
         }
     }
 
-    fn ask(&self, name: &HostName, grant: &Grant, may: &mut May<'_>) -> Result<Found, ResolveError> {
+    fn ask(&self, name: &HostName, rules: &[RuleId], may: &mut May<'_>) -> Result<Found, ResolveError> {
         let found = match &self.witness {
             None => self.source.addresses(name, may),
-            Some(witness) => match witness.outside(grant.rules()) {
+            Some(witness) => match witness.outside(rules) {
                 Some(outside) => outside
                     .addresses(name)
                     .map(|addrs| Found { addrs, ..Found::default() })
@@ -443,7 +443,7 @@ mod tests {
         name: &HostName,
         grants: impl Fn(IpAddr) -> bool,
     ) -> Result<Answer, ResolveError> {
-        resolver.admit(name, &resolver.ask(name, &mut |_| true)?, NOW, grants)
+        resolver.admit(name, &resolver.ask(name, &[], &mut |_| true)?, NOW, grants)
     }
 
     #[test]

@@ -174,10 +174,18 @@ impl Recording {
             return Err(BadRecording::NotSet(seq));
         }
         // What the program only read was changed by others, unless it moved what it lies in.
-        let changed_by = left.keys().filter(|path| !is_within(path, &changed)).cloned().collect();
+        let meanwhile = left.keys().filter(|path| !is_within(path, &changed)).cloned().collect();
         left.retain(|path, _| changed.contains(path));
-        let start = start.ok_or(BadRecording::None)?;
-        Ok(Self { start, nodes, stdin, values, heard, set, left, others: changed_by })
+        Ok(Self {
+            start: start.ok_or(BadRecording::None)?,
+            nodes,
+            stdin,
+            values,
+            heard,
+            set,
+            left,
+            others: meanwhile,
+        })
     }
 
     /// What the program's standard input gives again; nothing, where it gave nothing or nobody knows what. What was not kept

@@ -355,7 +355,7 @@ mod tests {
         assert!(one != other && one.len() == 40 && one != [9; 40]);
         assert_eq!(
             replayed.summary(),
-            "clocks and random numbers: 4 from the record, 4 that it does not have and that follow from them"
+            "clocks and random numbers: 8 from the record, 5 that it does not have and that follow from them"
         );
     }
 }

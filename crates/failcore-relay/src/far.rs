@@ -124,7 +124,9 @@ impl Far {
     pub(crate) fn later(route: Route, name: &str, config: &ClientConfig) -> Self {
         let mut config = config.clone();
         config.alpn_protocols = vec![HTTP1.to_vec()];
-        Self { tls: Some((name.to_owned(), Arc::new(config))), ..Self::plain(route) }
+        let mut far = Self::plain(route);
+        far.tls = Some((name.to_owned(), Arc::new(config)));
+        far
     }
 
     /// The same over a stream that stands, and speaks `agreed`.

@@ -66,8 +66,12 @@ impl Kind {
                             }
                             Ok(len) if len > 0 => {
                                 let piece = &piece[..len];
-                                // What is not kept is not given, and nothing after it; the run is being stopped then.
-                                if recorder.takes(piece).is_err() || write.write_all(piece).is_err() {
+                                if recorder.takes(piece).is_err() {
+                                    // What is not kept is not given, and that there is no more would not be true: the run
+                                    // waits, and is being stopped.
+                                    return std::mem::forget(write);
+                                }
+                                if write.write_all(piece).is_err() {
                                     break;
                                 }
                             }
