@@ -55,7 +55,7 @@ attack-long: $(VENV)/.installed $(VENV)/.test ## Run the attacks that take minut
 	FAILCORE_ATTACK_LONG=1 $(BIN)/python -m pytest tests/attacks
 
 clean: ## Remove everything that was made here
-	rm -rf $(VENV) .venv-bench .venv-bench-kernel .venv-bench-network $(DATA) $(TARGET) dist demo/run .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-bench .venv-bench-kernel .venv-bench-network .venv-bench-recorded $(DATA) $(TARGET) dist demo/run .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- how .venv comes to be; each stamp is older than what it was made from only when that changed -------------

@@ -1,6 +1,6 @@
 """A real agent (smolagents, over the OpenAI client) with tools of all sorts; it knows nothing of FailCore.
 
-    python recorded_agent.py WORKSPACE API_URL PAGE_URL
+python recorded_agent.py WORKSPACE API_URL PAGE_URL
 """
 
 import asyncio
@@ -41,7 +41,9 @@ def list_directory(path: str) -> str:
         path: The directory, relative to the workspace.
     """
     there = WORKSPACE / path
-    return repr([(name, (there / name).is_file() and (there / name).stat().st_size) for name in os.listdir(there)])
+    return repr(
+        [(name, (there / name).is_file() and (there / name).stat().st_size) for name in os.listdir(there)]
+    )
 
 
 @tool
@@ -104,7 +106,9 @@ def chance() -> str:
     for thread in threads:
         thread.join()
     with tempfile.NamedTemporaryFile(dir=WORKSPACE, suffix=".note") as note:
-        return repr((datetime.datetime.now(), uuid.uuid4(), random.random(), sorted(drawn.items()), note.name))
+        return repr(
+            (datetime.datetime.now(), uuid.uuid4(), random.random(), sorted(drawn.items()), note.name)
+        )
 
 
 @tool
@@ -116,7 +120,6 @@ def write_file(path: str, text: str) -> str:
         text: What it is to hold.
     """
     return f"{(WORKSPACE / path).write_text(text)} characters"
-
 
 
 def show(step: ActionStep) -> None:

@@ -1,9 +1,12 @@
 """A recorded program runs again with nothing outside, and says the same, byte for byte."""
 
+import ipaddress
 import json
 import os
+import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,7 +37,14 @@ def namespaces(world: World) -> None:
         pytest.skip("this machine lets ordinary users make no namespaces")
 
 
-def again(world: World, run: Run, *argv: str, as_user: list[str] | None = None, state: str = "state") -> Run:
+def again(
+    world: World,
+    run: Run,
+    *argv: str,
+    as_user: list[str] | None = None,
+    state: str = "state",
+    stdin: str = "",
+) -> Run:
     """Runs what was recorded again; what it leaves is the trace of that."""
     world.runs += 1
     trace = world.base / f"again-{world.runs}"
@@ -44,6 +54,7 @@ def again(world: World, run: Run, *argv: str, as_user: list[str] | None = None, 
         [*line, *(["--", *argv] if argv else [])],
         cwd=world.work,
         env=world.environ({"XDG_STATE_HOME": str(world.base / state)}),
+        input=stdin,
         capture_output=True,
         text=True,
         errors="replace",
@@ -140,6 +151,94 @@ def test_time_and_chance_are_what_they_were(world: World) -> None:
     run = world.run(CHANCE, options=RECORD)
     for _ in range(2):
         same(run, again(world, run))
+
+
+DEVICES = """
+import subprocess, threading
+for device in ("/dev/urandom", "/dev/random"):
+    with open(device, "rb") as file: print(file.read(16).hex(), file.read(100_000).hex()[-32:])
+fd = os.open("/dev/urandom", os.O_RDONLY)
+print([os.read(fd, 16).hex() for _ in range(3)], len(os.read(fd, 4096)), flush=True)
+child = os.fork()
+if not child:
+    print("child", os.read(fd, 16).hex(), open("/dev/urandom", "rb").read(16).hex(), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+said = {}
+def read(number):
+    with open("/dev/urandom", "rb") as file: said[number] = file.read(20_000 * number).hex()[-16:]
+threads = [threading.Thread(target=read, args=(number,)) for number in range(1, 5)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(sorted(said.items()))
+print(subprocess.run("dd if=/dev/urandom bs=64 count=5 2>/dev/null | sha256sum; head -c 3000000 /dev/urandom | sha256sum",
+                     shell=True, capture_output=True, text=True))
+"""
+
+
+def test_random_bytes_that_are_read_as_a_file_are_what_they_were(world: World) -> None:
+    policy = WORKSPACE + SHELL
+    run = world.run(DEVICES, policy=policy, options=RECORD)
+    for _ in range(2):
+        same(run, again(world, run))
+    other = world.run(DEVICES, policy=policy, options=RECORD)
+    drawn, drawn_anew = (re.findall("[0-9a-f]{16,}", said) for said in (run.out, other.out))
+    assert len(drawn) == len(set(drawn)) == 15 and not set(drawn) & set(drawn_anew), "by chance"
+
+
+TAKES = """
+import subprocess
+print(repr(sys.stdin.readline()), repr(sys.stdin.read(5)))
+print(subprocess.run(["/bin/cat"], stdin=sys.stdin, capture_output=True, text=True).stdout[-30:], sys.stdin.read())
+"""
+
+
+def test_the_standard_input_gives_what_it_gave(world: World) -> None:
+    policy = WORKSPACE + SHELL
+    typed = "a line\n" + "and more\n" * 50_000 + "the end"
+    run = world.run(TAKES, policy=policy, options=RECORD, stdin=typed)
+    assert "'a line\\n' 'and m'" in run.out and "the end" in run.out, run.explain()
+    same(run, again(world, run))
+    # Of a file it reads on from where the caller was.
+    file = world.work / "input"
+    file.write_text("the caller's\n" + typed)
+    told = f"""
+import stat
+print(stat.S_ISREG(os.fstat(0).st_mode), os.lseek(0, 0, os.SEEK_CUR))
+{TAKES}
+"""
+    before = ["/bin/sh", "-c", f'{{ read first; "$@"; }} < {file}', "sh"]
+    run = world.run(told, policy=policy, options=RECORD, before=before)
+    assert "True 13" in run.out and "'a line\\n' 'and m'" in run.out, run.explain()
+    file.unlink()
+    same(run, again(world, run))
+    # What is longer than a recording may be is not given, nor is it said to be at its end.
+    waits = "print(len(sys.stdin.read()))"
+    run = world.run(waits, policy=WORKSPACE + "[record]\nmax_total = 300_000\n", options=RECORD, stdin=typed)
+    assert (run.code, run.out) == (137, "") and "the standard input alone is longer" in run.err, run.explain()
+    # It reads nothing of what is given to `replay`.
+    run = world.run("print(repr(sys.stdin.read()))", options=RECORD)
+    assert run.out == "''\n", run.explain()
+    same(run, again(world, run, stdin="something"))
+
+
+def test_a_standard_input_that_was_not_kept_is_to_be_given_again(world: World) -> None:
+    secret = "sk-ant-api03-" + "Ab1" * 31 + "AA"
+    run = world.run("print(len(sys.stdin.read()))", options=RECORD, stdin=secret)
+    (learnt,) = [r["input"]["stdin"] for r in run.records if "stdin" in r.get("input", {})]
+    assert not learnt["kept"] and secret not in (run.trace / "trace.jsonl").read_text()
+    second = again(world, run)
+    assert second.code == 126 and "the standard input was not kept" in second.err, second.err
+    same(run, again(world, run, stdin=secret))
+
+
+def test_what_is_typed_is_not_recorded_and_that_is_said(world: World) -> None:
+    terminal = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+    run = world.run("print(sys.stdin.isatty())", options=RECORD, before=[world.python, "-c", terminal])
+    assert run.code == 0 and "True" in run.out, run.explain()
+    assert "what is typed there is not recorded" in run.out
+    assert "what is typed into the standard input, a terminal" in json.dumps(run.records[0])
+    assert again(world, run).out == "False\n"
 
 
 C = r"""
@@ -239,6 +338,81 @@ def test_a_changed_program_is_told_where_it_parts(world: World) -> None:
     assert (second.code, second.out) == (0, "HERE\n"), second.explain()
 
 
+def test_a_look_that_was_not_recorded_parts_and_one_at_what_is_known_does_not(world: World) -> None:
+    for name in ("one/data.txt", "listed/data.txt"):
+        (world.work / name).parent.mkdir()
+        (world.work / name).write_text("here")
+    agent = world.work / "agent.py"
+    script = """
+import tempfile
+print(os.path.exists(WORK + "/one/data.txt"), os.path.exists(WORK + "/one/gone.txt"), os.listdir(WORK + "/listed"))
+os.mkdir(WORK + "/made")
+print(os.path.exists(WORK + "/made/x"), os.path.exists(tempfile.mkdtemp() + "/y"), os.path.exists("/proc/self/nothing"))
+"""
+    run = world.run(script, options=RECORD)
+    same(run, again(world, run))
+    recorded = agent.read_text()
+    for other in ("one/other.txt", "one/other/below.txt"):
+        agent.write_text(recorded.replace("one/data.txt", other))
+        second = again(world, run, world.python, str(agent))
+        assert second.code == 5 and second.out == "", second.explain()
+        missing = os.path.dirname(other) if "below" in other else other
+        assert (
+            f"diverged: the recorded run had no look at {world.work}/{missing}; most like it is look at"
+            in second.err
+        )
+        assert any("had no look at" in str(record.get("text")) for record in second.records)
+    # Of a directory whose names it has, and of one that the run makes, the record knows what is not there.
+    for known in ("listed/other.txt", "made/other.txt", "one/gone.txt"):
+        agent.write_text(recorded.replace("made/x", known))
+        second = again(world, run, world.python, str(agent))
+        assert (second.code, second.out) == (0, run.out), second.explain()
+
+
+def test_what_is_read_of_a_directory_after_it_was_moved(world: World) -> None:
+    (world.work / "a" / "sub").mkdir(parents=True)
+    for name in ("a/one", "a/two", "a/sub/three"):
+        (world.work / name).write_text(name)
+    script = """
+os.rename(WORK + "/a", WORK + "/b")
+os.mkdir(WORK + "/a")
+open(WORK + "/a/one", "w").write("another")
+os.rename(WORK + "/b/sub", WORK + "/c")
+os.chdir(WORK + "/b")
+print(open("one").read(), open(WORK + "/c/three").read(), os.stat("two").st_size, os.listdir(WORK + "/c"))
+print(open(WORK + "/a/one").read(), sorted(os.listdir(WORK + "/b")), os.path.exists("three"))
+"""
+    run = world.run(script, options=RECORD)
+    assert "a/one a/sub/three 5 ['three']" in run.out, run.explain()
+    shutil.rmtree(world.work)
+    world.work.mkdir()
+    same(run, again(world, run))
+
+
+def test_what_others_change_meanwhile_is_as_it_was_at_first_and_named(world: World) -> None:
+    shared = world.work / "shared.txt"
+    shared.write_text("first")
+    script = """
+import time
+print(open(WORK + "/shared.txt").read(), flush=True)
+open(WORK + "/ready", "w").close()
+while os.path.exists(WORK + "/ready"): time.sleep(0.01)
+"""
+    with world.under_way(script, options=RECORD) as way:
+        way.ready()
+        shared.write_text("changed")
+        (world.work / "ready").unlink()
+        run = way.ended()
+    run.out = run.out.splitlines(keepends=True)[0]
+    assert run.out == "first\n", run.explain()
+    agent = world.work / "agent.py"
+    agent.write_text(agent.read_text().replace("while os.path.exists(WORK", "while not os.path.exists(WORK"))
+    second = again(world, run, world.python, str(agent))
+    assert second.out == "first\n", second.explain()
+    named = [line for line in second.err.splitlines() if "others changed these while" in line]
+    assert named and str(shared) in named[0], second.err
+
+
 def test_what_is_left_behind_is_compared(world: World) -> None:
     agent = world.work / "agent.py"
     run = world.run("open(WORK + '/out.txt', 'w').write('one')", options=RECORD)
@@ -331,6 +505,46 @@ def test_what_was_not_kept_has_to_be_the_same(world: World) -> None:
     assert second.code == 126 and f"{world.work}/secret.txt is not what it was" in second.err, second.err
 
 
+def test_the_policy_says_what_is_kept_and_where_it_ends(world: World) -> None:
+    for name in ("kept.txt", "model.bin", "long.txt"):
+        (world.work / name).write_text(name * (1000 if name == "long.txt" else 1))
+    read = "for name in sorted(os.listdir(WORK)): print(open(WORK + '/' + name).read()[:9], flush=True)"
+    policy = WORKSPACE + '\n[record]\nhash_only = ["**/*.bin"]\nmax_file = 5000\n'
+    run = world.run(read, policy=policy, options=RECORD)
+    learnt = {r["path"]: r["input"]["contents"] for r in run.records if "contents" in r.get("input", {})}
+    kept = {name: learnt[f"{world.work}/{name}"]["kept"] for name in ("kept.txt", "model.bin", "long.txt")}
+    assert kept == {"kept.txt": True, "model.bin": False, "long.txt": False}, run.explain()
+    (world.work / "kept.txt").unlink()
+    same(run, again(world, run))
+    (world.work / "model.bin").write_text("another model")
+    assert f"{world.work}/model.bin is not what it was" in again(world, run).err
+
+    # A recording that is full ends the run, whatever the program makes of it.
+    patient = """
+for number in range(9):
+    try: print(len(open(WORK + "/" + str(number)).read()), flush=True)
+    except OSError as error: print(error.errno, flush=True)
+import time; time.sleep(600)
+"""
+    for number in range(9):
+        (world.work / str(number)).write_text(str(number) * 100_000)
+    run = world.run(patient, policy=WORKSPACE + "\n[record]\nmax_total = 500_000\n", options=RECORD)
+    assert run.code == 137, run.explain()
+    assert "stopped: `record.max_total` is 500000, and the recording needs" in run.err
+    said = run.out.splitlines()
+    assert said[0] == "100000" and said[-1] == "5" and said.count("100000") < 5, (
+        "what is not kept is not learnt"
+    )
+    assert any(
+        "stopped: `record.max_total`" in str(r.get("text")) for r in run.records if r["type"] == "notice"
+    )
+    assert [r["text"] for r in run.records if r["type"] == "recording.broken"], run.explain()
+    second = again(world, run)
+    assert second.code == 126 and "the recording is not whole: `record.max_total` is 500000" in second.err, (
+        second.err
+    )
+
+
 def test_a_recording_that_holds_everything_needs_nothing(world: World) -> None:
     script = "import json; print(json.dumps({'a': 1}))"
     run = world.run(script, options=(*RECORD, "--self-contained"))
@@ -383,3 +597,212 @@ def test_a_recording_without_room_says_so(world: World) -> None:
     run = world.run(script, options=RECORD, before=["unshare", "-m", "/bin/sh", "-c", mounted, "sh"])
     assert "the recording is not whole" in run.err, run.explain()
     assert Path(copy / "trace.jsonl").exists()
+
+
+def test_it_runs_as_far_as_it_is_told_to(world: World) -> None:
+    script = """
+import failcore
+print("before", flush=True)
+open(WORK + "/one", "w").close()
+@failcore.tool
+def second(): open(WORK + "/two", "w").close()
+second()
+print("after", flush=True)
+"""
+    run = world.run(script, options=RECORD)
+    assert run.code == 0, run.explain()
+    (at,) = [r["seq"] for r in run.allowed("fs.open") if str(r["request"]["action"]["path"]).endswith("/one")]
+    for until, words, out in [
+        (str(at), f"stopped: here the recorded run was at record {at}: fs.open {world.work}/one", "before\n"),
+        ("second", f"fs.open {world.work}/two", "before\n"),
+    ]:
+        stopped = world.ask("replay", str(run.trace), "--until", until, "--trace", str(world.base / until))
+        assert (stopped.returncode, stopped.stdout) == (0, out), stopped.stdout + stopped.stderr
+        assert words in stopped.stderr and "nothing of it was done" in stopped.stderr, stopped.stderr
+    nowhere = world.ask("replay", str(run.trace), "--until", "third")
+    assert nowhere.returncode == 126 and "no operation there" in nowhere.stderr, nowhere.stderr
+
+
+def test_something_else_is_put_in_place_of_what_was_read(world: World) -> None:
+    (world.work / "data.txt").write_text("what it was\n")
+    (world.base / "other.txt").write_text("what it is now\n")
+    run = world.run("print(open(WORK + '/data.txt').read(), end='')", options=RECORD)
+    path = f"{world.work}/data.txt"
+    inputs = [r for r in run.records if r["type"] == "input" and r["path"] == path]
+    (contents,) = [r["seq"] for r in inputs if "contents" in r["input"]]
+    for n, (value, said) in enumerate(
+        [("in words", "in words"), (f"@{world.base}/other.txt", "what it is now\n")]
+    ):
+        to = str(world.base / f"set-{n}")
+        second = world.ask("replay", str(run.trace), "--set", f"{contents}={value}", "--trace", to)
+        assert (second.returncode, second.stdout) == (0, said), second.stdout + second.stderr
+    (world.work / "data.txt").unlink()
+    same(run, again(world, run))
+    for value, why in [
+        (f"{inputs[0]['seq']}=x", "neither what a file held nor a response"),
+        ("99999999=x", "neither what a file held nor a response"),
+        ("x=y", "no record's number"),
+        (f"{contents}=@/nowhere", "No such file"),
+    ]:
+        refused = world.ask("replay", str(run.trace), "--set", value)
+        assert refused.returncode in (2, 125, 126) and why in refused.stderr, refused.stderr
+
+
+# Everything read-only but what is named and /proc (mount_setattr(2)), then the command that follows.
+READ_ONLY = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY, MS_BIND = 442, -100, 0x8000, 1, 4096
+def must(done):
+    if done != 0: raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+def change(path, flags, to_set, to_clear):
+    attributes = (ctypes.c_uint64 * 4)(to_set, to_clear, 0, 0)
+    must(libc.syscall(MOUNT_SETATTR, AT_FDCWD, path.encode(), flags, attributes, ctypes.sizeof(attributes)))
+cut = sys.argv.index("--")
+writable = sys.argv[1:cut]
+for path in writable: must(libc.mount(path.encode(), path.encode(), None, MS_BIND, None))
+change("/", AT_RECURSIVE, MOUNT_ATTR_RDONLY, 0)
+for path in [*writable, "/proc"]: change(path, 0, 0, MOUNT_ATTR_RDONLY)
+try: open(sys.executable + ".x", "w")
+except OSError as error: assert error.errno == 30, error
+os.execvp(sys.argv[cut + 1], sys.argv[cut + 1:])
+"""
+TOUCHES = """
+import os, socket, subprocess
+os.makedirs(WORK + "/made/below")
+open(WORK + "/made/file", "w").write("x")
+os.rename(WORK + "/made/file", WORK + "/made/moved")
+os.chmod(WORK + "/made/moved", 0o640)
+os.unlink(WORK + "/made/moved")
+open(WORK + "/there", "a").write(" and more")
+os.symlink("there", WORK + "/link")
+print(subprocess.run(["/bin/bash", "-c", "mkdir d; echo x > d/file; mv d/file .; cat file there; rm file"],
+                     capture_output=True, text=True))
+# Past the hook, so that the kernel is asked.
+for network in ("tcp/192.0.2.1/80", "udp/192.0.2.1/99", "udp/198.51.100.7/99"):
+    done = subprocess.run(["/bin/bash", "-c", f"echo x > /dev/{network}"], capture_output=True, text=True)
+    print(network, done.returncode, done.stderr.rpartition(":")[2])
+server = socket.create_server(("127.0.0.1", 0))
+with socket.create_connection(server.getsockname()) as peer: print("own")
+"""
+# What may change something by a path or a descriptor, and what speaks to somebody (strace(1) has more under these names).
+CALLS = "%file,%network,fchmod,fchown,fsetxattr,fremovexattr,ftruncate,unshare,setns"
+CHANGES = re.compile(
+    r"creat|mk(dir|nod)(at)?|rename(at2?)?|(sym|un)?link(at)?|rmdir|[fl]?ch(mod|own)(at)?2?|f?utimes?(nsat|at)?"
+    r"|f?truncate|[fl]?(set|remove)xattr|u?mount2?|move_mount"
+)
+
+
+def calls(log: str) -> Iterator[tuple[str, str, str]]:
+    """The calls in a log of `strace -f`, each with its arguments and what came of it; those cut in two made whole."""
+    begun: dict[str, str] = {}
+    for line in log.splitlines():
+        task, _, line = line.partition(" ")
+        line = line.strip()
+        if line.endswith("<unfinished ...>"):
+            begun[task] = line.removesuffix("<unfinished ...>")
+            continue
+        if resumed := re.match(r"<\.\.\. \w+ resumed>", line):
+            line = begun.pop(task, "") + line[resumed.end() :]
+        if found := re.match(r"(\w+)\((.*)\)\s+= (.*)$", line):
+            yield found[1], found[2], found[3]
+
+
+def paths_of(args: str) -> list[str]:
+    """The paths in a call's arguments, after the directories that they start from."""
+    named = re.findall(r'(?:<([^>]*)>, )?"([^"]*)"', args) or [
+        ("", held) for held in re.findall("<([^>]*)>", args)
+    ]
+    return [os.path.join(start, path) for start, path in named]
+
+
+def test_nothing_outside_is_touched_as_strace_sees(world: World) -> None:
+    """An ordinary user, in a network namespace without anybody and a tree that is read-only but for the state directory and
+    that for temporary files."""
+    if not (shutil.which("strace") and Path("/bin/bash").exists()):
+        pytest.skip("strace(1) or bash(1) is not installed")
+    (world.work / "there").write_text("was there")
+    policy = WORKSPACE + SHELL + '\n[net]\nconnect = ["127.0.0.1:*"]\nlisten = ["127.0.0.1:*"]\n'
+    run = world.run(TOUCHES, policy=policy, options=RECORD)
+    assert run.code == 0 and "was there and more" in run.out, run.explain()
+    assert run.denied("net.*", "192.0.2.1"), run.explain()
+
+    state, temporary, logs = (world.base / name for name in ("second-state", "temporary", "logs"))
+    for directory in (state, temporary, logs):
+        directory.mkdir()
+    world.hand_over()
+    before = {path: path.lstat() for path in world.base.rglob("*")}
+    ordinary = ["unshare", "--user", "--map-user=65534", "--map-group=65534"]
+    done = subprocess.run(
+        [
+            *[*world.as_user, "unshare", "--user", "--map-root-user", "--mount", "--net"],
+            *[world.python, "-c", READ_ONLY, str(state), str(temporary), str(logs), "--"],
+            *["strace", "-f", "-y", "-qq", "-o", str(logs / "log"), "-e", f"trace={CALLS}"],
+            *[*ordinary, world.failcore, "replay", str(run.trace)],
+        ],
+        cwd=world.work,
+        env=world.environ({"XDG_STATE_HOME": str(state), "TMPDIR": str(temporary)}),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, run.out), done.stderr
+
+    seen = list(calls((logs / "log").read_text()))
+    names = [name for name, _, _ in seen]
+    start = next(n for n, (name, args, _) in enumerate(seen) if name == "execve" and '"replay"' in args)
+    entered = names.index("pivot_root")
+    assert seen[entered][2] == "0" and not {"setns", "mount", "pivot_root"} & set(names[entered + 1 :])
+    assert not [call for call in seen if "EROFS" in call[2]], "nothing tried to change the tree"
+    # Before it is in its world, it makes the world, in the directory for temporary files, and says who it is there.
+    maps = ("/proc/self/uid_map", "/proc/self/gid_map", "/proc/self/setgroups")
+    own = (f"{temporary}/failcore-replay-", f"{state}/failcore", *maps)
+    for name, args, came in seen[start:entered]:
+        opens = name.startswith("open") and re.search("O_WRONLY|O_RDWR|O_CREAT|O_TRUNC", args)
+        if (CHANGES.fullmatch(name) or opens) and not came.startswith("-1"):
+            paths = paths_of(args)
+            if name == "mount":
+                # What and where; the first mount parts from the machine's.
+                assert (paths[1:2] and paths[1].startswith(own)) or (
+                    paths == ["/"] and "MS_PRIVATE" in args
+                ), args
+            else:
+                assert paths and paths[-1].startswith(own), (name, args)
+    # It speaks to nobody before it is on a network of its own.
+    own_network = next(
+        n for n in range(start, entered) if names[n] == "unshare" and "CLONE_NEWNET" in seen[n][1]
+    )
+    for name, args, came in seen[start:own_network]:
+        assert name not in ("connect", "bind", "sendto", "sendmsg") or came.startswith("-1"), (name, args)
+    # There all files are in memory but FailCore's own; whoever is connected, sent to or served is on its own loopback.
+    spoken = [call for call in seen[own_network:] if call[0] in ("connect", "bind", "sendto", "sendmsg")]
+    for name, args, came in spoken:
+        address = re.search(r'inet_addr\("([^"]*)"\)|inet_pton\(AF_INET6, "([^"]*)"', args)
+        if address and not ipaddress.ip_address(address[1] or address[2]).is_loopback:
+            assert came.startswith("-1 EACCES"), (name, args, came)
+        if path := re.search(r'sun_path="([^"]*)"', args):
+            assert came.startswith("-1") or path[1].startswith(
+                (str(state), "/proc/self/fd/", "/tmp/failcore-")
+            ), args
+    reached = {found[1] for _, args, _ in spoken if (found := re.search(r'inet_addr\("([^"]*)"\)', args))}
+    assert {"192.0.2.1", "198.51.100.7", "127.0.0.1"} <= reached, "it was tried"
+
+    # Afterwards nothing is there or changed but the trace of this, which says what was served and refused.
+    left = {path: path.lstat() for path in world.base.rglob("*") if not path.is_relative_to(logs)}
+    changed = {
+        path for path, at in left.items() if path not in before or at.st_mtime_ns != before[path].st_mtime_ns
+    }
+    assert changed and all(
+        path.is_relative_to(state / "failcore") for path in changed - {state, temporary}
+    ), changed
+    assert not list(temporary.iterdir())
+    assert set(before) - set(left) == {logs}
+    (trace,) = (state / "failcore" / "runs").iterdir()
+    second = Run(done.returncode, done.stdout, done.stderr, trace, records(trace))
+    coverage = json.dumps(second.records[0])
+    assert "nothing outside is reached, whatever is decided" in coverage and str(state) in coverage
+    held = {verb["verb"]: verb["by"] for verb in second.records[0]["coverage"]["verbs"]}
+    assert "in memory" in held["fs.open"] and "nobody else" in held["net.connect"]
+    assert second.allowed("fs.*", "/work/there") and second.denied("net.*", "192.0.2.1")
+    assert any("from the record" in str(record.get("text")) for record in second.records)

@@ -5,6 +5,7 @@ import http.server
 import itertools
 import socket
 import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -129,7 +130,10 @@ def web(peer: socket.socket) -> None:
 
 def granting(*ports: int) -> str:
     named = [f'"{host}:{port}"' for port in ports for host in ("127.0.0.1", "localhost")]
-    return WORKSPACE + f'\n[env]\npass = ["PATH", "HOME", "LANG", "SSL_CERT_FILE"]\n[net]\nconnect = [{", ".join(named)}]\n'
+    return (
+        WORKSPACE
+        + f'\n[env]\npass = ["PATH", "HOME", "LANG", "SSL_CERT_FILE"]\n[net]\nconnect = [{", ".join(named)}]\n'
+    )
 
 
 HTTP = """
@@ -312,3 +316,78 @@ for _ in range(2):
     assert run.out == "not believed\n200\n", run.explain()
     second = again(world, run)
     assert second.code == 5 and "not in the record" in second.err, second.explain()
+
+
+def test_another_response_is_put_in_place_of_what_was_heard(world: World, others) -> None:
+    port = others(web)
+    script = (
+        "import sys, urllib.request as web\nprint(web.urlopen(f'http://127.0.0.1:{sys.argv[1]}/a').read())"
+    )
+    run = world.run(script, str(port), policy=granting(port), options=RECORD)
+    (seq,) = [one["seq"] for one in heard(run) if "request" in one["asked"]]
+    to = str(world.base / "set")
+    second = world.ask("replay", str(run.trace), "--set", f"{seq}=another answer", "--trace", to)
+    assert (second.returncode, second.stdout) == (0, "b'another answer'\n"), second.stderr
+
+
+def test_what_is_let_happen_happens_and_nothing_else(world: World, others, certified: Path) -> None:
+    plain, secure, lines = others(web), others(web, server_side(certified)), others(words)
+    (world.work / "live.txt").write_text("then")
+    (world.work / "kept.txt").write_text("then")
+    script = f"""
+import socket, urllib.request as web
+print(web.urlopen("http://127.0.0.1:{plain}/a").read())
+print(web.urlopen("https://localhost:{secure}/b").read())
+with socket.create_connection(("127.0.0.1", {lines})) as peer:
+    peer.sendall(b"hello\\n")
+    print(peer.recv(100))
+print(open(WORK + "/live.txt").read(), open(WORK + "/kept.txt").read())
+with open(WORK + "/live.txt", "a") as file: file.write(" and after")
+with open(WORK + "/kept.txt", "a") as file: file.write(" and after")
+"""
+    policy = f"""
+version = 1
+extends = ["preset:python"]
+[fs]
+read = ["./work/agent.py"]
+write = [{{ path = "./work/live.txt", id = "live" }}, "./work/kept.txt"]
+[env]
+pass = ["PATH", "HOME", "LANG", "SSL_CERT_FILE"]
+[net]
+connect = ["127.0.0.1:{plain}", "localhost:{secure}", "127.0.0.1:{secure}", "127.0.0.1:{lines}"]
+http = ["GET localhost:{secure}/**"]
+"""
+    env = {"SSL_CERT_FILE": str(certified / "ca.pem")}
+    run = world.run(script, policy=policy, options=RECORD, env=env)
+    assert run.code == 0, run.explain()
+    for file in ("live.txt", "kept.txt"):
+        (world.work / file).write_text("now")
+    world.hand_over()
+
+    def replay(*live: str) -> list[str]:
+        world.runs += 1
+        options = [word for rule in live for word in ("--live", rule)]
+        to = str(world.base / f"again-{world.runs}")
+        done = subprocess.run(
+            [*world.as_user, world.failcore, "replay", str(run.trace), "--trace", to, *options],
+            env=world.environ(env), cwd=world.base, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.splitlines()
+
+    then = run.out.splitlines()
+    assert replay() == then
+    for live, differ in [
+        (["net.connect[0]"], {0}),
+        (["policy.toml#net.http[0]"], {1}),
+        (["net.connect[3]"], set()),
+        (["net.connect[0]", "net.http[0]"], {0, 1}),
+    ]:
+        now = replay(*live)
+        assert {n for n in range(len(then)) if now[n] != then[n]} == differ, (live, now)
+    assert (world.work / "live.txt").read_text() == (world.work / "kept.txt").read_text() == "now"
+    assert replay("live")[3] == "now then"
+    assert (world.work / "live.txt").read_text() == "now and after"
+    assert (world.work / "kept.txt").read_text() == "now"
+    nowhere = world.ask("replay", str(run.trace), "--live", "net.connect[9]")
+    assert nowhere.returncode == 126 and "no rule `net.connect[9]`" in nowhere.stderr, nowhere.stderr

@@ -21,6 +21,7 @@ ALONE = {"failcore-preload"}
 ONLY_IN = {
     "pyo3": {"failcore-py"},
     "clap": {"failcore-cli"},
+    "ratatui": {"failcore-cli"},
     "ed25519-dalek": {"failcore-trace"},
     "toml": {"failcore-policy", "failcore-cli"},
     "hyper": {"failcore-relay"},

@@ -29,6 +29,7 @@ BORNE = {
     "rand_core": "ed25519-dalek 2, which signed_note asks for, wants 0.6, everything else 0.10",
     "getrandom": "what the two rand_core name; the older is not built",
     "cpufeatures": "sha2 0.10 asks for 0.2, the random numbers of hickory-proto for 0.3",
+    "signal-hook": "crossterm, which ratatui draws by, asks for 0.3, everything else for 0.4",
     "embedded-io": "postcard names two in its manifest; neither is built",
 }
 

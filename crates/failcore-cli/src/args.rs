@@ -77,6 +77,11 @@ pub(crate) enum Command {
     /// Read and verify traces
     #[command(subcommand)]
     Trace(Trace),
+    /// Go through a trace at a terminal: by record, operation, tool and refusal
+    ///
+    /// Of each record it shows what was asked for, what was decided, by which rule in which line, what would permit it, what
+    /// came of it, what was read, and which tools were at work. `?` lists the keys.
+    Step(Step),
     /// Run a recorded program again, or decide traces again under another policy
     Replay(Replay),
     /// Say where two runs part
@@ -89,6 +94,9 @@ pub(crate) enum Command {
     Completions(Completions),
     /// Write the manual pages
     Man(Man),
+    /// Make connections for a program that is run again; started by `replay` alone
+    #[command(hide = true)]
+    Outside,
 }
 
 /// The policy a program runs under is the file given with -p; else the nearest failcore.toml from the working
@@ -166,7 +174,7 @@ pub(crate) struct Tail {
     #[arg(value_name = "RUN")]
     pub(crate) run: String,
     #[command(flatten)]
-    pub(crate) filter: Filter,
+    pub(crate) rows: ShownRows,
 }
 
 #[derive(Debug, Args)]
@@ -339,11 +347,21 @@ pub(crate) struct Show {
     #[arg(value_name = "TRACE", value_hint = ValueHint::DirPath)]
     pub(crate) trace: PathBuf,
     #[command(flatten)]
+    pub(crate) rows: ShownRows,
+}
+
+/// Which records are shown, and how.
+#[derive(Debug, Args)]
+pub(crate) struct ShownRows {
+    #[command(flatten)]
     pub(crate) filter: Filter,
+    /// Show every record on a line of its own, repeats and absent files too
+    #[arg(long, help_heading = "Filters")]
+    pub(crate) all: bool,
 }
 
 /// Which records are shown; all conditions must hold.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Filters")]
 pub(crate) struct Filter {
     /// Only what was refused
@@ -358,9 +376,6 @@ pub(crate) struct Filter {
     /// Only files at or below this path
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub(crate) path: Option<PathBuf>,
-    /// Show every record on a line of its own, repeats and absent files too
-    #[arg(long)]
-    pub(crate) all: bool,
 }
 
 /// One verb, or all of a family.
@@ -387,6 +402,23 @@ fn verbs(text: &str) -> Result<Verbs, String> {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  failcore step 0198f3a2
+  failcore step 0198f3a2 1234
+  failcore step 0198f3a2 --denied --tool web_search")]
+pub(crate) struct Step {
+    /// The trace
+    #[arg(value_name = "TRACE", value_hint = ValueHint::DirPath)]
+    pub(crate) trace: PathBuf,
+    /// The number of the record to begin at
+    #[arg(value_name = "SEQ")]
+    pub(crate) seq: Option<u64>,
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
   failcore replay 0198f3a2
   failcore replay 0198f3a2 -- python agent.py
   failcore replay 0198f3a2 -p stricter.toml
@@ -401,10 +433,40 @@ pub(crate) struct Replay {
     /// Where the trace of running it again goes: a directory that does not exist yet
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, conflicts_with = "policy")]
     pub(crate) trace: Option<PathBuf>,
+    /// Run it no further than the first operation from this record on, or of this step or tool
+    #[arg(long, value_name = "SEQ|STEP", conflicts_with = "policy")]
+    pub(crate) until: Option<String>,
+    /// Put something else in place of what was recorded: what a file held or a response brought, by the record's number (`trace show --all`); TEXT, or what a file holds
+    #[arg(long, value_name = "SEQ=TEXT|@FILE", conflicts_with = "policy", value_parser = Other::parse)]
+    pub(crate) set: Vec<Other>,
+    /// Let what this rule permits really happen: its connections are made, its files are those of the machine; by its name (`policy.toml#net.connect[0]`, or `net.connect[0]`)
+    #[arg(long, value_name = "RULE", conflicts_with = "policy")]
+    pub(crate) live: Vec<String>,
     /// The program to run in place of the recorded one, and its arguments
     #[arg(last = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
     #[arg(conflicts_with = "policy")]
     pub(crate) command: Vec<OsString>,
+}
+
+/// Something in place of what a record tells of.
+#[derive(Debug, Clone)]
+pub(crate) struct Other {
+    /// The record's number.
+    pub(crate) seq: u64,
+    /// What it is to be.
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Other {
+    fn parse(text: &str) -> Result<Self, String> {
+        let (seq, value) = text.split_once('=').ok_or("it has no `=`")?;
+        let seq = seq.parse().map_err(|_| format!("`{seq}` is no record's number"))?;
+        let bytes = match value.strip_prefix('@') {
+            Some(file) => std::fs::read(file).map_err(|error| format!("{file}: {error}"))?,
+            None => value.as_bytes().to_vec(),
+        };
+        Ok(Self { seq, bytes })
+    }
 }
 
 /// Operations are matched by tool, verb and resource and by which of its kind each is, whatever order they came in.

@@ -193,7 +193,7 @@ pub(crate) fn tail(args: &Tail, ui: &mut Ui) -> Result<Exit, Failure> {
         Ok(None) => trace::locate(args.run.as_ref())?,
         Err(problem) => trace::locate(args.run.as_ref()).map_err(|_| problem)?,
     };
-    trace::tail(&dir, &args.filter, ui)
+    trace::tail(&dir, &args.rows, ui)
 }
 
 /// Answers a question of a run, or lists those that wait.

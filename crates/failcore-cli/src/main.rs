@@ -16,10 +16,12 @@ mod failure;
 mod init;
 mod install;
 mod interpreter;
+mod outside;
 mod policy;
 mod replay;
 mod rerun;
 mod run;
+mod step;
 mod trace;
 mod trust;
 mod ui;
@@ -78,11 +80,13 @@ fn dispatch(command: &Command, ui: &mut Ui) -> Result<Exit, Failure> {
         Command::Init(args) => init::run(args, ui),
         Command::Trust(args) => trust::run(args, ui),
         Command::Trace(args) => trace::run(args, ui),
+        Command::Step(args) => step::run(args, ui),
         Command::Replay(args) => replay::run(args, ui),
         Command::Diff(args) => diff::run(args, ui),
         Command::Bisect(args) => bisect::run(args, ui),
         Command::Doctor(args) => doctor::run(args, ui),
         Command::Completions(args) => completions::completions(args, ui),
+        Command::Outside => outside::run(),
         Command::Man(args) => completions::man(args, ui),
     }
 }

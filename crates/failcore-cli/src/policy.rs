@@ -154,6 +154,18 @@ impl Difference {
         compare("trace.redact", redact(old), redact(new));
         let upstream = |policy: &PolicySet| list(policy.upstream().iter());
         compare("dns.upstream", upstream(old), upstream(new));
+        for (name, kept) in [("record.keep", true), ("record.hash_only", false)] {
+            let said = |policy: &PolicySet| match kept {
+                true => {
+                    policy.payloads().kept().map(|all| list(all.iter()).unwrap_or_else(|| "nothing".into()))
+                }
+                false => list(policy.payloads().hash_only().iter()),
+            };
+            compare(name, said(old), said(new));
+        }
+        let bytes = |most: Option<u64>| most.map(|most| most.to_string());
+        compare("record.max_file", bytes(old.payloads().max_file), bytes(new.payloads().max_file));
+        compare("record.max_total", bytes(old.payloads().max_total), bytes(new.payloads().max_total));
         // A list that a tool has of its own narrows it even where it is empty, and so has no rule.
         let tools: BTreeSet<String> = old.tools().chain(new.tools()).map(|(name, _)| name).collect();
         for name in tools {

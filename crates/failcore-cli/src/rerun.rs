@@ -5,15 +5,17 @@
 //! anything, whatever it is, and the gate says where it does something that it did not do before.
 
 use std::ffi::OsString;
+use std::io::{IsTerminal, Read, empty, stdin};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use failcore_gate::expected::Expected;
+use failcore_gate::expected::{Expected, Until};
 use failcore_kernel::World;
 use failcore_model::AbsPath;
-use failcore_record::{BadRecording, Objects, Recording};
+use failcore_policy::{Object, PolicySet, Rule};
+use failcore_record::{BadRecording, Live, Objects, Recording, Unready};
 use failcore_trace::TraceError;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
 
@@ -22,7 +24,8 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Problem};
 use crate::install::Installation;
 use crate::interpreter::Program;
-use crate::run::{self, Again, os};
+use crate::outside::Helper;
+use crate::run::{self, Again, Owners, os};
 use crate::ui::Ui;
 use crate::{control, policy, trace};
 
@@ -30,6 +33,9 @@ use crate::{control, policy, trace};
 const PATIENCE: Duration = Duration::from_secs(120);
 /// What helps where a recording is not what was recorded.
 const ALTERED: &str = "only the trace's directory as it was left can be run again; nothing of it ran";
+
+/// What helps where something is not in it.
+const LISTED: &str = "`failcore trace show --all TRACE` lists all records with their numbers";
 
 /// Runs the program of a record again; exit code 5 where it does something else.
 pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
@@ -42,17 +48,32 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
     };
     let dir = trace::locate(name)?;
     let dir = dir.canonicalize().map_err(|error| Problem::io("find", &dir, error))?;
-    if trace::believed(&dir, ui.notes())?.is_none() {
+    if trace::believed(&dir)?.whole(ui.notes()).is_none() {
         let why = "it is not signed to its end, which may be missing".to_owned();
         return Err(Problem::trace(TraceError::Unverified(why)).into());
     }
     let not_again = |why: String, help| Problem::NotAgain { trace: dir.clone(), why, help };
-    let recording = Recording::read(trace::read(&dir)?).map_err(|error| match error {
+    let others = args.set.iter().map(|other| (other.seq, other.bytes.clone())).collect();
+    let recording = Recording::with(trace::read(&dir)?, others).map_err(|error| match error {
         BadRecording::Trace(error) => Problem::trace(error),
         BadRecording::None => not_again(error.to_string(), "record it: `failcore run --record -- CMD`"),
+        BadRecording::Broken(_) => not_again(error.to_string(), "record it again, with room for all of it"),
         BadRecording::Nonsense { .. } => not_again(error.to_string(), ALTERED),
+        BadRecording::NotSet(_) => not_again(error.to_string(), LISTED),
     })?;
-    let expected = Expected::read(trace::read(&dir)?).map_err(Problem::trace)?;
+    let meanwhile: Vec<_> = recording.changed_by_others().map(|file| file.display().to_string()).collect();
+    if !meanwhile.is_empty() {
+        ui.note(format_args!(
+            "others changed these while the program was recorded, which finds them as they were at first: {}",
+            meanwhile.join(", ")
+        ));
+    }
+    let mut expected = Expected::read(trace::read(&dir)?).map_err(Problem::trace)?;
+    if let Some(until) = &args.until {
+        let until = until.parse().map_or_else(|_| Until::Step(until.as_str().into()), Until::Seq);
+        let up_to = expected.up_to(&until, trace::read(&dir)?).map_err(Problem::trace)?;
+        expected = up_to.map_err(|error| not_again(error.to_string(), LISTED))?;
+    }
     let policy = policy::recorded(&dir)?.without_identities();
     let installation = Installation::find();
     let own = std::env::current_exe().unwrap_or_default();
@@ -80,9 +101,24 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
     // What is named on the command line is what is to be tried out: it is taken as it is now.
     let own_files = if args.command.is_empty() { Vec::new() } else { files_of(&args.command)? };
     let paths = own_files.iter().filter_map(|path| AbsPath::new(path.as_os_str().as_encoded_bytes()).ok());
-    let expected = Arc::new(expected.of_program(paths.collect()));
+    let (live, owners) = live(&args.live, &policy, &not_again)?;
+    let expected = expected.of_program(paths.collect()).but_for(live.rules.clone());
+    let expected = Arc::new(expected);
     bound.extend(own_files);
+    bound.extend(live.files.clone());
     let objects = Objects::open(&dir).map_err(|error| not_again(error.to_string(), ALTERED))?;
+    // Who types is not waited for.
+    let mut ours: Box<dyn Read> = match stdin() {
+        terminal if terminal.is_terminal() => Box::new(empty()),
+        stdin => Box::new(stdin),
+    };
+    let given = recording.stdin(&objects, &mut ours).map_err(|error| {
+        let help = match error {
+            Unready::Ungiven => "give it what it was given: `failcore replay TRACE < FILE`",
+            _ => ALTERED,
+        };
+        not_again(error.to_string(), help)
+    })?;
     enter(&recording, &objects, &bound).map_err(|(why, help)| not_again(why, help))?;
     rustix::process::umask(Mode::from_raw_mode(start.umask));
     let cwd = PathBuf::from(os(&start.cwd));
@@ -100,8 +136,46 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
         self_contained: false,
         command,
     };
-    let replayed = Arc::new(recording.replayed(objects, Arc::clone(&expected)));
-    run::again(&args, Again { start, policy, expected, replayed, installation, own }, ui)
+    let replayed = Arc::new(recording.replayed(objects, Arc::clone(&expected)).but_for(live));
+    let again = Again { start, policy, expected, replayed, given, shown: bound, installation, own, owners };
+    run::again(&args, again, ui)
+}
+
+/// What really happens by the rules of these names, and what the owner has for it.
+fn live(
+    names: &[String],
+    policy: &PolicySet,
+    not_again: &impl Fn(String, &'static str) -> Problem,
+) -> Result<(Live, Option<Owners>), Failure> {
+    const NAMED: &str =
+        "`failcore policy show` names the rules of a policy; the trace's is its `policy.toml`";
+    let mut live = Live::default();
+    if names.is_empty() {
+        return Ok((live, None));
+    }
+    for name in names {
+        let is = |rule: &&Rule| {
+            let id = rule.id.to_string();
+            id == *name || id.split_once('#').is_some_and(|(_, place)| place == name)
+        };
+        let mut found = policy.rules().filter(is).peekable();
+        if found.peek().is_none() {
+            return Err(not_again(format!("its policy has no rule `{name}`"), NAMED).into());
+        }
+        for rule in found {
+            live.rules.insert(rule.id.clone());
+            let files = rule.objects.iter().filter_map(|object| match object {
+                Object::File { path, .. } | Object::Exec { image: path, .. } | Object::Library(path) => {
+                    path.root()
+                }
+                _ => None,
+            });
+            live.files.extend(files.map(|file| file.as_path().to_owned()).filter(|file| file.exists()));
+        }
+    }
+    // Before the world is entered, where all of it is out of reach.
+    live.outside = Some(Arc::new(Helper::start()?));
+    Ok((live, Some(Owners::gather(policy)?)))
 }
 
 /// The files that a program consists of: its own, and its script.

@@ -9,6 +9,7 @@ mod freeze;
 mod lane;
 mod prepare;
 mod signals;
+mod stdin;
 mod summary;
 mod terminal;
 mod tree;
@@ -19,7 +20,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use failcore_gate::expected::Divergence;
+use failcore_gate::expected::{Differs, Divergence};
 use failcore_kernel::{Cgroup, Sampled, Server};
 use failcore_model::{Event, Text};
 use failcore_policy::Limits;
@@ -33,6 +34,7 @@ use crate::ui::{self, Ui, count};
 
 use approvals::Approvals;
 use begin::{Begun, Supervised};
+pub(crate) use carried::Owners;
 use clock::Clock;
 use control::{Change, Control, Given};
 use freeze::Frozen;
@@ -134,6 +136,8 @@ impl Started {
         let mut watch = if measured { CLOSE_WATCH } else { LOOSE_WATCH };
         if self.prepared.expected.is_some() {
             watch = CLOSEST_WATCH;
+        } else if self.prepared.keeping.is_some() {
+            watch = CLOSE_WATCH;
         }
         let mut parted_since = None;
         // Where nothing is measured it is known to be one process, and looked at again when it is not over by then.
@@ -207,12 +211,15 @@ impl Started {
             // What is still said is kept as it ends.
             drop(relay);
             if let Some(Err(why)) = recorder.map(|recorder| recorder.finish()) {
-                let text = format!("the recording is not whole, and cannot be run again: {why}");
-                ui.note(&text);
-                self.server.record(Event::Notice { text });
+                ui.note(format_args!("the recording is not whole, and cannot be run again: {why}"));
+                self.server.record(Event::RecordingBroken { text: why });
+            }
+            if let Some(replayed) = &self.prepared.replayed {
+                self.server.record(Event::Notice { text: replayed.summary() });
             }
             broker = Some(names);
         }
+        let reached = self.parted().is_some_and(|parted| matches!(parted.differs, Differs::Reached(_)));
         let mut parted = self.parted().map(|divergence| Parted(divergence).to_string());
         if let Some(text) = parted.clone() {
             self.server.record(Event::Notice { text });
@@ -263,7 +270,7 @@ impl Started {
         }
         if let Some(parted) = parted {
             ui.note(parted);
-            return Ok(Exit::Diverged);
+            return Ok(if reached { Exit::Success } else { Exit::Diverged });
         }
         Ok(Exit::Child(code))
     }
@@ -302,6 +309,10 @@ impl Started {
 
     /// The first limit that is passed.
     fn over(&self, limits: &Limits, sampled: &Sampled) -> Option<Stop> {
+        let recorder = self.supervised.as_ref().and_then(|supervised| supervised.recorder.as_ref());
+        if let Some(full) = recorder.and_then(|recorder| recorder.full()) {
+            return Some(Stop { limit: "record", text: full.to_owned() });
+        }
         let held = self.cgroup.as_ref().filter(|cgroup| cgroup.holds_memory());
         if let (Some(cgroup), Some(most)) = (held, limits.memory) {
             if cgroup.out_of_memory() > 0 {
@@ -439,8 +450,9 @@ struct Parted<'a>(&'a Divergence);
 
 impl fmt::Display for Parted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Divergence { scope, site, nearest, .. } = self.0;
-        write!(f, "diverged: {}", self.0)?;
+        let Divergence { scope, site, nearest, differs, .. } = self.0;
+        let what = if matches!(differs, Differs::Reached(_)) { "stopped" } else { "diverged" };
+        write!(f, "{what}: {}", self.0)?;
         if let [.., tool] = &scope[..] {
             write!(f, ", in the tool `{tool}`")?;
         }

@@ -14,16 +14,17 @@ use failcore_trace::{Alteration, Integrity, Reader, Report, VerifyingKey};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use crate::args::{Filter, Trace};
+use crate::args::{ShownRows, Trace};
 use crate::exit::Exit;
 use crate::explain::Explanation;
 use crate::failure::{Failure, Problem};
 use crate::policy;
 use crate::ui::{Answer, BAD, FAINT, GOOD, STRONG, Styled, Table, Ui, WARN, count};
 
-pub(crate) use decisions::{Decisions, believed, decisions, is_undecidable};
-use filter::Chosen;
+pub(crate) use decisions::{Believed, Decisions, believed, decisions, is_undecidable};
+pub(crate) use filter::{Chosen, files};
 use rows::Rows;
+pub(crate) use rows::{command, line};
 
 /// How long `tail` waits before it looks again.
 const TAIL_PAUSE: Duration = Duration::from_millis(100);
@@ -32,8 +33,8 @@ const TAIL_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) fn run(args: &Trace, ui: &mut Ui) -> Result<Exit, Failure> {
     match args {
         Trace::List => list(ui),
-        Trace::Show(args) => show(&locate(&args.trace)?, &args.filter, false, ui),
-        Trace::Tail(args) => tail(&locate(&args.trace)?, &args.filter, ui),
+        Trace::Show(args) => show(&locate(&args.trace)?, &args.rows, false, ui),
+        Trace::Tail(args) => tail(&locate(&args.trace)?, &args.rows, ui),
         Trace::Verify { trace, key } => verify(trace, key.as_deref(), ui),
         Trace::Prove { trace, seq } => {
             let dir = locate(trace)?;
@@ -64,17 +65,17 @@ pub(crate) fn read(dir: &Path) -> Result<Reader, Failure> {
 }
 
 /// Shows the records of the trace in `dir`, and those that come, until it is closed.
-pub(crate) fn tail(dir: &Path, filter: &Filter, ui: &mut Ui) -> Result<Exit, Failure> {
-    show(dir, filter, true, ui)
+pub(crate) fn tail(dir: &Path, rows: &ShownRows, ui: &mut Ui) -> Result<Exit, Failure> {
+    show(dir, rows, true, ui)
 }
 
-fn show(dir: &Path, filter: &Filter, follow: bool, ui: &mut Ui) -> Result<Exit, Failure> {
+fn show(dir: &Path, rows: &ShownRows, follow: bool, ui: &mut Ui) -> Result<Exit, Failure> {
     let mut reader = read(dir)?;
     if follow {
         reader = reader.follow();
     }
-    let mut chosen = Chosen::new(filter)?;
-    let mut rows = Rows::new(filter.all);
+    let chosen = Chosen::new(rows.filter.clone())?;
+    let mut rows = Rows::new(rows.all);
     loop {
         for record in reader.by_ref() {
             let record = match record {

@@ -72,6 +72,11 @@ impl Ui {
         self.json
     }
 
+    /// Whether the standard output takes colours.
+    pub(crate) fn is_coloured(&self) -> bool {
+        AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never
+    }
+
     /// Whether nobody reads any more (`| head`): the work may stop, which is no error.
     pub(crate) fn is_gone(&self) -> bool {
         self.gone

@@ -32,6 +32,7 @@ fn help_reads_well() {
       init         Write a commented policy to start from
       trust        Trust a failcore.toml, so that `run` uses it without -p
       trace        Read and verify traces
+      step         Go through a trace at a terminal: by record, operation, tool and refusal
       replay       Run a recorded program again, or decide traces again under another policy
       diff         Say where two runs part
       bisect       Find the first operation of a trace that two policies decide otherwise

@@ -199,6 +199,15 @@ fn diff_tells_what_is_no_rule_too() {
     ~ trace.redact: none → PIN
     0 rules removed, 0 rules added, 3 settings changed
     "#);
+    let record =
+        "[record]\nkeep = []\nhash_only = [\"/w/*.bin\", \"/m\"]\nmax_file = \"1MiB\"\nmax_total = 5\n";
+    assert_reads!(diff(&format!("{base}{record}")), @r#"
+    ~ record.hash_only: none → /w/*.bin, /m
+    ~ record.keep: none → nothing
+    ~ record.max_file: none → 1048576
+    ~ record.max_total: none → 5
+    0 rules removed, 0 rules added, 4 settings changed
+    "#);
     let said = world.failcore(&["policy", "diff", "old.toml", "old.toml"]);
     assert_eq!((said.code, said.out.as_str()), (0, "no difference"));
 }

@@ -160,7 +160,11 @@ impl Comparison {
 /// An operation in words, as [`Request::operation`], with one word for what differs from run to run by nature: process
 /// ids, session ids and other UUIDs, names of temporary files, ports that the kernel chose.
 pub fn normal(request: &Request) -> String {
-    let operation = request.operation();
+    normal_words(request.operation())
+}
+
+/// The same of an operation that is in words already.
+pub fn normal_words(operation: String) -> String {
     // Most operations have none of it.
     if !VARYING.any.is_match(&operation) {
         return operation;

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use failcore_model::{
-    AbsPath, Action, Claims, Endpoint, Event, NativeObject, Record, Request, SignalTarget, Text, Transport,
+    AbsPath, Action, Claims, Endpoint, Event, NativeObject, Record, Request, RuleId, SignalTarget, Text,
+    Transport,
 };
 use serde::Serialize;
 
@@ -21,8 +22,12 @@ pub struct Expected {
     counts: Mutex<HashMap<Key, Count>>,
     /// Files that are not those of the record.
     own: Vec<AbsPath>,
+    /// What these rules permit is free.
+    live: HashSet<RuleId>,
     /// Whether the program itself was started.
     started: AtomicBool,
+    /// The operation before which it is to stop, which of its kind, and the record's number.
+    until: Option<(Key, u64, u64)>,
     /// The ports that it serves itself; 0 where the kernel chose one.
     served: Mutex<HashSet<u16>>,
     parted: OnceLock<Divergence>,
@@ -66,7 +71,33 @@ pub enum Differs {
     Unkept(String),
     /// It goes on in another way.
     Otherwise(String),
+    /// In nothing: it is this record, up to which the program was to run.
+    Reached(u64),
 }
+
+/// How far a program is run again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Until {
+    /// To the first operation from this record on.
+    Seq(u64),
+    /// To the first operation of this step, or of this tool.
+    Step(Text),
+}
+
+impl Until {
+    fn is_at(&self, seq: u64, request: &Request) -> bool {
+        let claimed = &request.subject.claimed;
+        match self {
+            Self::Seq(from) => seq >= *from,
+            Self::Step(step) => claimed.step.as_ref() == Some(step) || claimed.scope.contains(step),
+        }
+    }
+}
+
+/// Where a program was to stop, and the record has nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the recorded run has no operation there")]
+pub struct NoSuchPlace;
 
 impl std::error::Error for Divergence {}
 
@@ -79,6 +110,7 @@ impl fmt::Display for Divergence {
             Differs::Recorded(1) => write!(f, "the recorded run had {operation} once, and not again"),
             Differs::Recorded(n) => write!(f, "the recorded run had {operation} {n} times, and no more"),
             Differs::Unkept(why) => write!(f, "what came of {operation} is not in the record: {why}"),
+            Differs::Reached(seq) => write!(f, "here the recorded run was at record {seq}: {operation}"),
             Differs::Otherwise(how) => write!(f, "{operation} goes on in another way: {how}"),
         }
     }
@@ -116,11 +148,39 @@ impl Expected {
         Ok(Self { counts: Mutex::new(counts), ..Self::default() })
     }
 
+    /// The same up to some place in those records.
+    ///
+    /// # Errors
+    /// Inside, [`NoSuchPlace`]; else the first error of `records`.
+    pub fn up_to<E>(
+        self,
+        until: &Until,
+        records: impl IntoIterator<Item = Result<Record, E>>,
+    ) -> Result<Result<Self, NoSuchPlace>, E> {
+        let mut before: HashMap<Key, u64> = HashMap::new();
+        for record in records {
+            let Record { seq, event, .. } = record?;
+            let Event::Decided { request, .. } = event else { continue };
+            let nth = before.entry(key(&request)).or_default();
+            *nth += 1;
+            if until.is_at(seq, &request) {
+                return Ok(Ok(Self { until: Some((key(&request), *nth, seq)), ..self }));
+            }
+        }
+        Ok(Err(NoSuchPlace))
+    }
+
     /// The same of a program that is not quite the one that was recorded: it consists of these files, and what it does with
     /// them is free.
     #[must_use]
     pub fn of_program(self, own: Vec<AbsPath>) -> Self {
         Self { own, ..self }
+    }
+
+    /// The same of a program that really does what these rules permit.
+    #[must_use]
+    pub fn but_for(self, live: HashSet<RuleId>) -> Self {
+        Self { live, ..self }
     }
 
     /// Where the runs part, once they have.
@@ -165,6 +225,15 @@ impl Expected {
         let free = first || touches(&request.action, &self.own);
         let outside = goes_ahead && self.outside(&request.action);
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((last, nth, seq)) = &self.until
+            && *last == key
+            && counts.get(&key).is_some_and(|count| count.all - count.left + 1 == *nth)
+        {
+            let (operation, site) = (request.operation(), request.subject.claimed.site.clone());
+            let differs = Differs::Reached(*seq);
+            self.part(Divergence { operation, scope: key.0, site, differs, nearest: None });
+            return false;
+        }
         match counts.get_mut(&key) {
             _ if outside => {}
             Some(count) if count.left > 0 => {
@@ -234,6 +303,10 @@ impl Sink for Matching {
     fn append(&self, event: &Event) -> Result<(), SinkError> {
         self.trace.append(event)?;
         let Event::Decided { request, decision, enforced, .. } = event else { return Ok(()) };
+        let live = decision.is_allow() && decision.rules.iter().any(|rule| self.expected.live.contains(rule));
+        if live && self.expected.parted().is_none() {
+            return Ok(());
+        }
         if self.expected.meets(request, decision.is_allow() || !enforced) {
             return Ok(());
         }
@@ -337,6 +410,27 @@ mod tests {
         assert_eq!(parted.to_string(), "the recorded run had process.exec /x once, and not again");
         let (went, parted) = run(&twice, &["process.exec /x"; 3]);
         assert_eq!((went, parted.unwrap().differs), (2, Differs::Recorded(2)));
+    }
+
+    #[test]
+    fn it_stops_where_it_is_told_to() {
+        let did = ["process.exec /x", "fs.read /a", "fs.delete /b", "fs.read /a", "fs.delete /b"];
+        let records = || {
+            let record = |(seq, words): (u64, &&str)| {
+                Ok::<_, ()>(Record { seq, ts: Timestamp(0), session: "s".into(), event: decided(words) })
+            };
+            (0..).zip(&did).map(record)
+        };
+        let expected = || Expected::read(records()).unwrap();
+        for (from, stops) in [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)] {
+            let expected = Arc::new(expected().up_to(&Until::Seq(from), records()).unwrap().unwrap());
+            let sink = Matching { trace: Arc::new(Kept(Mutex::default())), expected: Arc::clone(&expected) };
+            let went = did.iter().take_while(|words| sink.append(&decided(words)).is_ok()).count();
+            assert_eq!((went, &expected.parted().unwrap().differs), (stops, &Differs::Reached(from)));
+        }
+        for nowhere in [Until::Seq(5), Until::Step("no such step".into())] {
+            assert_eq!(expected().up_to(&nowhere, records()).unwrap().unwrap_err(), NoSuchPlace);
+        }
     }
 
     #[test]

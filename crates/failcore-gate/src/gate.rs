@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use failcore_model::{
     Action, Answer, Claims, Context, Counters, Decision, Denial, Endpoint, Event, Fault, HostName, Lane,
-    Obligation, Outcome, Reason, Request, Subject, Text, Timestamp,
+    Obligation, Outcome, Reason, Request, RuleId, Subject, Text, Timestamp,
 };
 use failcore_policy::{Limits, Mode, PolicySet};
 use smallvec::SmallVec;
@@ -61,6 +61,11 @@ impl Grant {
     /// The action that was judged.
     pub fn action(&self) -> &Action {
         &self.action
+    }
+
+    /// The rules that permit it.
+    pub fn rules(&self) -> &[RuleId] {
+        &self.decision.rules
     }
 
     /// Its number within the process, which the trace's records share.

@@ -2,11 +2,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::{fmt, io};
 
 use failcore_model::heard::{Asked, Said};
 use failcore_model::input::Moment;
 use failcore_model::{
-    Action, Answer, Claims, Counters, Event, HostName, Reason, Request, Text, Timestamp, Transport,
+    Action, Answer, Claims, Counters, Event, HostName, Reason, Request, RuleId, Text, Timestamp, Transport,
 };
 use smallvec::SmallVec;
 
@@ -109,6 +111,23 @@ pub struct Passage {
     pub judged: bool,
     /// The other half, where that was made before.
     pub far: Option<OwnedFd>,
+    /// Who makes more of them, where it really happens in a program that is run again; nothing of it is recorded or played.
+    pub outside: Option<Arc<dyn Outside>>,
+}
+
+/// Somebody outside of the world that a program is run again in, for what is to happen for real.
+pub trait Outside: fmt::Debug + Send + Sync {
+    /// A connection that does not wait.
+    ///
+    /// # Errors
+    /// As connect(2).
+    fn connect(&self, to: SocketAddr) -> io::Result<OwnedFd>;
+
+    /// The addresses of a name, in the order of getaddrinfo(3).
+    ///
+    /// # Errors
+    /// `EAI_*` as in netdb.h, and what it means in words.
+    fn addresses(&self, name: &HostName) -> Result<Vec<IpAddr>, (i32, String)>;
 }
 
 /// Somebody who sees what a program learns from outside, before it does.
@@ -119,6 +138,22 @@ pub trait Witness: Send + Sync {
     /// The program names `asked`, from the directory `from` where it is relative; `follow` says whether it means what a
     /// link in the last place leads to.
     fn looks(&self, from: &[u8], asked: &[u8], follow: bool) -> Result<(), SinkError>;
+
+    /// The program asks what stands at a path, as in [`Witness::looks`], and does no more; `who` says what it claims.
+    fn asks(
+        &self,
+        from: &[u8],
+        asked: &[u8],
+        follow: bool,
+        _who: &dyn Fn() -> Claims,
+    ) -> Result<(), SinkError> {
+        self.looks(from, asked, follow)
+    }
+
+    /// The program moved what stood at the absolute path `from` to `to`.
+    fn moved(&self, _from: &[u8], _to: &[u8]) -> Result<(), SinkError> {
+        Ok(())
+    }
 
     /// The program is about to get a descriptor of this file or directory.
     fn opens(&self, opened: BorrowedFd<'_>) -> Result<(), SinkError>;
@@ -142,6 +177,9 @@ pub trait Witness: Send + Sync {
 
     /// The program says something else to somebody than it did when it was recorded, in this way: there the runs part.
     fn parts(&self, from: &Asked, claims: &Claims, how: &str);
+
+    /// Who does it for real what one of these rules permits, in a program that is run again; nobody, for all other rules.
+    fn outside(&self, rules: &[RuleId]) -> Option<Arc<dyn Outside>>;
 
     /// Whether nobody outside is asked, because all that is known is known from a record.
     fn plays(&self) -> bool;

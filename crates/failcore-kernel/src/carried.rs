@@ -47,7 +47,16 @@ pub(crate) fn connect(call: &Call<'_>, socket: &Socket, grant: &Grant) -> Result
     let relay = call.shared.parent.relay.as_ref().ok_or(Errno::ACCESS)?;
     let instead = relay.instead_of(to).ok_or(Errno::CONNREFUSED)?;
     let judged = grant.is_carried();
-    let far = witnessed(call, to, judged)?;
+    let witness = call.shared.parent.witness.as_ref();
+    let outside = witness.and_then(|witness| witness.outside(grant.rules()));
+    let far = match &outside {
+        Some(outside) => {
+            let made =
+                || outside.connect(to).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
+            Some(call.shared.patience.during(call, made)?)
+        }
+        None => witnessed(call, to, judged)?,
+    };
     let connected = connect_to(call, socket, &inet(instead));
     if matches!(connected, Ok(()) | Err(Errno::INPROGRESS)) {
         let mut from: SocketAddr = getsockname(&socket.fd)?.try_into().map_err(|_| Errno::AFNOSUPPORT)?;
@@ -57,7 +66,7 @@ pub(crate) fn connect(call: &Call<'_>, socket: &Socket, grant: &Grant) -> Result
         let (actor, claims) = (call.actor(), call.process.claims(call.notice.tid));
         let ends = call.shared.parent.gate.ends(grant);
         let sender = Sender { transport, from, answered_as: None, actor, claims };
-        relay.carry(Passage { sender, to, ends, judged, far });
+        relay.carry(Passage { sender, to, ends, judged, far, outside });
     }
     connected
 }

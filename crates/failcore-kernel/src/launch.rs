@@ -47,8 +47,8 @@ pub struct Launch {
     pub env: Vec<(OsString, OsString)>,
     /// Where it starts; the supervisor's working directory where absent.
     pub cwd: Option<PathBuf>,
-    /// Whether it reads nothing from the supervisor's standard input.
-    pub stdin_null: bool,
+    /// Its standard input; the supervisor's own where absent.
+    pub stdin: Option<Arc<OwnedFd>>,
     /// The cgroup that it starts in and cannot leave.
     pub cgroup: Option<Arc<Cgroup>>,
     /// Bytes of private memory that each of its processes may ask for at most (`RLIMIT_DATA`, getrlimit(2)).
@@ -180,8 +180,7 @@ impl Supervisor {
             })
             .map_err(StartError::kernel("cannot start a thread"))?;
         let terminal = File::options().read(true).write(true).open("/dev/tty").ok();
-        let stdin = if launch.stdin_null { File::open("/dev/null").ok() } else { None };
-        let raw = |file: &Option<File>| file.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+        let stdin = launch.stdin.clone();
         let broker = parent.broker.iter().flat_map(|broker| broker.tcp_ports());
         let own = broker.chain(parent.relay.iter().flat_map(|relay| relay.tcp_ports())).collect::<Vec<u16>>();
         let clears = launch.cgroup.as_ref().map(|cgroup| cgroup.base());
@@ -211,8 +210,8 @@ impl Supervisor {
             domain: domain.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             // Writable for every process, and for none in the agent's domain.
             forbidden: domain.as_ref().map(|_| c"/proc/self/comm".to_owned()),
-            terminal: raw(&terminal),
-            stdin: raw(&stdin),
+            terminal: terminal.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+            stdin: stdin.as_ref().map_or(-1, AsRawFd::as_raw_fd),
             descriptors,
             memory: launch.private_memory.unwrap_or(libc::RLIM_INFINITY),
             cgroup: launch.cgroup.as_ref().map(|cgroup| cgroup.hold()).transpose().map_err(|why| {
@@ -314,7 +313,7 @@ struct Wanted {
     parent: Parent,
     rewriter: Option<Rewriter>,
     /// What `prepared` names by number: terminal, standard input, the pipe that ends with us, the agent's domain.
-    held: (Option<File>, Option<File>, OwnedFd, Option<OwnedFd>),
+    held: (Option<File>, Option<Arc<OwnedFd>>, OwnedFd, Option<OwnedFd>),
 }
 
 impl Wanted {

@@ -16,6 +16,7 @@ mod callers;
 mod calls;
 mod carried;
 mod cgroup;
+mod chance;
 mod directories;
 mod duty;
 mod exec;

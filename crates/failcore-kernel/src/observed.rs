@@ -11,6 +11,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use failcore_gate::{SinkError, SockAddr, Witness};
+use failcore_model::Claims;
 use failcore_model::input::Moment;
 
 use crate::call::{Answer, Call, Reply};
@@ -160,19 +161,27 @@ pub(crate) fn tell(call: &Call<'_>, witness: &dyn Witness) -> Reply {
         }
         SYS_getrandom if call.int(2) & !7 == 0 => {
             let len = usize::try_from(call.arg(1)).unwrap_or(usize::MAX).min(MOST_RANDOM);
-            let mut bytes = vec![0; len];
-            let flags = rustix::rand::GetRandomFlags::empty();
-            let mut filled = 0;
-            while filled < len {
-                filled += rustix::io::retry_on_intr(|| rustix::rand::getrandom(&mut bytes[filled..], flags))?;
-            }
-            let bytes = witness.random(&thread(), bytes).map_err(lost)?;
+            let bytes = random(witness, &thread(), len)?;
             memory::write(call.tid(), call.arg(0), &bytes)?;
             return Ok(Answer::Value(i64::try_from(bytes.len()).unwrap_or_default()));
         }
         _ => return Ok(Answer::Proceed),
     }
     Ok(Answer::Value(0))
+}
+
+/// Random bytes for a thread, as a recording has them.
+///
+/// # Errors
+/// As [`before`].
+pub(crate) fn random(witness: &dyn Witness, thread: &str, len: usize) -> Result<Vec<u8>, Errno> {
+    let mut bytes = vec![0; len];
+    let flags = rustix::rand::GetRandomFlags::empty();
+    let mut filled = 0;
+    while filled < len {
+        filled += rustix::io::retry_on_intr(|| rustix::rand::getrandom(&mut bytes[filled..], flags))?;
+    }
+    witness.random(thread, bytes).map_err(lost)
 }
 
 /// Two words, as `struct timespec` and `struct timeval` are.
@@ -200,17 +209,20 @@ fn now(call: &Call<'_>, clock: i32) -> Result<Moment, Errno> {
     }
 }
 
-/// Tells a recording which paths a call names, before it is made.
+/// Tells a recording which paths a call names, before it is made; `looks_only` says whether it does no more than that.
 ///
 /// # Errors
 /// `EIO` where it cannot be kept: then nothing is learnt.
-pub(crate) fn before(call: &Call<'_>, witness: &dyn Witness) -> Result<(), Errno> {
+pub(crate) fn before(call: &Call<'_>, witness: &dyn Witness, looks_only: bool) -> Result<(), Errno> {
+    // What the thread said of its place in the program was about what it did before: looks are not told.
+    let who = || Claims { site: None, ..call.process.claims(call.tid()) };
     let named = |dir: i32, asked: &[u8], follow: bool| {
-        let from = if asked.starts_with(b"/") { Some(Vec::new()) } else { directory(call, dir) };
-        match from.filter(|_| !asked.is_empty()) {
-            Some(from) => witness.looks(&from, asked, follow).map_err(lost),
-            None => Ok(()),
-        }
+        let Some(from) = start(call, dir, asked) else { return Ok(()) };
+        let kept = match looks_only {
+            true => witness.asks(&from, asked, follow, &who),
+            false => witness.looks(&from, asked, follow),
+        };
+        kept.map_err(lost)
     };
     // What the call itself fails with is for the call to find.
     for Look { dir, path, follow } in looks(call).into_iter().flatten() {
@@ -225,6 +237,15 @@ pub(crate) fn before(call: &Call<'_>, witness: &dyn Witness) -> Result<(), Errno
         named(AT_FDCWD, asked.as_bytes(), call.notice.nr == SYS_connect)?;
     }
     Ok(())
+}
+
+/// What a path that is asked for starts from; nothing, where that is nowhere.
+fn start(call: &Call<'_>, dir: i32, asked: &[u8]) -> Option<Vec<u8>> {
+    match asked {
+        [] => None,
+        [b'/', ..] => Some(Vec::new()),
+        _ => directory(call, dir),
+    }
 }
 
 /// The path of the directory that a relative path starts from.
@@ -242,11 +263,20 @@ pub(crate) fn after(call: &Call<'_>, witness: &dyn Witness, reply: Reply) -> Rep
         Ok(Answer::Descriptor { fd, .. }) => {
             witness.opens(std::os::fd::AsFd::as_fd(fd)).map_err(lost)?;
         }
+        Ok(Answer::Value(0)) if is_move(call) => {
+            let places = looks(call).map(|look| {
+                let Look { dir, path, .. } = look?;
+                let asked = memory::path(call.tid(), call.arg(path)).ok()?;
+                Some([&start(call, dir, &asked)?[..], b"/", &asked].concat())
+            });
+            if let [Some(from), Some(to)] = places {
+                witness.moved(&from, &to).map_err(lost)?;
+            }
+        }
         Ok(Answer::Proceed) if matches!(call.notice.nr, SYS_execve | SYS_execveat) => {
             for Look { dir, path, .. } in looks(call).into_iter().flatten() {
                 let asked = memory::path(call.tid(), call.arg(path))?;
-                let from = if asked.starts_with(b"/") { Some(Vec::new()) } else { directory(call, dir) };
-                if let Some(from) = from.filter(|_| !asked.is_empty()) {
+                if let Some(from) = start(call, dir, &asked) {
                     witness.runs(&from, &asked).map_err(lost)?;
                 }
             }
@@ -254,6 +284,19 @@ pub(crate) fn after(call: &Call<'_>, witness: &dyn Witness, reply: Reply) -> Rep
         _ => {}
     }
     reply
+}
+
+/// Whether a call moves one thing, and does not put two in each other's place.
+fn is_move(call: &Call<'_>) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if call.notice.nr == SYS_rename {
+        return true;
+    }
+    match call.notice.nr {
+        SYS_renameat => true,
+        SYS_renameat2 => call.int(4).cast_unsigned() & RENAME_EXCHANGE == 0,
+        _ => false,
+    }
 }
 
 pub(crate) fn lost(_: SinkError) -> Errno {

@@ -7,6 +7,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, open as reope
 use rustix::io::Errno;
 
 use crate::call::{Answer, Call, Reply, through};
+use crate::chance::Chance;
 use crate::memory;
 use crate::walk::{self, Entry, Found, Object, Start, View};
 
@@ -257,6 +258,8 @@ fn existing(call: &Call<'_>, asked: &[u8], object: Object, open: bool, how: &How
         Err(Errno::ISDIR)
     } else if open {
         ready(object.fd, how.flags)
+    } else if let Some(stream) = Chance::instead(call, &object, how.flags) {
+        stream
     } else {
         perform(call, &object, how.flags)
     };

@@ -19,6 +19,7 @@ use crate::births::Births;
 use crate::call::{Answer, Call, Reply};
 use crate::callers::Callers;
 use crate::calls::{Row, Rule, row};
+use crate::chance::Chance;
 use crate::directories::Directories;
 use crate::duty::Duty;
 use crate::filter::ruling;
@@ -76,6 +77,8 @@ pub(crate) struct Shared {
     pub(crate) voices: Voices,
     /// Which code asks.
     pub(crate) callers: Callers,
+    /// Random bytes that are read as a file.
+    pub(crate) chance: Chance,
     /// Ports that the run itself listened at, where somebody wants to know who is not of it.
     listening: Mutex<HashSet<u16>>,
     /// Counts processes, where they are limited.
@@ -115,6 +118,7 @@ impl Shared {
             listening: Mutex::default(),
             voices: Voices::default(),
             callers: Callers::default(),
+            chance: Chance::default(),
             crowded: AtomicBool::new(false),
             listener: Arc::new(listener),
             parent,
@@ -398,12 +402,12 @@ fn answer(shared: &Shared, notice: Notice) -> Reply {
     }
     let call = Call { shared, notice, process };
     let Some(row) = row(notice.nr) else { return unmapped(&call, "a call without a name") };
-    let witness = shared.parent.witness.as_deref();
+    let (rule, witness) = (ruling(row.rule, &notice.args), shared.parent.witness.as_deref());
     if let Some(witness) = witness {
         observed::image(&call)?;
-        observed::before(&call, witness)?;
+        observed::before(&call, witness, rule == Rule::Allow)?;
     }
-    match ruling(row.rule, &notice.args) {
+    match rule {
         Rule::Forbid(errno) => {
             // In audit mode this may be granted on paper; it is refused all the same.
             let _ = call.judge(Action::KernelCall(Text::from(row.name)));

@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use failcore_model::{Coverage, Verb};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -111,6 +112,45 @@ impl World {
         pivot_root(".", ".").map_err(failed("cannot make it the root"))?;
         unmount(".", UnmountFlags::DETACH).map_err(failed("cannot leave the old root"))?;
         rustix::process::chdir("/").map_err(failed("cannot enter the new root"))
+    }
+
+    /// Says of a run in such a world what it holds: whatever is decided, nothing outside is reached. `bound` is as in
+    /// [`World::enter`].
+    pub fn covers(coverage: &mut Coverage, bound: &[PathBuf]) {
+        for held in &mut coverage.verbs {
+            held.by.push_str(match held.verb {
+                Verb::FsOpen
+                | Verb::FsRead
+                | Verb::FsCreate
+                | Verb::FsModify
+                | Verb::FsDelete
+                | Verb::FsAttr
+                | Verb::FsRename
+                | Verb::FsLink
+                | Verb::FsSymlink
+                | Verb::ProcessExec
+                | Verb::NativeLoad => "; in a mount namespace whose files are the record's, in memory",
+                Verb::NetResolve
+                | Verb::NetConnect
+                | Verb::NetSend
+                | Verb::NetBind
+                | Verb::NetListen
+                | Verb::NetSocket
+                | Verb::NetHttp => "; in a network namespace that nobody else is in",
+                _ => "",
+            });
+        }
+        coverage.notes.push(
+            "run again from a record: nothing outside is reached, whatever is decided: its namespaces have the files of the \
+             record, in memory, and nobody is on its network but who says what was said then"
+                .into(),
+        );
+        let bound: Vec<_> = bound.iter().map(|path| path.display().to_string()).collect();
+        coverage.notes.push(format!(
+            "of the machine it has /proc, devices that hold nothing, and FailCore's own files, which are closed to the program \
+             as in every run: {}; processes outside it sees in /proc, and can neither signal nor trace",
+            bound.join(", ")
+        ));
     }
 
     /// Shows what is at `path` on the machine there in the world too.

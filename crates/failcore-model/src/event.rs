@@ -156,6 +156,11 @@ pub enum Event {
         /// SHA-256 of what it holds, in hexadecimal; nothing where it is gone.
         sha256: Option<String>,
     },
+    /// Something was not kept that the program learnt: it cannot be run again.
+    RecordingBroken {
+        /// Why, in words.
+        text: String,
+    },
     /// The session ended in order. The last record of a trace.
     SessionClosed {
         /// The exit code of a `failcore run`, 128 + n for signal n.
@@ -218,6 +223,7 @@ impl Event {
             Self::Told { .. } => "told",
             Self::Heard { .. } => "heard",
             Self::Left { .. } => "left",
+            Self::RecordingBroken { .. } => "recording.broken",
             Self::SessionClosed { .. } => "session.closed",
         }
     }
@@ -272,7 +278,7 @@ impl Event {
                 map.serialize_entry("segment", segment)?;
                 map.serialize_entry("root", root)
             }
-            Self::Notice { text } => map.serialize_entry("text", text),
+            Self::Notice { text } | Self::RecordingBroken { text } => map.serialize_entry("text", text),
             Self::RunPaused { who } | Self::RunResumed { who } | Self::RunStopped { who } => {
                 map.serialize_entry("who", who)
             }
@@ -405,6 +411,8 @@ enum Kind {
     Heard,
     #[serde(rename = "left")]
     Left,
+    #[serde(rename = "recording.broken")]
+    RecordingBroken,
     #[serde(rename = "session.closed")]
     SessionClosed,
 }
@@ -471,6 +479,7 @@ impl Flat {
                 payload: self.payload,
             },
             Kind::Left => Event::Left { path: self.path.ok_or("path")?, sha256: self.sha256 },
+            Kind::RecordingBroken => Event::RecordingBroken { text: self.text.ok_or("text")? },
             Kind::SessionClosed => Event::SessionClosed { exit: self.exit },
         })
     }
@@ -599,6 +608,7 @@ mod tests {
             },
             Event::Left { path: "/w/a".into(), sha256: Some("00".into()) },
             Event::Left { path: "/w/a".into(), sha256: None },
+            Event::RecordingBroken { text: "x".into() },
             Event::SessionClosed { exit: Some(0) },
         ]
     }

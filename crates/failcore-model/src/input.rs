@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::Text;
 
+/// The path by which the standard input goes, in what is learnt from it.
+pub const STDIN: &str = "/dev/stdin";
+
 /// What stood at a path when the program looked there for the first time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -45,6 +48,17 @@ pub enum Input {
         /// Whether it lies in the trace's directory. What does not must be on the machine, unchanged, when the program is
         /// run again.
         kept: bool,
+    },
+    /// What the standard input gave.
+    Stdin {
+        /// SHA-256 of it, in hexadecimal: of a file all that it holds, of anything else what was taken from it.
+        sha256: String,
+        /// Its length, in bytes.
+        size: u64,
+        /// Whether it lies in the trace's directory. What does not must be given again.
+        kept: bool,
+        /// Where in a file the program began to read; nothing, where it was none.
+        at: Option<u64>,
     },
     /// A device, a FIFO or a socket, which tells what nobody keeps.
     Special {

@@ -24,5 +24,5 @@ pub use failcore_gate::SockAddr;
 pub use hosts::Hosts;
 pub use pins::Pins;
 pub use question::{About, NoQuestion, Question, Reply};
-pub use resolver::{Answer, Found, LookupError, ResolveError, Resolver};
+pub use resolver::{Answer, Found, LookupError, ResolveError, Resolver, getaddrinfo};
 pub use upstream::{Upstream, UpstreamError};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use failcore_gate::{Grant, SinkError, Witness};
 use failcore_model::heard::{Asked, Said};
-use failcore_model::{Action, Claims, HostName, IpClass, Timestamp};
+use failcore_model::{Action, Claims, HostName, IpClass, RuleId, Timestamp};
 use hickory_proto::rr::RecordType;
 
 use crate::Pins;
@@ -211,15 +211,21 @@ impl Resolver {
         mut may: impl FnMut(&HostName) -> bool,
     ) -> Result<Found, ResolveError> {
         match grant.action() {
-            Action::Resolve(name) => self.ask(name, &mut may),
+            Action::Resolve(name) => self.ask(name, grant.rules(), &mut may),
             _ => Err(ResolveError::NotGranted),
         }
     }
 
-    fn ask(&self, name: &HostName, may: &mut May<'_>) -> Result<Found, ResolveError> {
+    fn ask(&self, name: &HostName, rules: &[RuleId], may: &mut May<'_>) -> Result<Found, ResolveError> {
         let found = match &self.witness {
             None => self.source.addresses(name, may),
-            Some(witness) => self.witness(witness.as_ref(), name, may),
+            Some(witness) => match witness.outside(rules) {
+                Some(outside) => outside
+                    .addresses(name)
+                    .map(|addrs| Found { addrs, ..Found::default() })
+                    .map_err(|(code, message)| LookupError::new(code, message)),
+                None => self.witness(witness.as_ref(), name, may),
+            },
         };
         found.map_err(|source| ResolveError::Lookup { name: name.clone(), source })
     }
@@ -375,7 +381,11 @@ const SOCK_STREAM: i32 = 1;
 /// AI_CANONNAME of netdb.h, in glibc and musl.
 const CANONICAL_NAME: i32 = 2;
 
-fn getaddrinfo(name: &HostName) -> Result<Found, LookupError> {
+/// The addresses of a name by the system's resolver (getaddrinfo(3)): judged, filtered and pinned by nobody.
+///
+/// # Errors
+/// What that says.
+pub fn getaddrinfo(name: &HostName) -> Result<Found, LookupError> {
     let hints =
         dns_lookup::AddrInfoHints { socktype: SOCK_STREAM, flags: CANONICAL_NAME, ..Default::default() };
     dns_lookup::getaddrinfo(Some(name.as_str()), None, Some(hints))
@@ -433,7 +443,7 @@ mod tests {
         name: &HostName,
         grants: impl Fn(IpAddr) -> bool,
     ) -> Result<Answer, ResolveError> {
-        resolver.admit(name, &resolver.ask(name, &mut |_| true)?, NOW, grants)
+        resolver.admit(name, &resolver.ask(name, &[], &mut |_| true)?, NOW, grants)
     }
 
     #[test]

@@ -51,8 +51,8 @@ pub(crate) struct Document {
     pub(crate) tool: Vec<At<Tool>>,
     /// Requests and what must come of them, checked whenever the policy loads.
     pub(crate) test: Vec<At<Row>>,
-    /// Recording of payloads. Not held yet.
-    pub(crate) record: Option<At<Later>>,
+    /// Which payloads a recorded run keeps (`failcore run --record`).
+    pub(crate) record: Recorded,
     /// Headers that are added to requests on carried connections, so that the program never holds the secrets in them.
     pub(crate) credential: Vec<At<CredentialEntry>>,
     /// How names are looked up.
@@ -210,6 +210,21 @@ pub(crate) struct Trace {
     /// Environment variables whose values are kept out of the record, by name or pattern; those whose names say that they
     /// hold a secret are kept out anyway.
     pub(crate) redact: Vec<At<String>>,
+}
+
+/// Which payloads a recorded run keeps; of the rest it has the hash alone, so that they must be there, unchanged, when the
+/// program runs again.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Recorded {
+    /// Files whose contents are kept, and no others: paths or patterns. Absent, all but programs and libraries.
+    pub(crate) keep: Option<Vec<At<String>>>,
+    /// Files whose contents are not kept, whatever else says so: paths or patterns.
+    pub(crate) hash_only: Vec<At<String>>,
+    /// The longest file that is kept: `64MiB`.
+    pub(crate) max_file: Option<At<Amount>>,
+    /// What all that is kept may come to, before it is packed: `4GiB`. A run whose recording would need more is stopped.
+    pub(crate) max_total: Option<At<Amount>>,
 }
 
 /// A scope that narrows what some tools may do. An absent list is the session's; an empty one grants nothing.

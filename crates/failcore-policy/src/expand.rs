@@ -12,7 +12,8 @@ use rustc_hash::FxHashSet;
 use crate::capability::Capability;
 use crate::command;
 use crate::document::{
-    Amount, At, Budgets, CredentialEntry, Document, Entry, Env, Fs, Native, Net, Process, Signal, Tool,
+    Amount, At, Budgets, CredentialEntry, Document, Entry, Env, Fs, Native, Net, Process, Recorded, Signal,
+    Tool,
 };
 use crate::environment::{Environment, Reals};
 use crate::error::Wrong;
@@ -20,6 +21,7 @@ use crate::host;
 use crate::http;
 use crate::limits::{MESSAGE_BUDGETS, duration, size};
 use crate::pattern::{Glob, Pattern, PatternError, alternatives};
+use crate::payloads::Payloads;
 use crate::resolved::{self, Resolved};
 use crate::rule::{Credential, Effect, HostPattern, Key, Object, Over, Rule, Secret, Way};
 use crate::set::Stdin;
@@ -39,6 +41,7 @@ pub(crate) struct Draft {
     stdin: Stdin,
     redact: Vec<Glob>,
     upstream: Option<Vec<NameServer>>,
+    payloads: Payloads,
 }
 
 /// What the keys that hold one value instead of a list grant the session; `None` is a value that grants nothing.
@@ -61,6 +64,7 @@ impl Draft {
         // What takes the input away stands, whoever says it.
         self.stdin = self.stdin.max(other.stdin);
         self.redact.extend(other.redact);
+        self.payloads.add(other.payloads);
         if let Some(upstream) = other.upstream {
             self.upstream.get_or_insert_default().extend(upstream);
         }
@@ -108,6 +112,7 @@ impl Draft {
             redact: self.redact,
             upstream: self.upstream.unwrap_or_default(),
             run: resolved::Run::of(env),
+            record: self.payloads,
             tools: self.tools,
             rules: self.rules.into_iter().chain(self.singles.into_values().flatten()).collect(),
         }
@@ -174,15 +179,6 @@ impl<'a> Expansion<'a> {
             let wrong = Wrong::new(format!("policy version {} is not known", version.get()));
             self.wrongs.push((version.span(), wrong.help(format!("this FailCore reads version {VERSION}"))));
         }
-        let later = [("[record]", &document.record, "recording of payloads")];
-        for (name, value, what) in later {
-            if let Some(value) = value {
-                let wrong = Wrong::new(format!("`{name}` is not held yet")).help(format!(
-                    "no lane enforces {what}; take the key out, since a policy must not promise it"
-                ));
-                self.wrongs.push((value.span(), wrong));
-            }
-        }
         self.lists(&document.fs, &document.net, &document.process, &document.env, &document.native);
         let Budgets { wall_time, memory, processes, connections, write_bytes, operations } = &document.limits;
         self.budget("wall_time", wall_time, |text| {
@@ -195,11 +191,9 @@ impl<'a> Expansion<'a> {
             ("request_bytes", request_bytes),
             ("response_bytes", response_bytes),
         ] {
-            self.budget(name, amount, |amount| match amount {
-                Amount::Bytes(bytes) => Ok(*bytes),
-                Amount::Text(text) => size(text).ok_or("write it as `2GiB`, `500MB` or a number of bytes"),
-            });
+            self.budget(name, amount, bytes);
         }
+        self.payloads(&document.record);
         for (n, credential) in document.credential.iter().enumerate() {
             self.credential(n, credential);
         }
@@ -470,23 +464,53 @@ impl<'a> Expansion<'a> {
         value: &Option<At<T>>,
         read: impl Fn(&T) -> Result<u64, &'static str>,
     ) {
-        let Some(value) = value else { return };
+        let (Some(most), Some(value)) = (self.amount(name, value, read), value) else { return };
         let text = self.text.get(value.span()).unwrap_or_default().to_owned();
+        let section = if MESSAGE_BUDGETS.contains(&name) { "net" } else { "limits" };
+        let id = RuleId::from(&format!("{}#{section}.{name}", self.source));
+        let object = Object::Budget { name: name.into(), most };
+        let rule = self.rule(Key::Limits, id, value.span(), text, vec![object]);
+        self.draft.push(Rule { effect: Effect::Forbid, ..rule });
+    }
+
+    /// The amount of a key that makes no rule.
+    fn amount<T>(
+        &mut self,
+        name: &str,
+        value: &Option<At<T>>,
+        read: impl Fn(&T) -> Result<u64, &'static str>,
+    ) -> Option<u64> {
+        let value = value.as_ref()?;
         // The resolved policy is TOML too, whose integers have a sign.
         let small = |most: u64| i64::try_from(most).map(|_| most).map_err(|_| "nothing is as large as that");
         match read(value.get()).and_then(small) {
-            Ok(most) => {
-                let section = if MESSAGE_BUDGETS.contains(&name) { "net" } else { "limits" };
-                let id = RuleId::from(&format!("{}#{section}.{name}", self.source));
-                let object = Object::Budget { name: name.into(), most };
-                let rule = self.rule(Key::Limits, id, value.span(), text, vec![object]);
-                self.draft.push(Rule { effect: Effect::Forbid, ..rule });
-            }
+            Ok(most) => Some(most),
             Err(help) => {
+                let text = self.text.get(value.span()).unwrap_or_default();
                 let wrong = Wrong::new(format!("`{name}` is {text}, which is no amount")).help(help);
                 self.wrongs.push((value.span(), wrong));
+                None
             }
         }
+    }
+
+    fn payloads(&mut self, record: &Recorded) {
+        let max_file = self.amount("max_file", &record.max_file, bytes);
+        let max_total = self.amount("max_total", &record.max_total, bytes);
+        let keep = record.keep.as_deref().map(|entries| self.patterns(entries));
+        let hash_only = self.patterns(&record.hash_only);
+        self.draft.payloads = Payloads { max_file, max_total, keep, hash_only };
+    }
+
+    fn patterns(&mut self, entries: &[At<String>]) -> Vec<Pattern> {
+        let mut found = Vec::new();
+        for entry in entries {
+            match self.paths(entry.get()) {
+                Ok(paths) => found.extend(paths),
+                Err(wrong) => self.wrongs.push((entry.span(), wrong)),
+            }
+        }
+        found
     }
 
     fn rule(&self, key: Key, id: RuleId, span: Range<usize>, text: String, objects: Vec<Object>) -> Rule {
@@ -595,6 +619,14 @@ impl<'a> Expansion<'a> {
             ]);
         }
         Ok(self.paths(text)?.into_iter().map(|path| Object::UnixPath { path, way }).collect())
+    }
+}
+
+/// The bytes of an amount, or how to write one.
+fn bytes(amount: &Amount) -> Result<u64, &'static str> {
+    match amount {
+        Amount::Bytes(bytes) => Ok(*bytes),
+        Amount::Text(text) => size(text).ok_or("write it as `2GiB`, `500MB` or a number of bytes"),
     }
 }
 

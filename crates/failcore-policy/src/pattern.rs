@@ -68,6 +68,16 @@ impl Pattern {
         if path.is_empty() { Some(AbsPath::root()) } else { AbsPath::new(&path).ok() }
     }
 
+    /// What it begins with up to its first wildcard; nothing, where that is the root.
+    pub fn root(&self) -> Option<AbsPath> {
+        let literal = |part: &Part| match part {
+            Part::Literal(name) => Some([b"/", &name[..]].concat()),
+            Part::Glob(_) | Part::Deep => None,
+        };
+        let path: Vec<u8> = self.parts.iter().map_while(literal).flatten().collect();
+        AbsPath::new(&path).ok()
+    }
+
     /// A pattern for exactly this path.
     pub fn of(path: &AbsPath) -> Self {
         let parts: Vec<_> = path.components().map(|c| Part::Literal(c.into())).collect();

@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 
 use crate::environment::{Environment, Python};
 use crate::error::{PolicyError, Problem};
+use crate::payloads::Payloads;
 use crate::rule::{Key, Rule};
 use crate::set::{Mode, Reads, Stdin};
 use crate::upstream::NameServer;
@@ -30,6 +31,9 @@ pub(crate) struct Resolved {
     pub(crate) upstream: Vec<NameServer>,
     #[serde(default, skip_serializing_if = "Run::is_none")]
     pub(crate) run: Run,
+    /// What a recording keeps.
+    #[serde(default, skip_serializing_if = "Payloads::is_default")]
+    pub(crate) record: Payloads,
     #[serde(default, rename = "tool", skip_serializing_if = "Vec::is_empty")]
     pub(crate) tools: Vec<Tool>,
     #[serde(default, rename = "rule", skip_serializing_if = "Vec::is_empty")]
@@ -85,6 +89,7 @@ impl Resolved {
             redact: Vec::new(),
             upstream: Vec::new(),
             run: Run::default(),
+            record: Payloads::default(),
             tools: Vec::new(),
             rules: Vec::new(),
         }

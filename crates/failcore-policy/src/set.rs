@@ -14,6 +14,7 @@ use crate::error::PolicyError;
 use crate::index::Index;
 use crate::limits::Limits;
 use crate::pattern::Pattern;
+use crate::payloads::Payloads;
 use crate::resolved::{self, Resolved};
 use crate::rule::{Args, Credential, Effect, Key, Object, Rule};
 use crate::source;
@@ -179,6 +180,11 @@ impl PolicySet {
     /// The patterns of those variables' names whose values are kept out of the record.
     pub fn redacted(&self) -> impl Iterator<Item = String> {
         self.resolved.redact.iter().map(|name| String::from_utf8_lossy(name.text()).into_owned())
+    }
+
+    /// Which payloads a recording keeps.
+    pub fn payloads(&self) -> &Payloads {
+        &self.resolved.record
     }
 
     /// Whom the run's names are asked of, in this order; nobody, where that is the machine's own resolver.

@@ -63,8 +63,10 @@ fn syntax() {
 }
 
 #[test]
-fn what_no_lane_holds_is_not_promised() {
-    insta::assert_snapshot!(errors("[record]\npayloads = true\n"));
+fn payloads() {
+    insta::assert_snapshot!(errors(
+        "[record]\nmax_file = \"64 megs\"\nhash_only = [\"./a\", \"./b**\"]\nkeeps = []\n[[tool]]\nname = \"t\"\nrecord.keep = []\n"
+    ));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use failcore_model::{Action, SignalTarget, Verdict};
+use failcore_model::{AbsPath, Action, SignalTarget, Verdict};
 use failcore_policy::{Environment, Mode, PolicySet, ask};
 
 /// Loads the first of these files; each extends what its text says.
@@ -150,6 +150,36 @@ fn what_is_kept_out_of_the_record_adds_up() {
         let redacts = |name: &str| set.redacts(name.as_bytes());
         assert_eq!(["CORP_X", "DB_PIN", "DB_PINS", "PATH"].map(redacts), [true, true, false, false]);
     }
+}
+
+#[test]
+fn what_is_not_kept_of_payloads_stands_and_the_smallest_limits_do() {
+    let files = Files::new(&[
+        ("silent.toml", ""),
+        ("base.toml", "[record]\nkeep = [\"/data\"]\nhash_only = [\"/data/models/**\"]\nmax_file = \"1MiB\""),
+        (
+            "child.toml",
+            "extends = [\"base.toml\"]\n[record]\nkeep = [\"/more\", \"/data/models/small\"]\nmax_file = \"2MiB\"\n\
+             max_total = 5",
+        ),
+        ("none.toml", "[record]\nkeep = []"),
+    ]);
+    let keeps = |name: &str, path: &str| {
+        let set = files.load(name);
+        let again = PolicySet::from_resolved(set.resolved()).unwrap();
+        assert_eq!(again.payloads(), set.payloads());
+        let path = AbsPath::new(path.as_bytes()).unwrap();
+        set.payloads().keeps(&path).map(|kept| kept && !set.payloads().only_hashes(&path))
+    };
+    assert_eq!(keeps("silent.toml", "/data/a"), None);
+    assert_eq!(keeps("none.toml", "/data/a"), Some(false));
+    for (path, kept) in
+        [("/data/a", true), ("/more/b/c", true), ("/other", false), ("/data/models/small", false)]
+    {
+        assert_eq!(keeps("child.toml", path), Some(kept), "{path}");
+    }
+    let child = files.load("child.toml");
+    assert_eq!((child.payloads().max_file, child.payloads().max_total), (Some(1 << 20), Some(5)));
 }
 
 #[test]

@@ -22,6 +22,9 @@ pub enum Unready {
     /// A file of which only the hash was kept is not the same any more, or gone.
     #[error("{} is not what it was when the run was recorded, and its contents were not kept", .0.display())]
     Changed(PathBuf),
+    /// The standard input was not kept, and is not given again.
+    #[error("the standard input was not kept, and what is given is not what it gave then")]
+    Ungiven,
     /// An object is gone or changed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -129,6 +132,9 @@ impl Layout<'_> {
     }
 
     fn contents(&self, path: &[u8], contents: &Contents) -> Result<Vec<u8>, Unready> {
+        if let Some(bytes) = self.recording.set.get(&contents.sha256) {
+            return Ok(bytes.clone());
+        }
         if contents.kept {
             return Ok(self.objects.get(&contents.sha256, contents.size)?);
         }

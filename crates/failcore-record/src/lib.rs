@@ -5,15 +5,17 @@
 //! stood there into the trace; contents go into the trace's `objects`, by their SHA-256. Afterwards a [`Recording`] reads
 //! that back and [lays it out](Recording::lay_out) as a tree of files, which is all that a second run finds.
 
+mod known;
 mod layout;
 mod program;
 mod recorder;
 mod recording;
 mod replayed;
 mod store;
+mod walk;
 
 pub use layout::Unready;
 pub use recorder::{Keeping, Recorder};
-pub use recording::{BadRecording, Recording};
-pub use replayed::Replayed;
+pub use recording::{BadRecording, Given, Recording};
+pub use replayed::{Live, Replayed};
 pub use store::{Objects, Store, StoreError};

@@ -11,10 +11,11 @@ use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
-use failcore_gate::{Sink, SinkError, Witness};
+use failcore_gate::{Outside, Sink, SinkError, Witness};
 use failcore_model::heard::{Asked, Payload, Said};
-use failcore_model::input::{Input, Kind, Moment, Name, Told};
-use failcore_model::{Claims, Event, Text};
+use failcore_model::input::{Input, Kind, Moment, Name, STDIN, Told};
+use failcore_model::{AbsPath, Claims, Event, RuleId, Text};
+use failcore_policy::Payloads;
 use failcore_trace::Redactor;
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, open, readlink, readlinkat, statat,
@@ -24,13 +25,16 @@ use sha2::{Digest, Sha256};
 
 use crate::program;
 use crate::store::{self, Store, StoreError};
+use crate::walk::{End, absolute, below, components, is_live, parent, walk};
 
-/// As many links as the kernel follows (path_resolution(7)).
-const MAX_LINKS: u32 = 40;
 /// Contents that may wait to be packed; whoever has more to keep waits.
 const WAITING: usize = 16;
-/// Longest file that is kept where everything is, in bytes: it is held in memory on the way.
+/// Longest file that is kept where nothing else is said, and where everything is kept, in bytes: it is held in memory on
+/// the way.
+const MOST: u64 = 64 << 20;
 const MOST_CONTAINED: u64 = 1 << 30;
+/// What all that is kept comes to at most where nothing else is said, in bytes: it is laid out in memory again.
+const MOST_IN_ALL: u64 = 4 << 30;
 /// How much of longer ones is read at a time, and how much of a program says what it needs.
 const CHUNK: u64 = 1 << 20;
 const HEAD: usize = 1 << 20;
@@ -42,10 +46,11 @@ const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOC
 pub struct Keeping {
     /// Trees of programs and libraries.
     pub libraries: Vec<PathBuf>,
-    /// Whether what lies in them is kept too, and not only its hash; then every file of up to a gibibyte is.
+    /// Whether what lies in them is kept too, and not only its hash; then every file of up to a gibibyte is, unless the
+    /// policy says otherwise.
     pub self_contained: bool,
-    /// Longest file that is kept, in bytes.
-    pub most: u64,
+    /// What the policy says of it.
+    pub payloads: Payloads,
     /// Secrets: a file that holds one is not kept, unless it is a library.
     pub secrets: Redactor,
 }
@@ -59,7 +64,18 @@ pub struct Recorder {
     keeping: Keeping,
     seen: Mutex<Seen>,
     packer: Mutex<Option<Packer>>,
+    kept: Mutex<Kept>,
+    /// What was taken from the standard input, where it is passed on.
+    taken: Mutex<Option<Vec<u8>>>,
     failed: Arc<OnceLock<String>>,
+    full: OnceLock<String>,
+}
+
+/// What is kept so far.
+#[derive(Default)]
+struct Kept {
+    objects: HashSet<String>,
+    bytes: u64,
 }
 
 /// Who packs, and the way to them.
@@ -76,6 +92,23 @@ struct Seen {
     first: HashMap<Vec<u8>, First>,
     /// Where each file stood at first whose contents are not known, by device and inode.
     unread: HashMap<(u64, u64), Vec<u8>>,
+    /// The directories that the program moved: from where to where.
+    moved: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Seen {
+    /// Where at first that stood, if it was there, which has this path now; nothing where it has its place from the run.
+    fn origin(&self, path: &[u8]) -> Option<Vec<u8>> {
+        let mut path = path.to_vec();
+        for (from, to) in self.moved.iter().rev() {
+            if let Some(rest) = below(&path, to) {
+                path = [from, rest].concat();
+            } else if below(&path, from).is_some() {
+                return None;
+            }
+        }
+        Some(path)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -106,12 +139,13 @@ impl State {
     }
 }
 
-/// Where a walk ended.
-enum End {
-    /// At what stands there.
-    At(Vec<u8>, Stat),
-    /// Before that, or where nobody records.
-    Nowhere,
+/// Contents that were read.
+struct Held {
+    sha256: String,
+    size: u64,
+    kept: bool,
+    /// How they begin.
+    head: Vec<u8>,
 }
 
 fn unkept(why: impl Display) -> SinkError {
@@ -141,7 +175,22 @@ impl Recorder {
             source,
         })?;
         let packer = Mutex::new(Some(Packer { pack, thread }));
-        Ok(Self { sink, keeping, seen: Mutex::default(), packer, failed })
+        Ok(Self {
+            sink,
+            keeping,
+            seen: Mutex::default(),
+            packer,
+            kept: Mutex::default(),
+            taken: Mutex::default(),
+            failed,
+            full: OnceLock::new(),
+        })
+    }
+
+    /// Why nothing more is kept, once what was to be kept is more than the policy lets it be: then nothing is learnt any
+    /// more, and the run is to be stopped.
+    pub fn full(&self) -> Option<&str> {
+        self.full.get().map(String::as_str)
     }
 
     /// Ends the recording, after the program: all of it is kept, and what the program left of files that it looked at.
@@ -149,6 +198,13 @@ impl Recorder {
     /// # Errors
     /// Why something is not, in words.
     pub fn finish(&self) -> Result<(), String> {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(taken) = taken {
+            let Held { sha256, size, kept, .. } =
+                self.hold(STDIN.as_bytes(), &mut &taken[..]).map_err(|error| error.to_string())?;
+            let input = Input::Stdin { sha256, size, kept, at: None };
+            self.write(STDIN.as_bytes(), input).map_err(|error| error.to_string())?;
+        }
         self.settle();
         let first = std::mem::take(&mut self.lock().first);
         for (path, first) in first {
@@ -166,7 +222,7 @@ impl Recorder {
                 self.sink.append(&left).map_err(|error| error.to_string())?;
             }
         }
-        self.failed.get().cloned().map_or(Ok(()), Err)
+        self.failed.get().or(self.full.get()).cloned().map_or(Ok(()), Err)
     }
 
     fn settle(&self) {
@@ -179,14 +235,40 @@ impl Recorder {
 
     /// Has it packed, by who may write where it goes.
     fn pack(&self, sha256: &str, bytes: Vec<u8>) -> Result<(), SinkError> {
-        if let Some(why) = self.failed.get() {
+        if let Some(why) = self.failed.get().or(self.full.get()) {
             return Err(unkept(why));
         }
+        self.spend(sha256, bytes.len() as u64)?;
         let packer = self.packer.lock().unwrap_or_else(PoisonError::into_inner);
         let pack = packer.as_ref().map(|packer| packer.pack.clone());
         drop(packer);
         let pack = pack.ok_or_else(|| unkept("the recording has ended"))?;
         pack.send((sha256.to_owned(), bytes)).map_err(|_| unkept("nobody packs any more"))
+    }
+
+    /// Counts what is about to be kept, each once.
+    fn spend(&self, sha256: &str, bytes: u64) -> Result<(), SinkError> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.objects.contains(sha256) {
+            return Ok(());
+        }
+        let most = self.most_in_all();
+        let needed = kept.bytes.saturating_add(bytes);
+        if needed > most {
+            return Err(self.is_full(format!("the recording needs {needed}")));
+        }
+        kept.objects.insert(sha256.to_owned());
+        kept.bytes = needed;
+        Ok(())
+    }
+
+    fn most_in_all(&self) -> u64 {
+        self.keeping.payloads.max_total.unwrap_or(MOST_IN_ALL)
+    }
+
+    fn is_full(&self, needs: String) -> SinkError {
+        let why = || format!("`record.max_total` is {}, and {needs}", self.most_in_all());
+        unkept(self.full.get_or_init(why))
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {
@@ -201,49 +283,9 @@ impl Recorder {
         self.sink.append(&Event::Told { thread: Text::from(thread.as_bytes()), told })
     }
 
-    /// Walks as the kernel does (path_resolution(7)), and keeps what stands on the way where it was not seen before.
+    /// Walks along a path, and keeps what stands on the way where it was not seen before.
     fn walk(&self, seen: &mut Seen, path: &[u8], follow: bool) -> Result<End, SinkError> {
-        let mut left: Vec<Vec<u8>> = components(path).rev().map(<[u8]>::to_vec).collect();
-        let must_be_directory = path.ends_with(b"/");
-        let mut here: Vec<u8> = Vec::new();
-        let mut links = 0;
-        let mut end = End::At(b"/".to_vec(), self.look(seen, b"/")?.ok_or_else(|| unkept("no root"))?);
-        while let Some(name) = left.pop() {
-            if name == b".." {
-                let parent = here.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
-                here.truncate(parent);
-                continue;
-            }
-            let next = [&here[..], b"/", &name].concat();
-            if is_live(&next) {
-                return Ok(End::Nowhere);
-            }
-            let Some(stat) = self.look(seen, &next)? else { return Ok(End::Nowhere) };
-            let last = left.is_empty();
-            match FileType::from_raw_mode(stat.st_mode) {
-                FileType::Symlink if !last || follow || must_be_directory => {
-                    links += 1;
-                    let Ok(target) = readlinkat(CWD, next.as_slice(), Vec::new()) else {
-                        return Ok(End::Nowhere);
-                    };
-                    if links > MAX_LINKS {
-                        return Ok(End::Nowhere);
-                    }
-                    let target = target.into_bytes();
-                    if target.starts_with(b"/") {
-                        here.clear();
-                    }
-                    left.extend(components(&target).rev().map(<[u8]>::to_vec));
-                }
-                FileType::Directory => {
-                    here.clone_from(&next);
-                    end = End::At(next, stat);
-                }
-                _ if last => return Ok(End::At(next, stat)),
-                _ => return Ok(End::Nowhere),
-            }
-        }
-        Ok(end)
+        walk(path, follow, |here| self.look(seen, here))
     }
 
     /// What stands at a path without links now; kept where it is the first look, and it did not come to be during the run.
@@ -254,28 +296,66 @@ impl Recorder {
             // Whoever may not look learns nothing.
             Err(_) => return Ok(None),
         };
-        if seen.first.contains_key(path) || seen.first.get(parent(path)) == Some(&First::Absent) {
+        let Some(origin) = seen.origin(path) else { return Ok(stat) };
+        if seen.first.contains_key(&origin) || seen.first.get(parent(&origin)) == Some(&First::Absent) {
             return Ok(stat);
         }
         let (first, input) = match &stat {
             None => (First::Absent, Input::Absent),
             Some(stat) => first_look(path, stat),
         };
-        seen.first.insert(path.to_vec(), first);
+        seen.first.insert(origin.clone(), first);
         if let Some(stat) = stat.as_ref().filter(|_| matches!(first, First::File { .. })) {
-            seen.unread.insert((stat.st_dev, stat.st_ino), path.to_vec());
+            seen.unread.insert((stat.st_dev, stat.st_ino), origin.clone());
         }
-        self.write(path, input)?;
+        self.write(&origin, input)?;
         Ok(stat)
+    }
+
+    /// The program's standard input is a regular file that it reads from `at` on.
+    ///
+    /// # Errors
+    /// Where what it holds cannot be kept.
+    pub fn reads_file(&self, file: BorrowedFd<'_>, at: u64) -> Result<(), SinkError> {
+        let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let path = readlink(&own, Vec::new()).map_err(unkept)?.into_bytes();
+        let mut file = File::from(open(&own, READ, Mode::empty()).map_err(unkept)?);
+        let Held { sha256, size, kept, .. } = self.hold(&path, &mut file)?;
+        self.write(STDIN.as_bytes(), Input::Stdin { sha256, size, kept, at: Some(at) })
+    }
+
+    /// This is about to be passed on to the program's standard input.
+    ///
+    /// # Errors
+    /// Where it cannot be kept: then nothing of it may be passed on.
+    pub fn takes(&self, piece: &[u8]) -> Result<(), SinkError> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = taken.get_or_insert_default();
+        let most = self.most_in_all().min(MOST_CONTAINED);
+        if (taken.len() + piece.len()) as u64 > most {
+            return Err(self.is_full(format!("the standard input alone is longer than {most} bytes")));
+        }
+        taken.extend(piece);
+        Ok(())
     }
 
     /// Keeps what the file at `path` holds; how it begins.
     fn keep(&self, path: &[u8], file: &mut File) -> Result<Vec<u8>, SinkError> {
-        let Keeping { libraries, self_contained, secrets, .. } = &self.keeping;
+        let Held { sha256, size, kept, head } = self.hold(path, file)?;
+        self.write(path, Input::Contents { sha256, size, kept })?;
+        Ok(head)
+    }
+
+    /// Keeps what is read to its end, as far as that is kept of what is called `path`.
+    fn hold(&self, path: &[u8], file: &mut impl Read) -> Result<Held, SinkError> {
+        let Keeping { libraries, self_contained, payloads, secrets } = &self.keeping;
         let library = libraries.iter().any(|tree| Path::new(os(path)).starts_with(tree));
+        let wanted = AbsPath::new(path).is_ok_and(|path| {
+            !payloads.only_hashes(&path) && (*self_contained || payloads.keeps(&path).unwrap_or(!library))
+        });
         let most = self.most();
         let mut bytes = Vec::new();
-        take(file, most + 1, &mut bytes)?;
+        take(file, (most + 1).max(HEAD as u64), &mut bytes)?;
         let mut hash = Sha256::new_with_prefix(&bytes);
         let mut size = bytes.len() as u64;
         let fits = size <= most;
@@ -293,13 +373,12 @@ impl Recorder {
             }
         }
         let sha256 = format!("{:x}", hash.finalize());
-        let kept = fits && if library { *self_contained } else { !secrets.finds(&bytes) };
+        let kept = fits && wanted && (library || !secrets.finds(&bytes));
         let head = bytes[..HEAD.min(bytes.len())].to_vec();
         if kept {
             self.pack(&sha256, bytes)?;
         }
-        self.write(path, Input::Contents { sha256, size, kept })?;
-        Ok(head)
+        Ok(Held { sha256, size, kept, head })
     }
 
     /// Where at first that stood which stands at `path`, and in what state it was, where its contents are still to be kept;
@@ -307,8 +386,8 @@ impl Recorder {
     fn is_to_be_read(seen: &mut Seen, path: &[u8], stat: &Stat) -> Option<(Vec<u8>, State)> {
         let id = (stat.st_dev, stat.st_ino);
         // It may have got another name meanwhile.
-        let path = match seen.first.get(path) {
-            Some(First::File { .. }) => path.to_vec(),
+        let path = match seen.origin(path) {
+            Some(origin) if matches!(seen.first.get(&origin), Some(First::File { .. })) => origin,
             _ => seen.unread.get(&id)?.clone(),
         };
         match seen.first.get_mut(&path) {
@@ -345,6 +424,25 @@ impl Witness for Recorder {
         Ok(())
     }
 
+    fn moved(&self, from: &[u8], to: &[u8]) -> Result<(), SinkError> {
+        let mut seen = self.lock();
+        let mut place = |path: &[u8]| -> Result<Option<Vec<u8>>, SinkError> {
+            let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
+            let Some(name) = components(path).next_back() else { return Ok(None) };
+            let End::At(dir, _) = self.walk(&mut seen, parent(&path[..end]), true)? else { return Ok(None) };
+            Ok(Some(if dir == b"/" { [&dir, name].concat() } else { [&dir[..], b"/", name].concat() }))
+        };
+        let (Some(from), Some(to)) = (place(from)?, place(to)?) else { return Ok(()) };
+        let is_directory = statat(CWD, to.as_slice(), AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
+        if is_directory {
+            seen.moved.push((from, to));
+            // What was asked before may be something else by now.
+            seen.asked.clear();
+        }
+        Ok(())
+    }
+
     fn opens(&self, opened: BorrowedFd<'_>) -> Result<(), SinkError> {
         let own = format!("/proc/self/fd/{}", opened.as_raw_fd());
         let path = readlink(&own, Vec::new()).map_err(unkept)?.into_bytes();
@@ -355,6 +453,7 @@ impl Witness for Recorder {
         let mut seen = self.lock();
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
+                let Some(path) = seen.origin(&path) else { return Ok(()) };
                 let Some(First::Directory { listed }) = seen.first.get_mut(&path) else { return Ok(()) };
                 if std::mem::replace(listed, true) {
                     return Ok(());
@@ -411,12 +510,17 @@ impl Witness for Recorder {
 
     fn parts(&self, _: &Asked, _: &Claims, _: &str) {}
 
+    fn outside(&self, _: &[RuleId]) -> Option<Arc<dyn Outside>> {
+        None
+    }
+
     fn plays(&self) -> bool {
         false
     }
 
     fn most(&self) -> u64 {
-        if self.keeping.self_contained { MOST_CONTAINED } else { self.keeping.most }
+        let most = if self.keeping.self_contained { MOST_CONTAINED } else { MOST };
+        self.keeping.payloads.max_file.unwrap_or(most).min(MOST_CONTAINED)
     }
 
     fn runs(&self, from: &[u8], asked: &[u8]) -> Result<(), SinkError> {
@@ -437,7 +541,7 @@ impl Witness for Recorder {
 }
 
 /// Reads at most `most` more bytes, as far as they are there now.
-fn take(file: &mut File, most: u64, bytes: &mut Vec<u8>) -> Result<(), SinkError> {
+fn take(file: &mut impl Read, most: u64, bytes: &mut Vec<u8>) -> Result<(), SinkError> {
     match file.take(most).read_to_end(bytes) {
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(unkept(error)),
         _ => Ok(()),
@@ -446,28 +550,6 @@ fn take(file: &mut File, most: u64, bytes: &mut Vec<u8>) -> Result<(), SinkError
 
 fn os(path: &[u8]) -> &std::ffi::OsStr {
     std::ffi::OsStr::from_bytes(path)
-}
-
-fn absolute(from: &[u8], asked: &[u8]) -> Vec<u8> {
-    if asked.starts_with(b"/") { asked.to_vec() } else { [from, b"/", asked].concat() }
-}
-
-fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
-    path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".")
-}
-
-fn parent(path: &[u8]) -> &[u8] {
-    match path.iter().rposition(|byte| *byte == b'/') {
-        Some(0) | None => b"/",
-        Some(at) => &path[..at],
-    }
-}
-
-/// Whether a path is of the processes that run now, which are others the next time.
-pub(crate) fn is_live(path: &[u8]) -> bool {
-    let Some(rest) = path.strip_prefix(b"/proc/") else { return false };
-    let name = rest.split(|byte| *byte == b'/').next().unwrap_or_default();
-    matches!(name, b"self" | b"thread-self") || (!name.is_empty() && name.iter().all(u8::is_ascii_digit))
 }
 
 fn first_look(path: &[u8], stat: &Stat) -> (First, Input) {
@@ -524,9 +606,30 @@ mod tests {
     }
 
     #[test]
+    fn what_was_moved_has_its_place_from_where_it_was() {
+        let moves = [("/w/x", "/w/a/x"), ("/w/a", "/w/b"), ("/w/b/sub", "/w/c")];
+        let moved = moves.map(|(from, to)| (from.into(), to.into())).into();
+        let seen = Seen { moved, ..Seen::default() };
+        let origin = |path: &str| seen.origin(path.as_bytes()).map(|path| String::from_utf8(path).unwrap());
+        for (now, first) in [
+            ("/w/b/f", Some("/w/a/f")),
+            ("/w/b/x/f", Some("/w/x/f")),
+            ("/w/c", Some("/w/a/sub")),
+            ("/w/c/f", Some("/w/a/sub/f")),
+            ("/w/bb/f", Some("/w/bb/f")),
+            // Made anew where the other was.
+            ("/w/a/f", None),
+            ("/w/b/sub/f", None),
+            ("/w/x", None),
+        ] {
+            assert_eq!(origin(now).as_deref(), first, "{now}");
+        }
+    }
+
+    #[test]
     fn where_nothing_can_be_kept_nothing_is_learnt() {
         let dir = tempfile::tempdir().unwrap();
-        let keeping = Keeping { most: 100, ..Keeping::default() };
+        let keeping = Keeping::default();
         let recorder = Recorder::start(Store::without_room(), Arc::new(Nowhere), keeping).unwrap();
         let opens = |name: &str| {
             let path = dir.path().join(name);

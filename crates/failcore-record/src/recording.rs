@@ -1,15 +1,21 @@
 //! What was recorded, read back from a trace.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use failcore_gate::expected::Expected;
-use failcore_model::heard::{Asked, Payload, Said};
+use failcore_model::heard::{Asked, End, Field, Payload, Said};
 use failcore_model::input::{Input, Kind, Moment, Name, Start, Told};
 use failcore_model::{AbsPath, Action, Event, Record, Text};
 
+use crate::known::Known;
+use crate::layout::Unready;
 use crate::replayed::Replayed;
-use crate::store::Objects;
+use crate::store::{Objects, sha256};
 
 /// All that a program learnt from outside.
 #[derive(Debug)]
@@ -18,11 +24,26 @@ pub struct Recording {
     pub start: Start,
     /// What stood at each path at first.
     pub(crate) nodes: BTreeMap<Vec<u8>, Node>,
+    /// What its standard input gave, and where in a file it began to read.
+    stdin: Option<(Contents, Option<u64>)>,
     values: Values,
     /// What others answered, in the order of each question.
     heard: Answers,
+    /// What stands in place of objects, by SHA-256.
+    pub(crate) set: HashMap<String, Vec<u8>>,
     /// What the program left, by path.
     left: BTreeMap<Vec<u8>, Option<String>>,
+    /// What others changed meanwhile.
+    others: Vec<Vec<u8>>,
+}
+
+/// What the standard input gives.
+#[derive(Debug, Clone)]
+pub struct Given {
+    /// Of a file all that it holds, of anything else all that comes of it.
+    pub bytes: Arc<[u8]>,
+    /// Where in a file the program begins to read; nothing, where it is none.
+    pub at: Option<u64>,
 }
 
 /// What others answered, by what they were asked.
@@ -76,6 +97,9 @@ pub enum BadRecording<E> {
     /// It was not recorded.
     #[error("this run was not recorded")]
     None,
+    /// Something of it was not kept.
+    #[error("the recording is not whole: {0}")]
+    Broken(String),
     /// It makes no sense.
     #[error("the recording makes no sense at record {seq}: {why}")]
     Nonsense {
@@ -84,6 +108,9 @@ pub enum BadRecording<E> {
         /// Why.
         why: &'static str,
     },
+    /// What was to be put in its place cannot be.
+    #[error("record {0} is neither what a file held nor a response")]
+    NotSet(u64),
     /// The trace cannot be read.
     #[error(transparent)]
     Trace(E),
@@ -95,14 +122,36 @@ impl Recording {
     /// # Errors
     /// [`BadRecording`].
     pub fn read<E>(records: impl IntoIterator<Item = Result<Record, E>>) -> Result<Self, BadRecording<E>> {
-        let mut start = None;
+        Self::with(records, HashMap::new())
+    }
+
+    /// The same with other contents in place of some that were recorded: of files, and of responses, by the record's number.
+    ///
+    /// # Errors
+    /// [`BadRecording`].
+    pub fn with<E>(
+        records: impl IntoIterator<Item = Result<Record, E>>,
+        mut others: HashMap<u64, Vec<u8>>,
+    ) -> Result<Self, BadRecording<E>> {
+        let mut set = HashMap::new();
+        let (mut start, mut stdin) = (None, None);
         let (mut nodes, mut values, mut heard) = (BTreeMap::new(), Values::default(), Answers::new());
         let (mut left, mut changed) = (BTreeMap::new(), HashSet::new());
         for record in records {
-            let Record { seq, event, .. } = record.map_err(BadRecording::Trace)?;
+            let Record { seq, mut event, .. } = record.map_err(BadRecording::Trace)?;
+            if let Some(bytes) = others.remove(&seq) {
+                let sha256 = replace(&mut event, &bytes).ok_or(BadRecording::NotSet(seq))?;
+                set.insert(sha256, bytes);
+            }
             let nonsense = |why| BadRecording::Nonsense { seq, why };
             match event {
                 Event::RecordingStarted { start: said } => start = Some(*said),
+                Event::Input { input: Input::Stdin { sha256, size, kept, at }, .. } => {
+                    if !is_hash(&sha256) {
+                        return Err(nonsense("the hash is none"));
+                    }
+                    stdin = Some((Contents { sha256, size, kept }, at));
+                }
                 Event::Input { path, input } => {
                     let path = place(&path).ok_or(nonsense("the path is none"))?;
                     add(&mut nodes, path, input).map_err(nonsense)?;
@@ -113,6 +162,7 @@ impl Recording {
                 Event::Left { path, sha256 } => {
                     left.insert(place(&path).ok_or(nonsense("the path is none"))?, sha256);
                 }
+                Event::RecordingBroken { text } => return Err(BadRecording::Broken(text)),
                 Event::Told { thread, told } => values.add(&thread, told),
                 Event::Heard { asked, said, payload } => {
                     heard.entry(asked).or_default().push((said, payload));
@@ -120,15 +170,54 @@ impl Recording {
                 _ => {}
             }
         }
-        // Others may have changed what the program only read.
+        if let Some(seq) = others.into_keys().min() {
+            return Err(BadRecording::NotSet(seq));
+        }
+        // What the program only read was changed by others, unless it moved what it lies in.
+        let meanwhile = left.keys().filter(|path| !is_within(path, &changed)).cloned().collect();
         left.retain(|path, _| changed.contains(path));
-        Ok(Self { start: start.ok_or(BadRecording::None)?, nodes, values, heard, left })
+        Ok(Self {
+            start: start.ok_or(BadRecording::None)?,
+            nodes,
+            stdin,
+            values,
+            heard,
+            set,
+            left,
+            others: meanwhile,
+        })
+    }
+
+    /// What the program's standard input gives again; nothing, where it gave nothing or nobody knows what. What was not kept
+    /// is what `own` holds, if that is the same.
+    ///
+    /// # Errors
+    /// [`Unready`], where it is not.
+    pub fn stdin(&self, objects: &Objects, own: &mut impl Read) -> Result<Option<Given>, Unready> {
+        let Some((contents, at)) = &self.stdin else { return Ok(None) };
+        let bytes = if contents.kept {
+            objects.get(&contents.sha256, contents.size)?
+        } else {
+            let mut bytes = Vec::new();
+            let read = own.take(contents.size.saturating_add(1)).read_to_end(&mut bytes);
+            if read.is_err() || sha256(&bytes) != contents.sha256 {
+                return Err(Unready::Ungiven);
+            }
+            bytes
+        };
+        Ok(Some(Given { bytes: bytes.into(), at: *at }))
+    }
+
+    /// The files that the program looked at and others changed while it was recorded. It finds them as they were at first.
+    pub fn changed_by_others(&self) -> impl Iterator<Item = &Path> {
+        self.others.iter().map(|path| Path::new(OsStr::from_bytes(path)))
     }
 
     /// Who tells the program what it was told, and answers it as others did; where it asks them something else, that is told
     /// to `expected`.
     pub fn replayed(self, objects: Objects, expected: Arc<Expected>) -> Replayed {
-        Replayed::new(self.values, self.heard, self.left, objects, expected)
+        let known = Known::of(&self.nodes);
+        Replayed::new(known, self.values, self.heard, self.left, objects.with(self.set), expected)
     }
 
     /// What stands in each directory, apart from what a listing says.
@@ -143,6 +232,27 @@ impl Recording {
         }
         children
     }
+}
+
+/// Has an event tell of other bytes; their SHA-256, or nothing where it tells of none.
+fn replace(event: &mut Event, bytes: &[u8]) -> Option<String> {
+    let (hash, length) = (sha256(bytes), bytes.len() as u64);
+    match event {
+        Event::Input { input: Input::Contents { sha256, size, kept }, .. } => {
+            (*sha256, *size, *kept) = (hash.clone(), length, true);
+        }
+        Event::Heard { said: Said::Response { fields, end, .. }, payload: Some(payload), .. } => {
+            let is = |field: &Field, name: &str| field.name.as_bytes().eq_ignore_ascii_case(name.as_bytes());
+            // What it says of how it is packed is not true of these.
+            fields.retain(|field| !is(field, "content-encoding"));
+            for field in fields.iter_mut().filter(|field| is(field, "content-length")) {
+                field.value = Text::from(length.to_string().as_str());
+            }
+            (*end, *payload) = (End::Whole, Payload { sha256: hash.clone(), size: length, kept: true });
+        }
+        _ => return None,
+    }
+    Some(hash)
 }
 
 /// The files that an action changes.
@@ -164,6 +274,16 @@ fn place(path: &Text) -> Option<Vec<u8>> {
     (clean && !bytes.contains(&0)).then(|| bytes.to_vec())
 }
 
+/// Whether a path, or a directory that it lies in, is among these.
+fn is_within(path: &[u8], all: &HashSet<Vec<u8>>) -> bool {
+    let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+    ends.chain([path.len()]).any(|end| all.contains(&path[..end]))
+}
+
+fn is_hash(sha256: &str) -> bool {
+    sha256.len() == 64 && sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 fn is_name(name: &[u8]) -> bool {
     !matches!(name, b"" | b"." | b"..") && !name.contains(&b'/') && !name.contains(&0)
 }
@@ -176,6 +296,7 @@ fn add(nodes: &mut BTreeMap<Vec<u8>, Node>, path: Vec<u8>, input: Input) -> Resu
         Input::Directory { mode, modified } => Node::Directory { mode, modified, names: None },
         Input::File { mode, modified, size } => Node::File { mode, modified, size, contents: None },
         Input::Special { .. } => Node::Special,
+        Input::Stdin { .. } => return Err("the standard input is no file"),
         Input::Names { names: listed } => {
             if !listed.iter().all(|name| is_name(name.name.as_bytes())) {
                 return Err("a name in a directory is none");
@@ -189,7 +310,7 @@ fn add(nodes: &mut BTreeMap<Vec<u8>, Node>, path: Vec<u8>, input: Input) -> Resu
             };
         }
         Input::Contents { sha256, size, kept } => {
-            if sha256.len() != 64 || !sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+            if !is_hash(&sha256) {
                 return Err("the hash is none");
             }
             return match nodes.get_mut(&path) {
@@ -258,6 +379,21 @@ mod tests {
             let events = vec![started(), input("/a", file), input("/a", contents)];
             assert!(matches!(Recording::read(records(events)), Err(BadRecording::Nonsense { seq: 2, .. })));
         }
+    }
+
+    #[test]
+    fn what_lies_in_what_was_moved_was_changed_by_the_program() {
+        let all = HashSet::from([b"/w/a".to_vec()]);
+        for (path, within) in [("/w/a", true), ("/w/a/f", true), ("/w/ab", false), ("/w", false)] {
+            assert_eq!(is_within(path.as_bytes(), &all), within, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_whole_is_no_recording() {
+        let broken = vec![started(), Event::RecordingBroken { text: "no room".into() }];
+        let read = Recording::read(records(broken));
+        assert!(matches!(read, Err(BadRecording::Broken(why)) if why == "no room"));
     }
 
     #[test]

@@ -4,31 +4,52 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use failcore_gate::expected::{Differs, Divergence, Expected};
-use failcore_gate::{SinkError, Witness};
-use failcore_model::Claims;
+use failcore_gate::{Outside, SinkError, Witness};
 use failcore_model::heard::{Asked, Said};
 use failcore_model::input::Moment;
+use failcore_model::{Claims, RuleId};
 use sha2::{Digest, Sha256};
 
+use crate::known::{self, Known};
 use crate::recording::{Answers, Values};
 use crate::store::{Objects, hash_of};
+use crate::walk::absolute;
 
 /// Gives each thread the values of the record, one after the other.
 ///
 /// Where a thread asks more often than it did, its clocks go on from where they were, and what is random to it follows
 /// from what was.
 pub struct Replayed {
+    known: Known,
     values: Values,
     kin: Kin,
     heard: Answers,
     objects: Objects,
     expected: Arc<Expected>,
+    live: Live,
     left: BTreeMap<Vec<u8>, Option<String>>,
     state: Mutex<State>,
+}
+
+/// What really happens in a program that is run again.
+#[derive(Default)]
+pub struct Live {
+    /// The rules that permit it.
+    pub rules: HashSet<RuleId>,
+    /// Where of the machine's own files are there.
+    pub files: Vec<PathBuf>,
+    /// Who connects.
+    pub outside: Option<Arc<dyn Outside>>,
+}
+
+impl Live {
+    fn has(&self, path: &[u8]) -> bool {
+        self.files.iter().any(|live| Path::new(OsStr::from_bytes(path)).starts_with(live))
+    }
 }
 
 #[derive(Default)]
@@ -42,19 +63,39 @@ struct State {
     answered: HashMap<Asked, usize>,
     /// What each clock was said to be at last, and what it was then.
     last: HashMap<i32, (Moment, Moment)>,
-    /// How many random bytes were made up, so that no two are the same.
+    /// How often something was told that the record has.
+    told: u64,
+    /// How often random bytes were made up, so that no two are the same, and a clock went on from what it said.
     made_up: u64,
+    went_on: u64,
 }
 
 impl Replayed {
     pub(crate) fn new(
+        known: Known,
         values: Values,
         heard: Answers,
         left: BTreeMap<Vec<u8>, Option<String>>,
         objects: Objects,
         expected: Arc<Expected>,
     ) -> Self {
-        Self { kin: Kin::of(&values), values, heard, objects, expected, left, state: Mutex::default() }
+        Self {
+            known,
+            kin: Kin::of(&values),
+            values,
+            heard,
+            objects,
+            expected,
+            live: Live::default(),
+            left,
+            state: Mutex::default(),
+        }
+    }
+
+    /// The same, where some of it really happens.
+    #[must_use]
+    pub fn but_for(self, live: Live) -> Self {
+        Self { live, ..self }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -72,8 +113,19 @@ impl Replayed {
     /// After the program: the files that it left otherwise than it did when it was recorded.
     pub fn left_otherwise(&self) -> Vec<PathBuf> {
         let file = |path: &Vec<u8>| PathBuf::from(OsStr::from_bytes(path));
-        let otherwise = self.left.iter().filter(|(path, sha256)| hash_of(&file(path)) != **sha256);
+        let played = self.left.iter().filter(|(path, _)| !self.live.has(path));
+        let otherwise = played.filter(|(path, sha256)| hash_of(&file(path)) != **sha256);
         otherwise.map(|(path, _)| file(path)).collect()
+    }
+
+    /// What threads were told, in words.
+    pub fn summary(&self) -> String {
+        let State { told, made_up, went_on, .. } =
+            &*self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        format!(
+            "clocks and random numbers: {told} from the record, {} that it does not have and that follow from them",
+            made_up + went_on
+        )
     }
 }
 
@@ -148,8 +200,28 @@ fn moment(nanoseconds: i128) -> Moment {
 }
 
 impl Witness for Replayed {
-    fn looks(&self, _: &[u8], _: &[u8], _: bool) -> Result<(), SinkError> {
+    fn looks(&self, from: &[u8], asked: &[u8], follow: bool) -> Result<(), SinkError> {
+        let path = absolute(from, asked);
+        if path.starts_with(b"/") {
+            self.known.uses(&path, follow);
+        }
         Ok(())
+    }
+
+    fn asks(
+        &self,
+        from: &[u8],
+        asked: &[u8],
+        follow: bool,
+        who: &dyn Fn() -> Claims,
+    ) -> Result<(), SinkError> {
+        let path = absolute(from, asked);
+        let unknown = path.starts_with(b"/").then(|| self.known.unknown(&path, follow)).flatten();
+        let Some(unknown) = unknown.filter(|path| !self.live.has(path)) else { return Ok(()) };
+        let (look, differs) = (known::said(&unknown), Differs::Recorded(0));
+        let divergence = Divergence::asked(look, &who(), differs, self.known.all());
+        self.expected.part(divergence.clone());
+        Err(SinkError(Box::new(divergence)))
     }
 
     fn opens(&self, _: BorrowedFd<'_>) -> Result<(), SinkError> {
@@ -194,6 +266,11 @@ impl Witness for Replayed {
         self.part(from, claims, Differs::Otherwise(how.into()));
     }
 
+    fn outside(&self, rules: &[RuleId]) -> Option<Arc<dyn Outside>> {
+        let Live { rules: live, outside, .. } = &self.live;
+        rules.iter().any(|rule| live.contains(rule)).then(|| outside.clone()).flatten()
+    }
+
     fn plays(&self) -> bool {
         true
     }
@@ -207,13 +284,17 @@ impl Witness for Replayed {
         let lists = |(thread, _): &Asks| self.values.clocks.get(&(thread.clone(), clock));
         let recorded = state.next((thread.to_owned(), Some(clock)), lists, &self.kin);
         let at = match recorded {
-            Some(at) => *at,
+            Some(at) => {
+                state.told += 1;
+                *at
+            }
             None => match (state.last.get(&clock), self.values.first(clock)) {
                 (Some((said, then)), _) => moment(nanoseconds(*said) + nanoseconds(now) - nanoseconds(*then)),
                 (None, Some(first)) => first,
                 (None, None) => now,
             },
         };
+        state.went_on += u64::from(recorded.is_none());
         let ahead = state.last.get(&clock).is_none_or(|(said, _)| *said <= at);
         if ahead {
             state.last.insert(clock, (at, now));
@@ -226,6 +307,7 @@ impl Witness for Replayed {
         let asks = (thread.to_owned(), None);
         let recorded = state.next(asks, |(thread, _)| self.values.random.get(thread), &self.kin);
         if let Some(recorded) = recorded.filter(|recorded| recorded.len() == bytes.len()) {
+            state.told += 1;
             return Ok(recorded.clone());
         }
         state.made_up += 1;
@@ -253,7 +335,8 @@ mod tests {
         }
         let home = tempfile::tempdir().unwrap();
         let objects = Objects::open(home.path()).unwrap();
-        let replayed = Replayed::new(values, Answers::new(), BTreeMap::new(), objects, Arc::default());
+        let known = Known::of(&BTreeMap::new());
+        let replayed = Replayed::new(known, values, Answers::new(), BTreeMap::new(), objects, Arc::default());
         let clock = |thread, now| replayed.clock(thread, 1, now).unwrap();
         assert_eq!(clock("0/0", at(900, 0)), at(5, 0));
         assert_eq!(clock("0/1", at(900, 1)), at(5, 700));
@@ -270,5 +353,9 @@ mod tests {
         assert_ne!(replayed.random("0.1/4 pool", vec![9]).unwrap(), [4], "of another process");
         let (one, other) = (random(40), random(40));
         assert!(one != other && one.len() == 40 && one != [9; 40]);
+        assert_eq!(
+            replayed.summary(),
+            "clocks and random numbers: 8 from the record, 5 that it does not have and that follow from them"
+        );
     }
 }

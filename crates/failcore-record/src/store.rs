@@ -31,6 +31,8 @@ pub struct Objects {
     file: Option<File>,
     /// Where each begins, and how long it is packed.
     places: HashMap<String, (u64, u64)>,
+    /// Others that were never gathered.
+    set: HashMap<String, Vec<u8>>,
 }
 
 /// An object cannot be kept, or is not what it was.
@@ -149,7 +151,12 @@ impl Objects {
                 at += packed;
             }
         }
-        Ok(Self { path, file, places })
+        Ok(Self { path, file, places, set: HashMap::new() })
+    }
+
+    /// The same and these, by their SHA-256.
+    pub(crate) fn with(self, set: HashMap<String, Vec<u8>>) -> Self {
+        Self { set, ..self }
     }
 
     /// What was kept under a hash, of this size, proven to be it.
@@ -157,6 +164,9 @@ impl Objects {
     /// # Errors
     /// [`StoreError`]; what is not what it was is not handed out in part.
     pub fn get(&self, sha256: &str, size: u64) -> Result<Vec<u8>, StoreError> {
+        if let Some(bytes) = self.set.get(sha256) {
+            return Ok(bytes.clone());
+        }
         let changed = || StoreError::Changed(self.path.clone());
         let (Some(file), Some((at, len))) = (&self.file, self.places.get(sha256)) else {
             return Err(changed());

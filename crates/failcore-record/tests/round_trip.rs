@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex};
 
 use failcore_gate::{Sink, SinkError, Witness};
 use failcore_model::input::Input;
-use failcore_model::{Event, Record, Timestamp};
+use failcore_model::{AbsPath, Event, Record, Timestamp};
+use failcore_policy::{Environment, PolicySet};
 use failcore_record::{Keeping, Objects, Recorder, Recording, Store, Unready};
 use proptest::prelude::*;
 
@@ -51,9 +52,15 @@ struct Recorded {
 }
 
 impl Recorded {
-    fn with(keeping: Keeping) -> Self {
+    /// Paths of libraries are relative to the tree, and made there.
+    fn with(mut keeping: Keeping) -> Self {
         let home = tempfile::tempdir().unwrap();
-        fs::create_dir(home.path().join("tree")).unwrap();
+        let tree = home.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        for library in &mut keeping.libraries {
+            *library = tree.join(&library);
+            fs::create_dir(library).unwrap();
+        }
         let kept = Arc::new(Kept::default());
         let recorder =
             Recorder::start(Store::create(home.path()).unwrap(), Arc::clone(&kept) as _, keeping).unwrap();
@@ -81,10 +88,6 @@ impl Recorded {
         let tree = root.path().join(self.tree().strip_prefix("/").unwrap());
         (root, tree)
     }
-}
-
-fn keep_all() -> Keeping {
-    Keeping { most: 1 << 20, ..Keeping::default() }
 }
 
 /// What can be seen of a tree, below its root.
@@ -162,7 +165,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
     fn what_was_seen_is_laid_out(things in things()) {
-        let recorded = Recorded::with(keep_all());
+        let recorded = Recorded::with(Keeping::default());
         let tree = recorded.tree();
         make(&tree, &things);
         record_all(&recorded, &tree);
@@ -173,7 +176,7 @@ proptest! {
 
 #[test]
 fn the_first_look_counts() {
-    let recorded = Recorded::with(keep_all());
+    let recorded = Recorded::with(Keeping::default());
     let tree = recorded.tree();
     fs::write(tree.join("read"), "first").unwrap();
     fs::write(tree.join("moves"), "moves").unwrap();
@@ -204,7 +207,7 @@ fn the_first_look_counts() {
 
 #[test]
 fn links_lead_where_they_led() {
-    let recorded = Recorded::with(keep_all());
+    let recorded = Recorded::with(Keeping::default());
     let tree = recorded.tree();
     fs::create_dir_all(tree.join("a/b")).unwrap();
     fs::write(tree.join("a/b/file"), "here").unwrap();
@@ -221,9 +224,62 @@ fn links_lead_where_they_led() {
     assert!(fs::read(again.join("loop")).is_err());
 }
 
+/// As a policy with this in it says.
+fn saying(record: &str) -> Keeping {
+    let text = format!("version = 1\n[record]\n{record}");
+    let policy = PolicySet::parse("p", &text, &AbsPath::root(), &Environment::default()).unwrap();
+    Keeping { payloads: policy.payloads().clone(), ..Keeping::default() }
+}
+
+#[test]
+fn the_policy_says_what_is_kept() {
+    for (record, self_contained, kept) in [
+        ("", false, [true, true, false]),
+        ("", true, [true, true, true]),
+        ("hash_only = [\"**/*.bin\"]", false, [true, false, false]),
+        ("hash_only = [\"**/*.bin\"]", true, [true, false, true]),
+        ("keep = [\"**/b.bin\", \"**/lib\"]", false, [false, true, true]),
+        ("keep = [\"**/b.bin\"]\nhash_only = [\"**/*.bin\"]", false, [false, false, false]),
+        ("keep = []", true, [true, true, true]),
+    ] {
+        let mut keeping = Keeping { self_contained, ..saying(record) };
+        keeping.libraries.push(PathBuf::from("lib"));
+        let recorded = Recorded::with(keeping);
+        let tree = recorded.tree();
+        let files = ["a.txt", "b.bin", "lib/c"].map(|name| tree.join(name));
+        for file in &files {
+            fs::write(file, file.as_os_str().as_encoded_bytes()).unwrap();
+            recorded.opens(file);
+        }
+        let found = files.map(|file| recorded.kept.contents(&file).unwrap().1);
+        assert_eq!(found, kept, "{record} {self_contained}");
+    }
+}
+
+#[test]
+fn what_would_be_more_than_the_policy_lets_it_be_is_not_learnt() {
+    let recorded = Recorded::with(saying("max_total = 5000"));
+    let tree = recorded.tree();
+    let opens = |name: &str, byte: u8| {
+        let file = tree.join(name);
+        fs::write(&file, [byte; 2000]).unwrap();
+        recorded.recorder.looks(b"/", file.as_os_str().as_encoded_bytes(), true).unwrap();
+        recorded.recorder.opens(File::open(&file).unwrap().as_fd())
+    };
+    // Each once: the same again takes no more room.
+    for (name, byte) in [("a", 1), ("b", 2), ("again", 1)] {
+        opens(name, byte).unwrap();
+    }
+    assert_eq!(recorded.recorder.full(), None);
+    assert!(opens("c", 3).is_err() && opens("d", 4).is_err());
+    let why = recorded.recorder.finish().unwrap_err();
+    assert_eq!(why, "`record.max_total` is 5000, and the recording needs 6000");
+    assert_eq!(recorded.recorder.full(), Some(why.as_str()));
+}
+
 #[test]
 fn what_is_long_or_a_library_is_known_by_its_hash() {
-    let recorded = Recorded::with(Keeping { most: 3000, ..Keeping::default() });
+    let recorded = Recorded::with(saying("max_file = 3000"));
     let tree = recorded.tree();
     fs::write(tree.join("short"), [7; 3000]).unwrap();
     fs::write(tree.join("long"), vec![7; 5 << 20]).unwrap();

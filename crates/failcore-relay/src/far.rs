@@ -120,6 +120,15 @@ impl Far {
         (far, agreed)
     }
 
+    /// A server with TLS, to be reached by the first request: by HTTP/1.1.
+    pub(crate) fn later(route: Route, name: &str, config: &ClientConfig) -> Self {
+        let mut config = config.clone();
+        config.alpn_protocols = vec![HTTP1.to_vec()];
+        let mut far = Self::plain(route);
+        far.tls = Some((name.to_owned(), Arc::new(config)));
+        far
+    }
+
     /// The same over a stream that stands, and speaks `agreed`.
     pub(crate) async fn over<S>(
         route: Route,

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-use failcore_gate::{Actor, Gate, Grant};
+use failcore_gate::{Actor, Gate, Grant, Outside, Witness};
 use failcore_model::{Action, Claims, Denial, Host, HostName, Reason, Text, Timestamp, url_path};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderName, SEC_WEBSOCKET_KEY, TE, TRAILER,
@@ -18,6 +18,7 @@ use tokio::time::timeout_at;
 
 use crate::body::{Counted, EDQUOT, Passed, Ticket, moment, passed, said};
 use crate::far::{Far, FarError};
+use crate::route::Route;
 use crate::server::{Budgets, Shared};
 use crate::witnessed::{self, Heard};
 
@@ -49,6 +50,8 @@ pub(crate) struct Opened {
     pub(crate) judged: bool,
     /// Nothing where responses come from a record.
     pub(crate) far: Option<Far>,
+    /// Who keeps them, or has them.
+    pub(crate) witness: Option<Arc<dyn Witness>>,
     /// Set once the connection is no HTTP any more.
     pub(crate) through: Arc<AtomicBool>,
 }
@@ -70,6 +73,8 @@ struct Admitted {
     ends: Option<Timestamp>,
     ticket: Ticket,
     budgets: Budgets,
+    /// Who really makes the connection for it, in a program that is run again.
+    outside: Option<Arc<dyn Outside>>,
 }
 
 /// Why a request is not looked at further.
@@ -99,7 +104,7 @@ impl Opened {
             Err(refused) => return Ok(refused),
         };
         let two = request.version() == Version::HTTP_2;
-        let Admitted { host, upgrades, ends, ticket, budgets } = admitted;
+        let Admitted { host, upgrades, ends, ticket, budgets, outside } = admitted;
         let (mut parts, body) = request.into_parts();
         let theirs = upgrades.then(|| parts.extensions.remove::<hyper::upgrade::OnUpgrade>()).flatten();
         end_to_end(&mut parts.headers, two, upgrades);
@@ -113,7 +118,10 @@ impl Opened {
             parts.version = Version::HTTP_11;
         }
         let request = Request::from_parts(parts, Counted::pass(body, budgets.request, ends, ticket.clone()));
-        let response = match (&self.far, &self.shared.witness) {
+        // One that really happens is neither recorded nor played.
+        let live = outside.map(|outside| self.live(outside));
+        let far = live.as_ref().or(self.far.as_ref());
+        let response = match (far, self.witness.as_ref().filter(|_| live.is_none())) {
             (Some(far), None) => match far.send(request).await {
                 Ok(response) => response.map(passed),
                 Err(error) => self.unanswered(&ticket, &error),
@@ -134,6 +142,15 @@ impl Opened {
             (None, None) => refusal(StatusCode::BAD_GATEWAY, format!("FailCore: nobody answers {url}\n")),
         };
         Ok(self.pass(response, two, theirs, (ends, budgets.response), ticket, url))
+    }
+
+    /// The server itself, for a request that really happens.
+    fn live(&self, outside: Arc<dyn Outside>) -> Far {
+        let route = Route::live(self.at, outside);
+        match &self.name {
+            Some(name) => Far::later(route, name, &self.shared.client),
+            None => Far::plain(route),
+        }
     }
 
     /// What the program gets where the server gives no answer.
@@ -171,6 +188,7 @@ impl Opened {
             }
         };
         let ends = self.shared.gate.ends(&grant);
+        let outside = self.witness.as_ref().and_then(|witness| witness.outside(grant.rules()));
         let ticket = Ticket::new(Arc::clone(&self.shared.gate), Some(grant));
         let budgets = self.shared.budgets;
         if budgets.request.is_some_and(|most| request.body().size_hint().lower() > most) {
@@ -185,7 +203,7 @@ impl Opened {
             let why = format!("FailCore does not carry this request: {why}\n");
             return Err(refusal(StatusCode::FORBIDDEN, why));
         }
-        Ok(Admitted { host: Some(host), upgrades, ends, ticket, budgets })
+        Ok(Admitted { host: Some(host), upgrades, ends, ticket, budgets, outside })
     }
 
     /// Takes a request as it is, on a connection that is granted as it is.
@@ -197,6 +215,7 @@ impl Opened {
             ends: None,
             ticket: Ticket::new(Arc::clone(&self.shared.gate), None),
             budgets: Budgets { request: None, response: None },
+            outside: None,
         }
     }
 
@@ -230,7 +249,7 @@ impl Opened {
             };
             let ours = hyper::upgrade::on(&mut response);
             self.through.store(true, SeqCst);
-            let (witness, claims) = (self.shared.witness.clone(), self.claims.clone());
+            let (witness, claims) = (self.witness.clone(), self.claims.clone());
             tokio::spawn(async move {
                 let tied = witnessed::tie(theirs, ours, witness, url, claims);
                 match ends {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use failcore_gate::{Passage, Sender, Witness};
+use failcore_gate::{Outside, Passage, Sender, Witness};
 use failcore_model::heard::{Asked, Said};
 use failcore_model::{Action, Claims, Endpoint, Event, Host, HostName};
 use hyper::server::conn::{http1, http2};
@@ -53,14 +53,21 @@ pub(crate) async fn ride(
     passage: Passage,
     first: &[u8],
 ) -> Result<(), Error> {
-    let Passage { sender, to, judged, far, .. } = passage;
+    let Passage { sender, to, judged, far, outside, .. } = passage;
     stream.set_nodelay(true)?;
     let mut names = shared.gate.names(to.ip()).to_vec();
     if to.ip().to_canonical().is_loopback() {
         names.extend(HostName::parse("localhost").ok());
     }
-    let journey = Journey { shared, sender, to, names };
-    match (first, &shared.witness) {
+    // What really happens is neither recorded nor played.
+    let witness = shared.witness.clone().filter(|_| outside.is_none());
+    if let (false, Some(outside)) = (judged, &outside) {
+        let mut far = Route::straight(to, far)?.by(Some(Arc::clone(outside))).next().await?;
+        copy_bidirectional_with_sizes(&mut stream, &mut far, PIECE, PIECE).await?;
+        return Ok(());
+    }
+    let journey = Journey { shared, sender, to, names, witness: witness.clone(), outside };
+    match (first, &witness) {
         ([TLS, ..], Some(witness)) if !judged => journey.tls_unjudged(stream, far, witness).await,
         ([TLS, ..], _) => journey.tls(stream).await,
         (first, Some(witness)) if !judged => {
@@ -111,6 +118,10 @@ struct Journey<'a> {
     to: std::net::SocketAddr,
     /// What leads to the address.
     names: Vec<HostName>,
+    /// Who keeps what is said, or says it.
+    witness: Option<Arc<dyn Witness>>,
+    /// Who makes connections, where it really happens in a program that is run again.
+    outside: Option<Arc<dyn Outside>>,
 }
 
 impl Journey<'_> {
@@ -134,9 +145,9 @@ impl Journey<'_> {
         }
         let route = self.route(&name, "https");
         if !self.shared.gate.policy().opens(&name, self.to.port(), &self.sender.claims.scope) {
-            return match &self.shared.witness {
+            return match self.witness.clone() {
                 None => self.pass(stream, &raw, &name, &route).await,
-                Some(witness) => self.witnessed(stream, raw, accepted, name.as_str(), route, witness).await,
+                Some(witness) => self.witnessed(stream, raw, accepted, name.as_str(), route, &witness).await,
             };
         }
         let Some(authority) = &self.shared.setup.authority else { return turn_away(stream).await };
@@ -253,8 +264,9 @@ impl Journey<'_> {
 
     /// The way to a host that is judged.
     fn route(&self, name: &HostName, scheme: &str) -> Route {
-        let mut route = Route::to(self.to, name, scheme, &self.shared.setup.proxies);
-        route.spelt = self.shared.witness.is_some();
+        let route = Route::to(self.to, name, scheme, &self.shared.setup.proxies);
+        let mut route = route.by(self.outside.clone());
+        route.spelt = self.witness.is_some();
         route
     }
 
@@ -291,7 +303,7 @@ impl Journey<'_> {
     }
 
     fn hears(&self, asked: Asked, agreed: Result<&Option<Vec<u8>>, i32>) -> Result<(), Error> {
-        let Some(witness) = &self.shared.witness else { return Ok(()) };
+        let Some(witness) = &self.witness else { return Ok(()) };
         let text = |agreed: &Vec<u8>| String::from_utf8_lossy(agreed).into_owned();
         let said = match agreed {
             Ok(agreed) => Said::Connected { protocol: agreed.as_ref().map(text) },
@@ -304,7 +316,7 @@ impl Journey<'_> {
         // Where no name leads, no request is for the right host.
         let Some(name) = self.names.first() else { return turn_away(stream).await };
         let route = self.route(name, "http");
-        let plays = self.shared.witness.as_ref().is_some_and(|witness| witness.plays());
+        let plays = self.witness.as_ref().is_some_and(|witness| witness.plays());
         self.serve(stream, None, (!plays).then(|| Far::plain(route)), false, true).await
     }
 
@@ -335,7 +347,7 @@ impl Journey<'_> {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Self { shared, sender, to, names } = self;
+        let Self { shared, sender, to, names, witness, .. } = self;
         let through = Arc::new(AtomicBool::new(false));
         let opened = Arc::new(Opened {
             shared: Arc::clone(shared),
@@ -346,6 +358,7 @@ impl Journey<'_> {
             names,
             judged,
             far,
+            witness,
             through: Arc::clone(&through),
         });
         let watching = Arc::clone(&opened);

@@ -3,10 +3,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use failcore_gate::Outside;
 use failcore_model::HostName;
 use http::header::{HOST, PROXY_AUTHORIZATION};
 use http::{Request, Uri};
@@ -36,6 +37,8 @@ pub(crate) struct Route {
     authority: String,
     /// A connection that stands already.
     made: Mutex<Option<TcpStream>>,
+    /// Who makes connections, where this process has no network.
+    outside: Option<Arc<dyn Outside>>,
     /// Whether it is written down how the server spells the names of fields.
     pub(crate) spelt: bool,
 }
@@ -49,7 +52,14 @@ impl Route {
         let named = via(name.as_str()).filter(|_| !at.ip().is_loopback());
         // A network may be left out by its addresses too.
         let via = named.filter(|_| via(&SocketAddr::new(at.ip(), at.port()).to_string()).is_some());
-        Self { at, via, authority: format!("{name}:{}", at.port()), made: Mutex::default(), spelt: false }
+        Self {
+            at,
+            via,
+            authority: format!("{name}:{}", at.port()),
+            made: Mutex::default(),
+            outside: None,
+            spelt: false,
+        }
     }
 
     /// The way to an address that was granted as it is, with the connection that was made there before.
@@ -58,7 +68,25 @@ impl Route {
     /// Where that is none.
     pub(crate) fn straight(at: SocketAddr, made: Option<OwnedFd>) -> io::Result<Self> {
         let made = made.map(|fd| TcpStream::from_std(fd.into())).transpose()?;
-        Ok(Self { at, via: None, authority: at.to_string(), made: Mutex::new(made), spelt: true })
+        Ok(Self {
+            at,
+            via: None,
+            authority: at.to_string(),
+            made: Mutex::new(made),
+            outside: None,
+            spelt: true,
+        })
+    }
+
+    /// The same by somebody outside.
+    pub(crate) fn by(self, outside: Option<Arc<dyn Outside>>) -> Self {
+        Self { outside, ..self }
+    }
+
+    /// The way to an address by somebody outside alone.
+    pub(crate) fn live(at: SocketAddr, outside: Arc<dyn Outside>) -> Self {
+        let (via, authority, made) = (None, at.to_string(), Mutex::default());
+        Self { at, via, authority, made, outside: Some(outside), spelt: false }
     }
 
     /// Makes a request without TLS one to a proxy, where it goes to one: with the whole URL, and who asks.
@@ -81,6 +109,11 @@ impl Route {
         let made = lock(&self.made).take();
         let stream = match (made, &self.via) {
             (Some(made), _) => made,
+            (None, _) if let Some(outside) = self.outside.clone() => {
+                let at = self.at;
+                let made = tokio::task::spawn_blocking(move || outside.connect(at)).await??;
+                TcpStream::from_std(made.into())?
+            }
             (None, None) => within(TcpStream::connect(self.at)).await?,
             (None, Some(via)) => proxy(via).await?,
         };

@@ -87,7 +87,14 @@ mod tests {
         let from = from.parse().unwrap();
         let sender =
             Sender { transport: Transport::Tcp, from, answered_as: None, actor, claims: Default::default() };
-        Passage { sender, to: "93.184.216.34:443".parse().unwrap(), ends: None, judged: true, far: None }
+        Passage {
+            sender,
+            to: "93.184.216.34:443".parse().unwrap(),
+            ends: None,
+            judged: true,
+            far: None,
+            outside: None,
+        }
     }
 
     fn pid(waiting: &Waiting, from: &str) -> Option<u32> {

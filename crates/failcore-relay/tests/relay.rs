@@ -95,7 +95,7 @@ impl World {
         let sender =
             Sender { transport: Transport::Tcp, from, answered_as: None, actor, claims: Default::default() };
         let to = self.upstream.at;
-        self.relay.carry(Passage { sender, to, ends, judged: true, far: None });
+        self.relay.carry(Passage { sender, to, ends, judged: true, far: None, outside: None });
         stream
     }
 

@@ -1,7 +1,7 @@
 //! The lines of a trace across its segments, each with where it stands; memory is one line.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use crate::{TraceError, layout};
@@ -9,6 +9,9 @@ use crate::{TraceError, layout};
 /// Longest line accepted, in bytes. An action's largest parts are bounded by the kernel: 128 KiB an argument, paths
 /// of 4 KiB (execve(2), `MAX_ARG_STRLEN`), 2 MiB of arguments by default.
 pub(crate) const MAX_LINE: u64 = 64 << 20;
+
+/// How much is read ahead, in bytes.
+const AHEAD: usize = 256 << 10;
 
 /// A cursor over lines.
 pub(crate) struct Lines {
@@ -18,10 +21,19 @@ pub(crate) struct Lines {
     file: BufReader<File>,
     line: u64,
     bytes: u64,
+    /// Bytes read so far of this segment.
+    within: u64,
     /// The line's length with its newline, where it lies whole in what was read ahead.
     ahead: usize,
     /// The line, or what there is of it, where it does not.
     buffer: Vec<u8>,
+}
+
+/// Where a line begins.
+pub(crate) struct Place {
+    segment: u32,
+    line: u64,
+    within: u64,
 }
 
 /// What comes next.
@@ -47,8 +59,38 @@ impl Lines {
             }
             _ => TraceError::io("open", &path)(e),
         })?;
-        let file = BufReader::with_capacity(256 << 10, file);
-        Ok(Self { dir: dir.into(), segment: 0, path, file, line: 0, bytes: 0, ahead: 0, buffer: Vec::new() })
+        let file = BufReader::with_capacity(AHEAD, file);
+        Ok(Self {
+            dir: dir.into(),
+            segment: 0,
+            path,
+            file,
+            line: 0,
+            bytes: 0,
+            within: 0,
+            ahead: 0,
+            buffer: Vec::new(),
+        })
+    }
+
+    /// Where the next line begins, if this segment has one: else it is the first of the next.
+    pub(crate) fn place(&self) -> Place {
+        Place { segment: self.segment, line: self.line, within: self.within }
+    }
+
+    /// Goes to where a line begins.
+    pub(crate) fn go_to(&mut self, place: &Place) -> Result<(), TraceError> {
+        self.ahead = 0;
+        self.buffer.clear();
+        if self.segment != place.segment {
+            let path = layout::segment(&self.dir, place.segment);
+            let file = File::open(&path).map_err(TraceError::io("open", &path))?;
+            self.file = BufReader::with_capacity(AHEAD, file);
+            (self.path, self.segment) = (path, place.segment);
+        }
+        self.file.seek(SeekFrom::Start(place.within)).map_err(TraceError::io("read", &self.path))?;
+        (self.line, self.within) = (place.line, place.within);
+        Ok(())
     }
 
     /// Moves on by one line, into the next segment where this one ends.
@@ -77,10 +119,10 @@ impl Lines {
             if !self.buffer.is_empty() {
                 return Ok(Step::Torn);
             }
-            self.file = BufReader::with_capacity(256 << 10, file);
+            self.file = BufReader::with_capacity(AHEAD, file);
             self.path = path;
             self.segment += 1;
-            self.line = 0;
+            (self.line, self.within) = (0, 0);
         }
     }
 
@@ -92,6 +134,7 @@ impl Lines {
             if let Some(end) = memchr::memchr(b'\n', ahead) {
                 self.ahead = end + 1;
                 self.bytes += self.ahead as u64;
+                self.within += self.ahead as u64;
                 self.line += 1;
                 return Ok(true);
             }
@@ -102,6 +145,7 @@ impl Lines {
             .read_until(b'\n', &mut self.buffer)
             .map_err(TraceError::io("read", &self.path))?;
         self.bytes += read as u64;
+        self.within += read as u64;
         self.line += u64::from(fresh && read > 0);
         if self.buffer.ends_with(b"\n") {
             return Ok(true);

@@ -325,6 +325,7 @@ impl<'a> Fact<'a> {
             | Event::Told { .. }
             | Event::Heard { .. }
             | Event::Left { .. }
+            | Event::RecordingBroken { .. }
             | Event::SessionClosed { .. } => return None,
         })
     }

@@ -1,5 +1,6 @@
 //! Setting the gate up and starting a program behind it.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
@@ -20,6 +21,7 @@ use super::clock::Clock;
 use super::control::Control;
 use super::prepare::{Complete, Prepared};
 use super::signals::Signals;
+use super::stdin::{self, Kind};
 use super::tree::Tree;
 use crate::args::Run;
 use crate::failure::{Failure, Problem};
@@ -160,6 +162,21 @@ fn spawn(prepared: &Prepared, args: &Run) -> Result<Option<Pid>, Problem> {
     }
 }
 
+/// The program's standard input; `None` where that is ours.
+fn stdin_of(
+    prepared: &Prepared,
+    args: &Run,
+    recorder: Option<&Arc<Recorder>>,
+) -> io::Result<Option<Arc<OwnedFd>>> {
+    let stdin = match (&prepared.given, recorder) {
+        (Some(given), _) => Some(stdin::again(given)?),
+        (None, _) if prepared.stdin_null(args) => Some(File::open("/dev/null")?.into()),
+        (None, Some(recorder)) => Kind::of_ours().record(recorder)?,
+        (None, None) => None,
+    };
+    Ok(stdin.map(Arc::new))
+}
+
 /// Starts the program in the kernel lane, under a supervisor that decides by the run's policy and records in its
 /// trace.
 fn supervise(
@@ -206,12 +223,14 @@ fn supervise(
     };
     let broker = BrokerServer::start(Arc::clone(&gate), resolver.witnessed(witness.clone()))
         .map_err(|source| Problem::System { what: "serve host names", source })?;
+    let stdin = stdin_of(prepared, args, recorder.as_ref())
+        .map_err(|source| Problem::System { what: "see to the standard input", source })?;
     let launch = Launch {
         program: prepared.program.file.clone().into(),
         args: prepared.program.args.clone(),
         env: prepared.environment(),
         cwd: prepared.cwd.clone(),
-        stdin_null: prepared.stdin_null(args),
+        stdin,
         private_memory: match &cgroup {
             Some(cgroup) if cgroup.holds_memory() => None,
             _ => prepared.policy.limits().memory.map(|most| most.saturating_mul(ASKED)),

@@ -2,7 +2,7 @@
 //! for the program, a file with the certificates that it is to believe.
 
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use failcore_model::AbsPath;
@@ -39,36 +39,59 @@ pub(super) struct Means {
     hidden: Vec<OsString>,
 }
 
+/// What the relay takes from the owner: whom he believes, his secrets, and the proxies he goes through.
+pub(crate) struct Owners {
+    trust: Trust,
+    credentials: Credentials,
+    proxies: Proxies,
+}
+
+impl Owners {
+    /// Looks all of it up.
+    pub(crate) fn gather(policy: &PolicySet) -> Result<Self, Failure> {
+        let credentials =
+            Credentials::gather(policy, |name| std::env::var_os(name)).map_err(Problem::Credential)?;
+        Ok(Self { trust: Trust::system(), credentials, proxies: Proxies::from_env() })
+    }
+
+    /// What there is where nobody is outside.
+    fn none() -> Self {
+        Self {
+            trust: Trust::system(),
+            credentials: Credentials::default(),
+            proxies: Proxies::builder().build(),
+        }
+    }
+}
+
 /// Why connections are carried.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Carrying<'a> {
+pub(super) enum Carrying {
     /// As far as the policy says.
     Policy,
     /// All, to be recorded.
     Recorded,
-    /// All, with nobody at the other end; the certificates lie where they did, if they did.
-    Played(Option<&'a Path>),
+    /// All, with nobody at the other end but where it really happens; the certificates lie where they did, if they did.
+    Played(Option<PathBuf>, Option<Box<Owners>>),
 }
 
 impl Means {
     /// Gathers them; nothing where no connection is carried.
-    pub(super) fn gather(policy: &PolicySet, carrying: Carrying<'_>) -> Result<Option<Self>, Failure> {
-        if !policy.carries() && carrying == Carrying::Policy {
+    pub(super) fn gather(policy: &PolicySet, carrying: Carrying) -> Result<Option<Self>, Failure> {
+        let by_policy = matches!(carrying, Carrying::Policy);
+        if !policy.carries() && by_policy {
             return Ok(None);
         }
-        let played = matches!(carrying, Carrying::Played(_));
-        let credentials = if played {
-            Credentials::default()
-        } else {
-            Credentials::gather(policy, |name| std::env::var_os(name)).map_err(Problem::Credential)?
+        let (place, owners) = match carrying {
+            Carrying::Played(place, owners) => (place, owners.map_or_else(Owners::none, |owners| *owners)),
+            Carrying::Policy | Carrying::Recorded => (None, Owners::gather(policy)?),
         };
+        let Owners { trust, credentials, proxies } = owners;
         let hidden = policy.credentials().filter_map(|credential| match &credential.from {
             Secret::Env(name) => Some(name.into()),
             Secret::File(_) => None,
         });
         let hidden = hidden.collect();
-        let (trust, proxies) = (Trust::system(), Proxies::from_env());
-        if !policy.opens_any() && carrying == Carrying::Policy {
+        if !policy.opens_any() && by_policy {
             let setup = Arc::new(Setup { trust, authority: None, credentials, proxies });
             return Ok(Some(Self { setup, certificates: None, hidden }));
         }
@@ -76,9 +99,9 @@ impl Means {
             what: "make a certificate authority",
             source: std::io::Error::other(error),
         })?;
-        let certificates = match carrying {
-            Carrying::Played(Some(dir)) => Private::at(dir)?,
-            _ => Private::new("trust")?,
+        let certificates = match place {
+            Some(dir) => Private::at(&dir)?,
+            None => Private::new("trust")?,
         };
         let file = certificates.path().join(FILE);
         std::fs::write(&file, trust.bundle(&authority)).map_err(io_problem("write", &file))?;

@@ -9,19 +9,20 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use failcore_gate::expected::Expected;
-use failcore_kernel::{Cgroup, CgroupMounts, HOOK_VAR, Plan, SOCKET_VAR};
+use failcore_kernel::{Cgroup, CgroupMounts, HOOK_VAR, Plan, SOCKET_VAR, World};
 use failcore_model::input::Start;
 use failcore_model::{
     AbsPath, Action, Context, Coverage, Event, FileId, Lane, Request, RuleId, Subject, Text,
 };
 use failcore_net::Resolver;
 use failcore_policy::{Environment, Mode, PolicySet, Python};
-use failcore_record::{Keeping, Replayed};
+use failcore_record::{Given, Keeping, Replayed};
 use failcore_trace::{Options, Redactor, SigningKey, TraceError, Writer};
 use tempfile::TempDir;
 
-use super::carried::{self, Carrying, Means};
+use super::carried::{self, Carrying, Means, Owners};
 use super::control::About;
+use super::stdin::Kind;
 use super::{io_problem, lane, text};
 use crate::args::{Run, Stdin};
 use crate::control;
@@ -60,10 +61,16 @@ pub(super) struct Prepared {
     pub(super) cwd: Option<PathBuf>,
     /// Whether what it learns is kept.
     pub(super) keeping: Option<Keeping>,
+    /// Whether somebody types what it reads, which is not kept.
+    terminal: bool,
     /// Where it runs again: what it is expected to do.
     pub(super) expected: Option<Arc<Expected>>,
     /// And what it is told.
     pub(super) replayed: Option<Arc<Replayed>>,
+    /// And what its standard input gives.
+    pub(super) given: Option<Given>,
+    /// And what of the machine is in its world.
+    shown: Vec<PathBuf>,
     /// Where connections are carried.
     pub(super) means: Option<Means>,
 }
@@ -116,12 +123,22 @@ impl Prepared {
             Some(again) => again.environment(),
             None => std::env::vars_os().collect(),
         };
-        let trust = again.as_ref().and_then(|again| again.start.trust.as_ref()).map(os);
-        let (expected, replayed, chosen) = match again {
-            Some(again) => (Some(again.expected), Some(again.replayed), (again.policy, None)),
-            None => (None, None, choose(args, &program, &env, ui)?),
+        let (mut trust, mut owners) = (None, None);
+        let (expected, replayed, given, shown, chosen) = match again {
+            Some(again) => {
+                trust = again.start.trust.as_ref().map(|dir| PathBuf::from(os(dir)));
+                owners = again.owners.map(Box::new);
+                let Again { expected, replayed, given, shown, policy, .. } = again;
+                (Some(expected), Some(replayed), given, shown, (policy, None))
+            }
+            None => (None, None, None, Vec::new(), choose(args, &program, &env, ui)?),
         };
         let (policy, file) = chosen;
+        let null = args.stdin == Stdin::Null || policy.stdin() == failcore_policy::Stdin::Null;
+        let terminal = keeping.is_some() && !null && matches!(Kind::of_ours(), Kind::Terminal);
+        if terminal {
+            ui.note("the standard input is a terminal: what is typed there is not recorded, and a second run reads nothing");
+        }
         if policy.mode() == Mode::Audit {
             ui.note("the policy only audits: what it would refuse is recorded and goes ahead");
         }
@@ -130,7 +147,7 @@ impl Prepared {
         lane::check_upstream(lane, &policy)?;
         lane::check_carried(lane, &policy)?;
         let carrying = match (&expected, &keeping) {
-            (Some(_), _) => Carrying::Played(trust.as_deref().map(Path::new)),
+            (Some(_), _) => Carrying::Played(trust, owners),
             (None, Some(_)) => Carrying::Recorded,
             (None, None) => Carrying::Policy,
         };
@@ -190,8 +207,11 @@ impl Prepared {
             inherited,
             cwd: args.cwd.clone(),
             keeping,
+            terminal,
             expected,
             replayed,
+            given,
+            shown,
             means,
         })
     }
@@ -228,21 +248,22 @@ impl Prepared {
         };
         if let Some(keeping) = &mut self.keeping {
             keeping.secrets = redactor.clone();
+            keeping.payloads = self.policy.payloads().clone();
         }
         let options = Options { redactor: Some(redactor), ..Options::default() };
         let (cgroup, plan, mut coverage) = lane::lower(self.lane, &self.session, &self.policy, &self.mounts);
         if self.keeping.is_some() {
             coverage.notes.push(
-                "recorded: files, programs, clocks, random numbers, names and TCP connections, TLS opened; not the standard input and datagrams"
+                "recorded: files, programs, the standard input, clocks, random numbers, names and TCP connections, TLS opened; \
+                 not datagrams"
                     .into(),
             );
+            if self.terminal {
+                coverage.notes.push("not recorded: what is typed into the standard input, a terminal".into());
+            }
         }
         if self.expected.is_some() {
-            coverage.notes.push(
-                "run again from a record: files are those of the record, in memory, and nobody is on its network but who \
-                 says what was said then"
-                    .into(),
-            );
+            World::covers(&mut coverage, &self.shown);
         }
         let start = self.keeping.is_some().then(|| self.start()).transpose()?;
         let trace = Opening {
@@ -411,9 +432,15 @@ pub(crate) struct Again {
     pub(crate) policy: PolicySet,
     pub(crate) expected: Arc<Expected>,
     pub(crate) replayed: Arc<Replayed>,
+    /// What its standard input gives.
+    pub(crate) given: Option<Given>,
+    /// What of the machine is in its world.
+    pub(crate) shown: Vec<PathBuf>,
     /// Where the parts of FailCore were before the world was entered.
     pub(crate) installation: Installation,
     pub(crate) own: PathBuf,
+    /// What the owner has for connections that really are made.
+    pub(crate) owners: Option<Owners>,
 }
 
 impl Again {
@@ -460,9 +487,6 @@ impl Private {
     }
 }
 
-/// Longest file that is kept whole, in bytes.
-const MOST_KEPT: u64 = 64 << 20;
-
 /// What is kept of a recorded program's inputs.
 fn keeping(args: &Run, env: &Environment, hook: &Path) -> Keeping {
     /// Where machines keep programs and libraries (hier(7)), and Nix.
@@ -475,7 +499,7 @@ fn keeping(args: &Run, env: &Environment, hook: &Path) -> Keeping {
         libraries.extend(trees.iter().filter(bare).map(|tree| tree.as_path().to_owned()));
         libraries.extend(python.site_packages.iter().map(|tree| tree.as_path().to_owned()));
     }
-    Keeping { libraries, self_contained: args.self_contained, most: MOST_KEPT, secrets: Redactor::default() }
+    Keeping { libraries, self_contained: args.self_contained, ..Keeping::default() }
 }
 
 /// The policy of the run, and the file it came from.

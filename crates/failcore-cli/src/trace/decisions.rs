@@ -1,5 +1,6 @@
 //! The decisions of a trace that can be believed, for what decides them again or compares them.
 
+use std::fmt::{self, Display};
 use std::path::Path;
 
 use failcore_model::{Record, Request};
@@ -31,7 +32,7 @@ impl Iterator for Decisions {
 /// worth making. A trace whose records are not what was signed is refused: it says nothing.
 pub(crate) fn decisions(dir: &Path, notes: Notes, bar: &ProgressBar) -> Result<Decisions, Failure> {
     bar.set_message("verifying");
-    if let Some(report) = believed(dir, notes)? {
+    if let Some(report) = believed(dir)?.whole(notes) {
         let mut index = Index::open(dir, &report).map_err(Problem::trace)?;
         if index.is_none() && report.records >= WORTH_AN_INDEX {
             // A directory that cannot be written to only costs the time.
@@ -49,11 +50,45 @@ pub(crate) fn is_undecidable(request: &Request) -> bool {
     failcore_trace::redacted_field(request).is_some()
 }
 
-/// The report of records that are what was signed, from the first to the last.
-pub(crate) fn believed(dir: &Path, notes: Notes) -> Result<Option<Report>, Failure> {
+/// What says that the records of a trace are what was written.
+pub(crate) enum Believed {
+    /// They are what was signed, from the first to the last.
+    Whole(Report),
+    /// They are what was signed as far as that goes; the end is missing, or is still to come.
+    NotClosed(Report),
+    /// Nothing does.
+    Unsigned,
+}
+
+impl Believed {
+    /// The report of records that are what was signed, from the first to the last.
+    pub(crate) fn whole(self, notes: Notes) -> Option<Report> {
+        match self {
+            Self::Whole(report) => Some(report),
+            Self::NotClosed(_) => None,
+            Self::Unsigned => {
+                notes.note(UNSIGNED);
+                None
+            }
+        }
+    }
+}
+
+impl Display for Believed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(report) | Self::NotClosed(report) => report.fmt(f),
+            Self::Unsigned => f.write_str(UNSIGNED),
+        }
+    }
+}
+
+const UNSIGNED: &str = "these records carry no signature: nothing says that they are what was written";
+
+/// Verifies the trace in `dir`; one whose records are not what was signed is refused: it says nothing.
+pub(crate) fn believed(dir: &Path) -> Result<Believed, Failure> {
     if !dir.join("key.pub").exists() {
-        notes.note("these records carry no signature: nothing says that they are what was written");
-        return Ok(None);
+        return Ok(Believed::Unsigned);
     }
     let report = failcore_trace::verify(dir, None).map_err(Problem::trace)?;
     match &report.integrity {
@@ -62,7 +97,7 @@ pub(crate) fn believed(dir: &Path, notes: Notes) -> Result<Option<Report>, Failu
             Err(Problem::trace(error).into())
         }
         // One whose end is missing is read as far as it goes.
-        Integrity::NotClosed { .. } => Ok(None),
-        Integrity::Valid => Ok(Some(report)),
+        Integrity::NotClosed { .. } => Ok(Believed::NotClosed(report)),
+        Integrity::Valid => Ok(Believed::Whole(report)),
     }
 }

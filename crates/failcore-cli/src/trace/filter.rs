@@ -1,4 +1,4 @@
-//! Which records `trace show` and `trace tail` show.
+//! Which records are shown.
 
 use failcore_model::{AbsPath, Action, Endpoint, Event, FileRef, NativeObject, Record, UnixAddr};
 
@@ -6,14 +6,14 @@ use crate::args::Filter;
 use crate::failure::{Failure, Problem};
 
 /// A filter made ready.
-pub(super) struct Chosen<'a> {
-    filter: &'a Filter,
+pub(crate) struct Chosen {
+    filter: Filter,
     below: Option<AbsPath>,
 }
 
-impl<'a> Chosen<'a> {
+impl Chosen {
     /// Reads the filter; a relative path counts from the working directory.
-    pub(super) fn new(filter: &'a Filter) -> Result<Self, Failure> {
+    pub(crate) fn new(filter: Filter) -> Result<Self, Failure> {
         let below = filter.path.as_deref().map(|path| {
             let absolute = std::path::absolute(path).map_err(|error| Problem::io("resolve", path, error))?;
             AbsPath::lexical(absolute.as_os_str().as_encoded_bytes()).map_err(|error| Problem::Nonsense {
@@ -21,16 +21,26 @@ impl<'a> Chosen<'a> {
                 help: "give a path below which files are shown".into(),
             })
         });
-        Ok(Self { filter, below: below.transpose()? })
+        let below = below.transpose()?;
+        Ok(Self { filter, below })
+    }
+
+    /// Whether it has a condition at all.
+    pub(crate) fn is_narrow(&self) -> bool {
+        let Filter { denied, verb, tool, path } = &self.filter;
+        *denied || !verb.is_empty() || tool.is_some() || path.is_some()
+    }
+
+    /// Whether it shows nothing but what was refused.
+    pub(crate) fn is_of_refusals(&self) -> bool {
+        self.filter.denied
     }
 
     /// Whether the record is to be shown. Without conditions every record is; with any, only decisions that meet
     /// them all.
-    pub(super) fn has(&mut self, record: &Record) -> bool {
-        let Filter { denied, verb, tool, .. } = self.filter;
-        let Event::Decided { request, decision, .. } = &record.event else {
-            return !denied && verb.is_empty() && tool.is_none() && self.below.is_none();
-        };
+    pub(crate) fn has(&self, record: &Record) -> bool {
+        let Filter { denied, verb, tool, .. } = &self.filter;
+        let Event::Decided { request, decision, .. } = &record.event else { return !self.is_narrow() };
         let action = &request.action;
         (!denied || !decision.is_allow())
             && (verb.is_empty() || verb.iter().any(|verbs| verbs.0.contains(&action.verb())))
@@ -45,7 +55,7 @@ impl<'a> Chosen<'a> {
 }
 
 /// The files that an action names.
-fn files(action: &Action) -> [Option<&FileRef>; 2] {
+pub(crate) fn files(action: &Action) -> [Option<&FileRef>; 2] {
     match action {
         Action::Open { file, .. }
         | Action::Read(file)

@@ -39,8 +39,8 @@ impl Rows {
 
     /// Takes the next record.
     pub(super) fn record(&mut self, record: &Record, out: &mut dyn Write) -> io::Result<()> {
-        if let Event::Decided { request, decision, enforced, .. } = &record.event {
-            return self.decision(record, request, decision, *enforced, out);
+        if let Event::Decided { request, decision, .. } = &record.event {
+            return self.decision(record, request, decision, out);
         }
         let Some(text) = words(&record.event, self.all) else { return Ok(()) };
         self.settle(out)?;
@@ -52,7 +52,6 @@ impl Rows {
         record: &Record,
         request: &Request,
         decision: &Decision,
-        enforced: bool,
         out: &mut dyn Write,
     ) -> io::Result<()> {
         let operation = request.operation();
@@ -76,8 +75,7 @@ impl Rows {
             return Ok(());
         }
         self.settle(out)?;
-        let line = format!("{}{}", head(record), judged(request, decision, enforced, &what.1));
-        self.held = Some(Held { line, what, times: 1 });
+        self.held = Some(Held { line: line(record), what, times: 1 });
         if self.all { self.settle(out) } else { Ok(()) }
     }
 
@@ -121,8 +119,17 @@ impl Rows {
     }
 }
 
+/// A record as one line, whatever it is.
+pub(crate) fn line(record: &Record) -> String {
+    let text = match &record.event {
+        Event::Decided { request, decision, enforced, .. } => judged(request, decision, *enforced),
+        event => words(event, true).unwrap_or_default(),
+    };
+    format!("{}{text}", head(record))
+}
+
 /// A command line as one text.
-pub(super) fn command(argv: &[Text]) -> String {
+pub(crate) fn command(argv: &[Text]) -> String {
     argv.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
@@ -132,7 +139,8 @@ fn head(record: &Record) -> String {
     format!("{} {}  ", Styled(FAINT, format_args!("{:>6}", record.seq)), Styled(FAINT, time))
 }
 
-fn judged(request: &Request, decision: &Decision, enforced: bool, operation: &str) -> String {
+fn judged(request: &Request, decision: &Decision, enforced: bool) -> String {
+    let operation = request.operation();
     let (style, word) = match (decision.is_allow(), enforced) {
         (true, _) if decision.obligations.contains(&Obligation::Approve) => (WARN, "asked"),
         (true, _) => (GOOD, "allowed"),
@@ -205,7 +213,8 @@ fn words(event: &Event, all: bool) -> Option<String> {
             }
             format!("{} {segment}", Styled(FAINT, "segment"))
         }
-        Event::Notice { text } => format!("{} {text}", Styled(WARN, "notice ")),
+        Event::Notice { text } => format!("{} {}", Styled(WARN, "notice "), Text::from(text)),
+        Event::RecordingBroken { text } => format!("{} {}", Styled(BAD, "broken "), Text::from(text)),
         Event::RunPaused { who } => format!("{} by {who}", Styled(WARN, "paused ")),
         Event::RunResumed { who } => format!("{} by {who}", Styled(GOOD, "resumed")),
         Event::RunStopped { who } => format!("{} by {who}", Styled(BAD, "stopped")),
@@ -263,7 +272,7 @@ fn learnt(input: &Input) -> String {
         Input::Directory { .. } => "a directory".into(),
         Input::Names { names } => count(names.len() as u64, "name"),
         Input::File { size, .. } => format!("a file of {}", count(*size, "byte")),
-        Input::Contents { sha256, kept, .. } => {
+        Input::Contents { sha256, kept, .. } | Input::Stdin { sha256, kept, .. } => {
             let kept = if *kept { "kept" } else { "not kept" };
             format!("holds {}, {kept}", sha256.get(..12).unwrap_or(sha256))
         }
