@@ -40,7 +40,8 @@ fn told(call: &Call<'_>, witness: &dyn Witness) -> Option<()> {
         _ => return None,
     };
     if call.notice.nr == SYS_statx {
-        let mask = u32::try_from(call.arg(3)).ok()?;
+        // More than was asked for may be told.
+        let mask = u32::try_from(call.arg(3)).ok()? | libc::STATX_BASIC_STATS;
         // SAFETY: zero is a value of the structure.
         let mut found: libc::statx = unsafe { std::mem::zeroed() };
         let at = file.as_raw_fd();
@@ -66,6 +67,7 @@ fn told(call: &Call<'_>, witness: &dyn Witness) -> Option<()> {
         }
         (found.stx_ino, found.stx_nlink) = (now.inode, u32::try_from(now.links).ok()?);
         (found.stx_size, found.stx_blocks) = (now.size, now.blocks);
+        (found.stx_mtime.tv_sec, found.stx_mtime.tv_nsec) = (now.modified.s, now.modified.ns);
         (found.stx_ctime.tv_sec, found.stx_ctime.tv_nsec) = (now.changed.s, now.changed.ns);
         return memory::write(call.tid(), buffer, bytes(&found)).ok();
     }
@@ -90,6 +92,7 @@ fn told(call: &Call<'_>, witness: &dyn Witness) -> Option<()> {
     found.st_ino = now.inode;
     found.st_nlink = now.links.try_into().ok()?;
     (found.st_size, found.st_blocks) = (now.size.cast_signed(), now.blocks.cast_signed());
+    (found.st_mtime, found.st_mtime_nsec) = (now.modified.s, now.modified.ns.into());
     (found.st_ctime, found.st_ctime_nsec) = (now.changed.s, now.changed.ns.into());
     memory::write(call.tid(), buffer, bytes(&found)).ok()
 }

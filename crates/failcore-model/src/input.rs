@@ -17,6 +17,12 @@ pub enum Input {
     Link {
         /// What it says.
         target: Text,
+        /// When it was made.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        modified: Option<Moment>,
+        /// What else is told of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        shown: Option<Shown>,
     },
     /// A directory.
     Directory {

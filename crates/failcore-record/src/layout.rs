@@ -111,7 +111,7 @@ impl Layout<'_> {
         let done = match node {
             Node::Absent => Ok(()),
             Node::Directory { .. } => mkdir(&at, Mode::RWXU),
-            Node::Link(target) => symlink(target.as_slice(), &at),
+            Node::Link { target, .. } => symlink(target.as_slice(), &at),
             Node::Special => mknodat(CWD, &at, FileType::RegularFile, Mode::RUSR | Mode::WUSR, 0),
             Node::File { mode, modified, size, contents, .. } => {
                 let mut file =

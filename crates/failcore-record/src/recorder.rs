@@ -575,7 +575,10 @@ fn first_look(path: &[u8], stat: &Stat) -> (First, Input) {
             (First::File { read: false, state: State::of(stat) }, Input::File { mode, modified, size, shown })
         }
         FileType::Symlink => match readlinkat(CWD, path, Vec::new()) {
-            Ok(target) => (First::Other, Input::Link { target: Text::from(target.into_bytes()) }),
+            Ok(target) => {
+                let (target, modified) = (Text::from(target.into_bytes()), Some(modified));
+                (First::Other, Input::Link { target, modified, shown })
+            }
             // Gone meanwhile.
             Err(_) => (First::Absent, Input::Absent),
         },

@@ -78,7 +78,7 @@ impl Values {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Node {
     Absent,
-    Link(Vec<u8>),
+    Link { target: Vec<u8>, made: Option<(Moment, Shown)> },
     Directory { mode: u32, modified: Moment, names: Option<Vec<Name>>, shown: Option<Shown> },
     File { mode: u32, modified: Moment, size: u64, contents: Option<Contents>, shown: Option<Shown> },
     Special,
@@ -292,8 +292,10 @@ fn is_name(name: &[u8]) -> bool {
 fn add(nodes: &mut BTreeMap<Vec<u8>, Node>, path: Vec<u8>, input: Input) -> Result<(), &'static str> {
     let new = match input {
         Input::Absent => Node::Absent,
-        Input::Link { target } if target.as_bytes().contains(&0) => return Err("a link leads nowhere"),
-        Input::Link { target } => Node::Link(target.as_bytes().to_vec()),
+        Input::Link { target, .. } if target.as_bytes().contains(&0) => return Err("a link leads nowhere"),
+        Input::Link { target, modified, shown } => {
+            Node::Link { target: target.as_bytes().to_vec(), made: modified.zip(shown) }
+        }
         Input::Directory { mode, modified, shown } => Node::Directory { mode, modified, names: None, shown },
         Input::File { mode, modified, size, shown } => {
             Node::File { mode, modified, size, contents: None, shown }
@@ -339,7 +341,7 @@ impl Node {
             Kind::File => Self::File { mode: 0o600, modified, size: 0, contents: None, shown: None },
             Kind::Directory => Self::Directory { mode: 0o700, modified, names: None, shown: None },
             // Nobody followed it.
-            Kind::Link => Self::Link(b"unrecorded".to_vec()),
+            Kind::Link => Self::Link { target: b"unrecorded".to_vec(), made: None },
             Kind::Other => Self::Special,
         }
     }

@@ -344,7 +344,7 @@ mod tests {
         let objects = Objects::open(home.path()).unwrap();
         let known = Known::of(&BTreeMap::new());
         let replayed = Replayed::new(
-            (known, Shapes::default()),
+            (known, Shapes::of(&BTreeMap::new())),
             values,
             Answers::new(),
             BTreeMap::new(),

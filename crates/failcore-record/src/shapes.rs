@@ -2,6 +2,7 @@
 //! The tree in memory that a program runs again in has others.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::OnceLock;
 
 use failcore_gate::Appearance;
 use failcore_model::input::{Moment, Shown};
@@ -13,35 +14,51 @@ use crate::recording::Node;
 const OWN: u64 = 1 << 40;
 
 /// How each recorded file is to appear.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Shapes {
-    /// The file system of the tree.
+    /// By path: how it was recorded, and when it was changed last.
+    recorded: Vec<(Vec<u8>, Shown, Moment)>,
+    /// The tree, as it was when the program looked for the first time.
+    tree: OnceLock<Tree>,
+}
+
+#[derive(Debug, Default)]
+struct Tree {
+    /// Its file system.
     device: u64,
-    /// By number there: how it was recorded, and how it stood when the tree was new.
-    by_inode: HashMap<u64, (Shown, Appearance)>,
+    /// By number there: how it was recorded, when it was changed last, and how it stood.
+    by_inode: HashMap<u64, (Shown, Moment, Appearance)>,
 }
 
 impl Shapes {
-    /// Looks at each file of the record where it stands now, in the tree that is the root.
     pub(crate) fn of(nodes: &BTreeMap<Vec<u8>, Node>) -> Self {
-        let Ok(root) = statat(CWD, "/", AtFlags::empty()) else { return Self::default() };
-        let shown = |node: &Node| match node {
-            Node::Directory { shown, .. } | Node::File { shown, .. } => *shown,
-            Node::Absent | Node::Link(_) | Node::Special => None,
+        let shown = |(path, node): (&Vec<u8>, &Node)| match node {
+            Node::Directory { shown, modified, .. } | Node::File { shown, modified, .. } => {
+                Some((path.clone(), (*shown)?, *modified))
+            }
+            Node::Link { made, .. } => made.map(|(modified, shown)| (path.clone(), shown, modified)),
+            Node::Absent | Node::Special => None,
         };
-        let found = nodes.iter().filter_map(|(path, node)| {
+        Self { recorded: nodes.iter().filter_map(shown).collect(), tree: OnceLock::new() }
+    }
+
+    /// Looks at each file of the record where it stands now, in the tree that is the root.
+    fn tree(&self) -> Tree {
+        let Ok(root) = statat(CWD, "/", AtFlags::empty()) else { return Tree::default() };
+        let found = self.recorded.iter().filter_map(|(path, shown, modified)| {
             let stat = statat(CWD, path.as_slice(), AtFlags::SYMLINK_NOFOLLOW).ok()?;
-            (stat.st_dev == root.st_dev).then_some((stat.st_ino, (shown(node)?, appearance(&stat))))
+            (stat.st_dev == root.st_dev).then(|| (stat.st_ino, (*shown, *modified, appearance(&stat))))
         });
-        Self { device: root.st_dev, by_inode: found.collect() }
+        Tree { device: root.st_dev, by_inode: found.collect() }
     }
 
     /// Has a file appear as it was recorded, as far as it is still that; whether it is of the tree.
     pub(crate) fn show(&self, now: &mut Appearance) -> bool {
-        if now.device != self.device {
+        let tree = self.tree.get_or_init(|| self.tree());
+        if now.device != tree.device {
             return false;
         }
-        let Some((shown, then)) = self.by_inode.get(&now.inode) else {
+        let Some((shown, modified, then)) = tree.by_inode.get(&now.inode) else {
             now.inode |= OWN;
             return true;
         };
@@ -53,6 +70,9 @@ impl Shapes {
         }
         if now.directory || (now.size, now.modified) == (then.size, then.modified) {
             now.blocks = shown.blocks;
+        }
+        if now.modified == then.modified {
+            now.modified = *modified;
         }
         if now.changed == then.changed {
             now.changed = shown.changed;
