@@ -806,3 +806,35 @@ def test_nothing_outside_is_touched_as_strace_sees(world: World) -> None:
     assert "in memory" in held["fs.open"] and "nobody else" in held["net.connect"]
     assert second.allowed("fs.*", "/work/there") and second.denied("net.*", "192.0.2.1")
     assert any("from the record" in str(record.get("text")) for record in second.records)
+
+
+METADATA = """
+import os, shutil, subprocess
+def show(*command): print(subprocess.run(command, capture_output=True, text=True).stdout)
+show("ls", "-laR", WORK)
+show("stat", "-c", "%n %i %h %s %b %Z", WORK + "/in", WORK + "/in/many", WORK + "/in/moves", WORK + "/in/grows")
+# New names count where they are, and what is not changed stays as it was.
+os.mkdir(WORK + "/in/made")
+open(WORK + "/in/made/new", "w").write("new")
+os.link(WORK + "/in/data.txt", WORK + "/in/linked")
+show("stat", "-c", "%n %i %h %s %b", WORK + "/in", WORK + "/in/many", WORK + "/in/data.txt", WORK + "/in/linked")
+held = os.open(WORK + "/in/grows", os.O_RDWR)
+print(os.path.samestat(os.fstat(held), os.stat(WORK + "/in/grows")), os.fstat(held).st_ino)
+os.write(held, b"more than that")
+print(os.fstat(held).st_size, os.path.samefile(WORK + "/in/made/new", WORK + "/in/grows"))
+shutil.move(WORK + "/in/moves", WORK + "/in/made/moved")
+print(os.stat(WORK + "/in/made/moved").st_ino, len(os.listdir("/proc/self/fd")) > 0, os.stat("/proc/self").st_size)
+print(os.stat("/dev/null").st_rdev, os.path.exists("/dev/stdin"), os.lstat(WORK + "/in/link").st_size)
+shutil.rmtree(WORK + "/in/made")
+os.unlink(WORK + "/in/linked")
+"""
+
+
+def test_metadata_are_those_of_the_file_system_that_was(world: World) -> None:
+    make_files(world)
+    (world.work / "in" / "moves").write_text("x" * 10_000)
+    os.sync()
+    policy = WORKSPACE + 'read = ["/proc/self/fd"]\n' + SHELL
+    run = world.run(METADATA, policy=policy, options=RECORD)
+    assert "many" in run.out, run.explain()
+    same(run, again(world, run))

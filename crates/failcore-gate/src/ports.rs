@@ -115,6 +115,27 @@ pub struct Passage {
     pub outside: Option<Arc<dyn Outside>>,
 }
 
+/// What a file system tells of a file (inode(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appearance {
+    /// Whether it is a directory.
+    pub directory: bool,
+    /// The file system's number.
+    pub device: u64,
+    /// Its number there.
+    pub inode: u64,
+    /// How many names it has.
+    pub links: u64,
+    /// Its length, in bytes.
+    pub size: u64,
+    /// How much it takes, in units of 512 bytes.
+    pub blocks: u64,
+    /// When its contents were changed last.
+    pub modified: Moment,
+    /// When its metadata were.
+    pub changed: Moment,
+}
+
 /// Somebody outside of the world that a program is run again in, for what is to happen for real.
 pub trait Outside: fmt::Debug + Send + Sync {
     /// A connection that does not wait.
@@ -177,6 +198,9 @@ pub trait Witness: Send + Sync {
 
     /// The program says something else to somebody than it did when it was recorded, in this way: there the runs part.
     fn parts(&self, from: &Asked, claims: &Claims, how: &str);
+
+    /// The program looks at a file that is so; how it is to appear. Whether it is to appear otherwise at all.
+    fn appears(&self, now: &mut Appearance) -> bool;
 
     /// Who does it for real what one of these rules permits, in a program that is run again; nobody, for all other rules.
     fn outside(&self, rules: &[RuleId]) -> Option<Arc<dyn Outside>>;

@@ -4,6 +4,7 @@
 //! little; those that are allowed whatever their arguments the kernel keeps in a bitmap and runs no filter for.
 
 use crate::calls::{Row, Rule, tables};
+use crate::metadata;
 use crate::observed;
 
 /// What is asked of a call's registers. Arguments are numbered from 0.
@@ -61,7 +62,7 @@ const fn high(arg: u8) -> Instruction {
 }
 
 /// The whole filter for this machine; `recorded` where calls that only look are seen too.
-pub(crate) fn assemble(recorded: bool) -> Vec<Instruction> {
+pub(crate) fn assemble(recorded: bool, plays: bool) -> Vec<Instruction> {
     let refuse = ret(Rule::Refuse(libc::ENOSYS));
     let mut program = vec![
         op(LD_ABS, 0, 0, ARCHITECTURE),
@@ -73,7 +74,7 @@ pub(crate) fn assemble(recorded: bool) -> Vec<Instruction> {
     if cfg!(target_arch = "x86_64") {
         program.extend([op(JGE, 0, 1, X32), refuse]);
     }
-    search(&spans(recorded), &mut program);
+    search(&spans(recorded, plays), &mut program);
     program
 }
 
@@ -84,7 +85,7 @@ struct Span {
 }
 
 /// All numbers there are, in as few spans as there can be: the kernel translates every instruction when a run begins.
-fn spans(recorded: bool) -> Vec<Span> {
+fn spans(recorded: bool, plays: bool) -> Vec<Span> {
     let mut rows: Vec<&Row> = tables().collect();
     rows.sort_by_key(|row| row.nr);
     let mut spans: Vec<Span> = Vec::new();
@@ -100,7 +101,7 @@ fn spans(recorded: bool) -> Vec<Span> {
         if number > next {
             add(next, unknown);
         }
-        let seen = recorded && observed::is_look(row.nr);
+        let seen = recorded && observed::is_look(row.nr) || plays && metadata::is_by_descriptor(row.nr);
         add(number, if seen { Rule::Ask } else { row.rule });
         next = number + 1;
     }
@@ -263,7 +264,7 @@ mod tests {
 
     #[test]
     fn other_entry_points_are_closed() {
-        let program = assemble(false);
+        let program = assemble(false, false);
         let refused = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs();
         assert!(program.len() < 4096);
         assert_eq!(run(&program, 3, 0x4000_0003, &[0; 6]), refused, "32-bit");
@@ -274,7 +275,7 @@ mod tests {
 
     #[test]
     fn high_bits_hide_nothing() {
-        let program = assemble(false);
+        let program = assemble(false, false);
         let ask = libc::SECCOMP_RET_USER_NOTIF;
         let nr = |call: i64| u32::try_from(call).unwrap();
         // The kernel takes an int from the lower half: high bits must not make a namespace look harmless.
@@ -296,7 +297,7 @@ mod tests {
             let row = rows[which.index(rows.len())];
             let expected = ret(ruling(row.rule, &args)).k;
             let nr = u32::try_from(row.nr).unwrap();
-            prop_assert_eq!(run(&assemble(false), nr, ARCH, &args), expected, "{}", row.name);
+            prop_assert_eq!(run(&assemble(false, false), nr, ARCH, &args), expected, "{}", row.name);
         }
     }
 }

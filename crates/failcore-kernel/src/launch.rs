@@ -204,7 +204,10 @@ impl Supervisor {
                 .map(|(name, value)| c_string(&[name.as_bytes(), b"=", value.as_bytes()].concat()))
                 .collect::<Result<_, _>>()?,
             cwd: launch.cwd.as_ref().map(|cwd| c_string(cwd.as_os_str().as_bytes())).transpose()?,
-            filter: assemble(parent.witness.is_some()),
+            filter: assemble(
+                parent.witness.is_some(),
+                parent.witness.as_ref().is_some_and(|witness| witness.plays()),
+            ),
             link: far.as_raw_fd(),
             life: life_read.as_raw_fd(),
             domain: domain.as_ref().map_or(-1, AsRawFd::as_raw_fd),

@@ -33,6 +33,7 @@ mod likely;
 mod lineage;
 mod memory;
 mod messages;
+mod metadata;
 mod names;
 mod notify;
 mod observed;

@@ -16,6 +16,7 @@ use failcore_model::input::Moment;
 
 use crate::call::{Answer, Call, Reply};
 use crate::memory;
+use crate::metadata;
 use crate::notify::last;
 use crate::sockets;
 use crate::walk::{self, View};
@@ -165,6 +166,7 @@ pub(crate) fn tell(call: &Call<'_>, witness: &dyn Witness) -> Reply {
             memory::write(call.tid(), call.arg(0), &bytes)?;
             return Ok(Answer::Value(i64::try_from(bytes.len()).unwrap_or_default()));
         }
+        _ if witness.plays() && metadata::tell(call, witness) => {}
         _ => return Ok(Answer::Proceed),
     }
     Ok(Answer::Value(0))

@@ -17,6 +17,12 @@ pub enum Input {
     Link {
         /// What it says.
         target: Text,
+        /// When it was made.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        modified: Option<Moment>,
+        /// What else is told of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        shown: Option<Shown>,
     },
     /// A directory.
     Directory {
@@ -24,6 +30,9 @@ pub enum Input {
         mode: u32,
         /// When it was changed last.
         modified: Moment,
+        /// What else is told of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        shown: Option<Shown>,
     },
     /// The names in a directory, in the order that the kernel tells them in.
     Names {
@@ -38,6 +47,9 @@ pub enum Input {
         modified: Moment,
         /// Its length, in bytes; 0 of files that the kernel writes as they are read.
         size: u64,
+        /// What else is told of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        shown: Option<Shown>,
     },
     /// What a regular file holds, read as it was opened or run.
     Contents {
@@ -67,6 +79,21 @@ pub enum Input {
         /// Which device, of a device.
         device: u64,
     },
+}
+
+/// What a file system tells of a file or directory by its own ways (inode(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Shown {
+    /// Its number.
+    pub inode: u64,
+    /// How many names it has.
+    pub links: u64,
+    /// Its length, in bytes; of a directory what its names take.
+    pub size: u64,
+    /// How much of the disk it takes, in units of 512 bytes.
+    pub blocks: u64,
+    /// When its metadata were changed last.
+    pub changed: Moment,
 }
 
 /// A value that the kernel gave a thread, and gives none other.

@@ -95,7 +95,8 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let home = home.path().canonicalize().unwrap();
         let place = |name: &str| home.join(name).into_os_string().into_encoded_bytes();
-        let directory = |names, mode| Node::Directory { mode, modified: Moment { s: 0, ns: 0 }, names };
+        let directory =
+            |names, mode| Node::Directory { mode, modified: Moment { s: 0, ns: 0 }, names, shown: None };
         let mut nodes = BTreeMap::new();
         for (name, node) in [
             ("dir", directory(None, 0o755)),

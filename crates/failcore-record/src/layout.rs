@@ -111,9 +111,9 @@ impl Layout<'_> {
         let done = match node {
             Node::Absent => Ok(()),
             Node::Directory { .. } => mkdir(&at, Mode::RWXU),
-            Node::Link(target) => symlink(target.as_slice(), &at),
+            Node::Link { target, .. } => symlink(target.as_slice(), &at),
             Node::Special => mknodat(CWD, &at, FileType::RegularFile, Mode::RUSR | Mode::WUSR, 0),
-            Node::File { mode, modified, size, contents } => {
+            Node::File { mode, modified, size, contents, .. } => {
                 let mut file =
                     OpenOptions::new().write(true).create_new(true).mode(0o600).open(&at).map_err(failed)?;
                 let is_live =

@@ -11,6 +11,7 @@ mod program;
 mod recorder;
 mod recording;
 mod replayed;
+mod shapes;
 mod store;
 mod walk;
 

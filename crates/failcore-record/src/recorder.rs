@@ -11,9 +11,9 @@ use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
-use failcore_gate::{Outside, Sink, SinkError, Witness};
+use failcore_gate::{Appearance, Outside, Sink, SinkError, Witness};
 use failcore_model::heard::{Asked, Payload, Said};
-use failcore_model::input::{Input, Kind, Moment, Name, STDIN, Told};
+use failcore_model::input::{Input, Kind, Moment, Name, STDIN, Shown, Told};
 use failcore_model::{AbsPath, Claims, Event, RuleId, Text};
 use failcore_policy::Payloads;
 use failcore_trace::Redactor;
@@ -510,6 +510,10 @@ impl Witness for Recorder {
 
     fn parts(&self, _: &Asked, _: &Claims, _: &str) {}
 
+    fn appears(&self, _: &mut Appearance) -> bool {
+        false
+    }
+
     fn outside(&self, _: &[RuleId]) -> Option<Arc<dyn Outside>> {
         None
     }
@@ -555,14 +559,26 @@ fn os(path: &[u8]) -> &std::ffi::OsStr {
 fn first_look(path: &[u8], stat: &Stat) -> (First, Input) {
     let mode = stat.st_mode & 0o7777;
     let modified = Moment { s: stat.st_mtime, ns: u32::try_from(stat.st_mtime_nsec).unwrap_or_default() };
+    let shown = Some(Shown {
+        inode: stat.st_ino,
+        links: stat.st_nlink,
+        size: stat.st_size.cast_unsigned(),
+        blocks: stat.st_blocks.cast_unsigned(),
+        changed: Moment { s: stat.st_ctime, ns: u32::try_from(stat.st_ctime_nsec).unwrap_or_default() },
+    });
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => (First::Directory { listed: false }, Input::Directory { mode, modified }),
+        FileType::Directory => {
+            (First::Directory { listed: false }, Input::Directory { mode, modified, shown })
+        }
         FileType::RegularFile => {
             let size = stat.st_size.cast_unsigned();
-            (First::File { read: false, state: State::of(stat) }, Input::File { mode, modified, size })
+            (First::File { read: false, state: State::of(stat) }, Input::File { mode, modified, size, shown })
         }
         FileType::Symlink => match readlinkat(CWD, path, Vec::new()) {
-            Ok(target) => (First::Other, Input::Link { target: Text::from(target.into_bytes()) }),
+            Ok(target) => {
+                let (target, modified) = (Text::from(target.into_bytes()), Some(modified));
+                (First::Other, Input::Link { target, modified, shown })
+            }
             // Gone meanwhile.
             Err(_) => (First::Absent, Input::Absent),
         },

@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use failcore_gate::expected::Expected;
 use failcore_model::heard::{Asked, End, Field, Payload, Said};
-use failcore_model::input::{Input, Kind, Moment, Name, Start, Told};
+use failcore_model::input::{Input, Kind, Moment, Name, Shown, Start, Told};
 use failcore_model::{AbsPath, Action, Event, Record, Text};
 
 use crate::known::Known;
 use crate::layout::Unready;
 use crate::replayed::Replayed;
+use crate::shapes::Shapes;
 use crate::store::{Objects, sha256};
 
 /// All that a program learnt from outside.
@@ -77,9 +78,9 @@ impl Values {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Node {
     Absent,
-    Link(Vec<u8>),
-    Directory { mode: u32, modified: Moment, names: Option<Vec<Name>> },
-    File { mode: u32, modified: Moment, size: u64, contents: Option<Contents> },
+    Link { target: Vec<u8>, made: Option<(Moment, Shown)> },
+    Directory { mode: u32, modified: Moment, names: Option<Vec<Name>>, shown: Option<Shown> },
+    File { mode: u32, modified: Moment, size: u64, contents: Option<Contents>, shown: Option<Shown> },
     Special,
 }
 
@@ -216,8 +217,8 @@ impl Recording {
     /// Who tells the program what it was told, and answers it as others did; where it asks them something else, that is told
     /// to `expected`.
     pub fn replayed(self, objects: Objects, expected: Arc<Expected>) -> Replayed {
-        let known = Known::of(&self.nodes);
-        Replayed::new(known, self.values, self.heard, self.left, objects.with(self.set), expected)
+        let (known, shapes) = (Known::of(&self.nodes), Shapes::of(&self.nodes));
+        Replayed::new((known, shapes), self.values, self.heard, self.left, objects.with(self.set), expected)
     }
 
     /// What stands in each directory, apart from what a listing says.
@@ -291,10 +292,14 @@ fn is_name(name: &[u8]) -> bool {
 fn add(nodes: &mut BTreeMap<Vec<u8>, Node>, path: Vec<u8>, input: Input) -> Result<(), &'static str> {
     let new = match input {
         Input::Absent => Node::Absent,
-        Input::Link { target } if target.as_bytes().contains(&0) => return Err("a link leads nowhere"),
-        Input::Link { target } => Node::Link(target.as_bytes().to_vec()),
-        Input::Directory { mode, modified } => Node::Directory { mode, modified, names: None },
-        Input::File { mode, modified, size } => Node::File { mode, modified, size, contents: None },
+        Input::Link { target, .. } if target.as_bytes().contains(&0) => return Err("a link leads nowhere"),
+        Input::Link { target, modified, shown } => {
+            Node::Link { target: target.as_bytes().to_vec(), made: modified.zip(shown) }
+        }
+        Input::Directory { mode, modified, shown } => Node::Directory { mode, modified, names: None, shown },
+        Input::File { mode, modified, size, shown } => {
+            Node::File { mode, modified, size, contents: None, shown }
+        }
         Input::Special { .. } => Node::Special,
         Input::Stdin { .. } => return Err("the standard input is no file"),
         Input::Names { names: listed } => {
@@ -333,10 +338,10 @@ impl Node {
     pub(crate) fn of(kind: Kind) -> Self {
         let modified = Moment { s: 0, ns: 0 };
         match kind {
-            Kind::File => Self::File { mode: 0o600, modified, size: 0, contents: None },
-            Kind::Directory => Self::Directory { mode: 0o700, modified, names: None },
+            Kind::File => Self::File { mode: 0o600, modified, size: 0, contents: None, shown: None },
+            Kind::Directory => Self::Directory { mode: 0o700, modified, names: None, shown: None },
             // Nobody followed it.
-            Kind::Link => Self::Link(b"unrecorded".to_vec()),
+            Kind::Link => Self::Link { target: b"unrecorded".to_vec(), made: None },
             Kind::Other => Self::Special,
         }
     }
@@ -367,14 +372,14 @@ mod tests {
             let read = Recording::read(records(vec![started(), input(path, Input::Absent)]));
             assert!(matches!(read, Err(BadRecording::Nonsense { seq: 1, .. })), "{path:?}");
         }
-        let directory = Input::Directory { mode: 0o755, modified: Moment { s: 0, ns: 0 } };
+        let directory = Input::Directory { mode: 0o755, modified: Moment { s: 0, ns: 0 }, shown: None };
         for name in ["..", ".", "", "a/b"] {
             let names = Input::Names { names: vec![Name { name: name.into(), kind: Kind::File }] };
             let events = vec![started(), input("/a", directory.clone()), input("/a", names)];
             assert!(matches!(Recording::read(records(events)), Err(BadRecording::Nonsense { seq: 2, .. })));
         }
         for hash in ["", "../../etc/passwd", &"g".repeat(64)] {
-            let file = Input::File { mode: 0o600, modified: Moment { s: 0, ns: 0 }, size: 1 };
+            let file = Input::File { mode: 0o600, modified: Moment { s: 0, ns: 0 }, size: 1, shown: None };
             let contents = Input::Contents { sha256: hash.into(), size: 1, kept: true };
             let events = vec![started(), input("/a", file), input("/a", contents)];
             assert!(matches!(Recording::read(records(events)), Err(BadRecording::Nonsense { seq: 2, .. })));

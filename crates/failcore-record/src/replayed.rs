@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use failcore_gate::expected::{Differs, Divergence, Expected};
-use failcore_gate::{Outside, SinkError, Witness};
+use failcore_gate::{Appearance, Outside, SinkError, Witness};
 use failcore_model::heard::{Asked, Said};
 use failcore_model::input::Moment;
 use failcore_model::{Claims, RuleId};
@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 
 use crate::known::{self, Known};
 use crate::recording::{Answers, Values};
+use crate::shapes::Shapes;
 use crate::store::{Objects, hash_of};
 use crate::walk::absolute;
 
@@ -25,6 +26,7 @@ use crate::walk::absolute;
 /// from what was.
 pub struct Replayed {
     known: Known,
+    shapes: Shapes,
     values: Values,
     kin: Kin,
     heard: Answers,
@@ -72,7 +74,7 @@ struct State {
 
 impl Replayed {
     pub(crate) fn new(
-        known: Known,
+        (known, shapes): (Known, Shapes),
         values: Values,
         heard: Answers,
         left: BTreeMap<Vec<u8>, Option<String>>,
@@ -81,6 +83,7 @@ impl Replayed {
     ) -> Self {
         Self {
             known,
+            shapes,
             kin: Kin::of(&values),
             values,
             heard,
@@ -258,6 +261,10 @@ impl Witness for Replayed {
         }
     }
 
+    fn appears(&self, now: &mut Appearance) -> bool {
+        self.shapes.show(now)
+    }
+
     fn hears(&self, _: Asked, _: Said, _: Option<Vec<u8>>) -> Result<(), SinkError> {
         Ok(())
     }
@@ -336,7 +343,14 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let objects = Objects::open(home.path()).unwrap();
         let known = Known::of(&BTreeMap::new());
-        let replayed = Replayed::new(known, values, Answers::new(), BTreeMap::new(), objects, Arc::default());
+        let replayed = Replayed::new(
+            (known, Shapes::of(&BTreeMap::new())),
+            values,
+            Answers::new(),
+            BTreeMap::new(),
+            objects,
+            Arc::default(),
+        );
         let clock = |thread, now| replayed.clock(thread, 1, now).unwrap();
         assert_eq!(clock("0/0", at(900, 0)), at(5, 0));
         assert_eq!(clock("0/1", at(900, 1)), at(5, 700));

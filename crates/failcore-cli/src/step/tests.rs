@@ -340,7 +340,10 @@ fn what_was_read_is_shown() {
     trace.contents(&mut store, "/data/c.txt", b"password=1", false); // 4
     trace.event(&Event::Told { thread: "0/0".into(), told: Told::Random { bytes: Text::from(b"\xff\0") } }); // 5
     let modified = Moment { s: 1, ns: 2 };
-    trace.event(&Event::Input { path: "/data".into(), input: Input::Directory { mode: 0o755, modified } }); // 6
+    trace.event(&Event::Input {
+        path: "/data".into(),
+        input: Input::Directory { mode: 0o755, modified, shown: None },
+    }); // 6
     trace.asks(None, "fs.open read /data/a.txt"); // 7
     let url = "https://api.example.com/a".to_owned();
     trace.event(&Event::Heard {

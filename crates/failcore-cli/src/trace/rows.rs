@@ -268,7 +268,7 @@ fn words(event: &Event, all: bool) -> Option<String> {
 fn learnt(input: &Input) -> String {
     match input {
         Input::Absent => "nothing is there".into(),
-        Input::Link { target } => format!("a link to {target}"),
+        Input::Link { target, .. } => format!("a link to {target}"),
         Input::Directory { .. } => "a directory".into(),
         Input::Names { names } => count(names.len() as u64, "name"),
         Input::File { size, .. } => format!("a file of {}", count(*size, "byte")),
