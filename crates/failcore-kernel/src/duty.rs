@@ -42,6 +42,26 @@ struct StandingBy {
     over: bool,
 }
 
+/// A call that was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// Its number.
+    pub(crate) call: u64,
+    /// Who has to come to the listener.
+    pub(crate) need: Need,
+}
+
+/// Who has to come to the listener when a call was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// There are enough.
+    Nobody,
+    /// Who stands by, if anybody does.
+    WhoStandsBy,
+    /// Whoever it is: nobody is there.
+    Somebody,
+}
+
 /// What was seen at the last look.
 #[derive(Debug, Default)]
 pub(crate) struct Looks {
@@ -75,19 +95,23 @@ impl Duty {
         self.waiting.fetch_sub(1, SeqCst);
     }
 
-    /// A worker took a call of a task from the listener, as its `call`th. Whether somebody has to be called there.
-    pub(crate) fn took(&self, task: u32) -> (u64, bool) {
+    /// A worker took a call of a task from the listener.
+    pub(crate) fn took(&self, task: u32) -> Taken {
         let call = self.calls.fetch_add(1, SeqCst) + 1;
         let same = self.task.swap(task, SeqCst) == task;
-        if self.waiting.fetch_sub(1, SeqCst) > 1 {
-            return (call, false);
-        }
-        if self.places > 1 || !same || self.lock().workers == 0 {
-            return (call, true);
+        let alone = self.waiting.fetch_sub(1, SeqCst) == 1;
+        let need = |need| Taken { call, need };
+        if self.places > 1 || !alone || !same || self.lock().workers == 0 {
+            return need(match (alone, same) {
+                (true, _) => Need::Somebody,
+                // Where several tasks call, a third call may come before the second is taken, which a signal could end.
+                (false, false) => Need::WhoStandsBy,
+                (false, true) => Need::Nobody,
+            });
         }
         // First said, then asked; `look` does it the other way round, so that one of the two sees the other.
         self.alone.store(call, SeqCst);
-        (call, !self.is_looked_after.load(SeqCst))
+        need(if self.is_looked_after.load(SeqCst) { Need::Nobody } else { Need::Somebody })
     }
 
     /// Calls somebody who stands by to the listener; whether there was anybody.
@@ -169,6 +193,12 @@ mod tests {
     const TASK: u32 = 77;
 
     impl Duty {
+        /// The number of a call taken, and whether somebody had to come.
+        fn takes(&self, task: u32) -> (u64, bool) {
+            let Taken { call, need } = self.took(task);
+            (call, need == Need::Somebody)
+        }
+
         /// How many wait at the listener, and how many stand by.
         fn counted(&self) -> (usize, usize) {
             let by = self.lock();
@@ -219,18 +249,28 @@ mod tests {
     fn somebody_is_called_when_the_last_one_takes_a_call() {
         let duty = Duty::new(2);
         duty.comes();
-        let (first, alone) = duty.took(TASK);
+        let (first, alone) = duty.takes(TASK);
         assert!(alone);
         duty.comes();
         duty.answers(first);
         assert!(duty.returns());
         // From here on the two take turns, and whoever answered counts before it is back.
         for _ in 0..3 {
-            let (call, alone) = duty.took(TASK);
+            let (call, alone) = duty.takes(TASK);
             assert!(!alone);
             duty.answers(call);
         }
-        assert!(!duty.took(TASK).1 && duty.took(TASK + 1).1, "both have a call in hand");
+        assert!(!duty.takes(TASK).1 && duty.takes(TASK + 1).1, "both have a call in hand");
+    }
+
+    #[test]
+    fn where_several_tasks_call_one_who_stands_by_comes_before_he_must() {
+        let duty = Duty::new(2);
+        (0..2).for_each(|_| duty.comes());
+        assert_eq!(duty.took(TASK).need, Need::WhoStandsBy);
+        duty.comes();
+        assert_eq!(duty.took(TASK).need, Need::Nobody);
+        assert_eq!(duty.took(TASK + 1).need, Need::Somebody);
     }
 
     #[test]
@@ -238,16 +278,16 @@ mod tests {
         let (duty, mut looks) = (Duty::new(1), Looks::default());
         with_another(&duty, || {
             assert!(duty.look(&mut looks));
-            let (call, alone) = duty.took(TASK);
+            let (call, alone) = duty.takes(TASK);
             assert!(alone, "another task had called before");
             duty.answers(call);
             for _ in 0..3 {
-                let (call, alone) = duty.took(TASK);
+                let (call, alone) = duty.takes(TASK);
                 duty.look(&mut looks);
                 assert!(!alone);
                 duty.answers(call);
             }
-            assert!(duty.took(TASK + 1).1);
+            assert!(duty.takes(TASK + 1).1);
         });
     }
 
@@ -256,9 +296,9 @@ mod tests {
         let (duty, mut looks) = (Duty::new(1), Looks::default());
         with_another(&duty, || {
             duty.look(&mut looks);
-            let (call, _) = duty.took(TASK);
+            let (call, _) = duty.takes(TASK);
             duty.answers(call);
-            let (long, alone) = duty.took(TASK);
+            let (long, alone) = duty.takes(TASK);
             assert!(!alone);
             duty.look(&mut looks);
             assert_eq!(duty.counted(), (0, 1), "at one look it may have been taken just now");
@@ -276,7 +316,7 @@ mod tests {
         with_another(&duty, || {
             let calls = || {
                 (0..3).all(|_| {
-                    let (call, alone) = duty.took(TASK);
+                    let (call, alone) = duty.takes(TASK);
                     duty.answers(call);
                     alone
                 })

@@ -21,7 +21,7 @@ use crate::callers::Callers;
 use crate::calls::{Row, Rule, row};
 use crate::chance::Chance;
 use crate::directories::Directories;
-use crate::duty::Duty;
+use crate::duty::{Duty, Need, Taken};
 use crate::filter::ruling;
 use crate::ipc::Objects;
 use crate::island::Island;
@@ -319,10 +319,11 @@ fn work(shared: &Arc<Shared>) {
                 break;
             }
         };
-        let (call, alone) = shared.duty.took(notice.tid);
+        let Taken { call, need } = shared.duty.took(notice.tid);
         // While the run is paused a call gets no answer.
         let acting = shared.standstill.act();
-        if alone && !shared.duty.call() && count(shared) < MOST_WORKERS {
+        let called = need == Need::Nobody || shared.duty.call();
+        if need == Need::Somebody && !called && count(shared) < MOST_WORKERS {
             // Where none can be started the call in hand still gets its answer, and the next waits for it.
             let _ = start_worker(shared);
         }
