@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import itertools
+import json
 import socket
 import ssl
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import WORKSPACE, Run, World, only
+from tests.conftest import WORKSPACE, Run, World, only, records
 from tests.kernel import test_clients as clients
 from tests.kernel.test_carried import Net, authority, net, openssl  # noqa: F401 (fixtures)
 from tests.kernel.test_recorded import RECORD, again, namespaces, same  # noqa: F401 (a fixture)
@@ -373,6 +374,9 @@ http = ["GET localhost:{secure}/**"]
             env=world.environ(env), cwd=world.base, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
+        coverage = json.dumps(records(Path(to))[0])
+        assert ("nothing outside is reached, whatever is decided" in coverage) == (not live)
+        assert ("but by these rules, by which it really is: " in coverage) == bool(live)
         return done.stdout.splitlines()
 
     then = run.out.splitlines()
@@ -380,6 +384,7 @@ http = ["GET localhost:{secure}/**"]
     for live, differ in [
         (["net.connect[0]"], {0}),
         (["policy.toml#net.http[0]"], {1}),
+        (["net.connect[1]", "net.connect[2]"], {1}),
         (["net.connect[3]"], set()),
         (["net.connect[0]", "net.http[0]"], {0, 1}),
     ]:

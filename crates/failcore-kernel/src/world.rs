@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use failcore_model::{Coverage, Verb};
+use failcore_model::{Coverage, RuleId, Verb};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -114,9 +114,9 @@ impl World {
         rustix::process::chdir("/").map_err(failed("cannot enter the new root"))
     }
 
-    /// Says of a run in such a world what it holds: whatever is decided, nothing outside is reached. `bound` is as in
-    /// [`World::enter`].
-    pub fn covers(coverage: &mut Coverage, bound: &[PathBuf]) {
+    /// Says of a run in such a world what it holds: whatever is decided, nothing outside is reached, but what the rules in
+    /// `live` permit. `bound` is as in [`World::enter`].
+    pub fn covers(coverage: &mut Coverage, bound: &[PathBuf], live: &[RuleId]) {
         for held in &mut coverage.verbs {
             held.by.push_str(match held.verb {
                 Verb::FsOpen
@@ -140,15 +140,24 @@ impl World {
                 _ => "",
             });
         }
-        coverage.notes.push(
-            "run again from a record: nothing outside is reached, whatever is decided: its namespaces have the files of the \
-             record, in memory, and nobody is on its network but who says what was said then"
-                .into(),
-        );
+        let reached = match live {
+            [] => "nothing outside is reached, whatever is decided".to_owned(),
+            live => {
+                let live: Vec<_> = live.iter().map(ToString::to_string).collect();
+                format!(
+                    "nothing outside is reached but by these rules, by which it really is: {}",
+                    live.join(", ")
+                )
+            }
+        };
+        coverage.notes.push(format!(
+            "run again from a record: {reached}; its namespaces have the files of the record, in memory, and nobody is on \
+             its network but who says what was said then"
+        ));
         let bound: Vec<_> = bound.iter().map(|path| path.display().to_string()).collect();
         coverage.notes.push(format!(
-            "of the machine it has /proc, devices that hold nothing, and FailCore's own files, which are closed to the program \
-             as in every run: {}; processes outside it sees in /proc, and can neither signal nor trace",
+            "of the machine it has /proc, devices that hold nothing, and {}, of which what is FailCore's own is closed to \
+             the program as in every run; processes outside it sees in /proc, and can neither signal nor trace",
             bound.join(", ")
         ));
     }

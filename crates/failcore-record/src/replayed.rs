@@ -101,6 +101,13 @@ impl Replayed {
         Self { live, ..self }
     }
 
+    /// The rules by which something really happens.
+    pub fn live_rules(&self) -> Vec<RuleId> {
+        let mut rules: Vec<RuleId> = self.live.rules.iter().cloned().collect();
+        rules.sort();
+        rules
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -147,11 +147,6 @@ impl Far {
         Ok(far)
     }
 
-    /// Whether what is said to it can be read on the way.
-    pub(crate) fn is_secret(&self) -> bool {
-        self.tls.is_some() || self.route.at.ip().to_canonical().is_loopback()
-    }
-
     async fn open(&self) -> Result<(Link, Option<Vec<u8>>), FarError> {
         let reach = |source| FarError::Reach { at: self.route.at, source };
         let Some((name, config)) = &self.tls else {

@@ -195,7 +195,8 @@ impl Opened {
             ticket.fail(EDQUOT);
             return Err(over_budget("request_bytes", budgets.request));
         }
-        let secret = self.far.as_ref().is_none_or(Far::is_secret);
+        // Whether what is said can be read on the way.
+        let secret = self.name.is_some() || self.at.ip().to_canonical().is_loopback();
         if self.shared.setup.credentials.are_for(&host, port) && !secret {
             const EPROTO: i32 = 71;
             ticket.fail(EPROTO);

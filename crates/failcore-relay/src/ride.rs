@@ -153,13 +153,10 @@ impl Journey<'_> {
         let Some(authority) = &self.shared.setup.authority else { return turn_away(stream).await };
         let offered = offered(&accepted);
         let asked = self.asked(name.as_str(), &offered);
-        let known = self
-            .shared
-            .witness
-            .as_ref()
-            .map(|witness| witness.recalls(&asked, &self.sender.claims))
-            .transpose()?
-            .flatten();
+        let known = match &self.witness {
+            Some(witness) => witness.recalls(&asked, &self.sender.claims)?,
+            None => None,
+        };
         let (far, agreed) = match known {
             Some((said, _)) => (None, agreed_then(said)),
             None => {

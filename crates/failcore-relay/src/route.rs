@@ -52,14 +52,11 @@ impl Route {
         let named = via(name.as_str()).filter(|_| !at.ip().is_loopback());
         // A network may be left out by its addresses too.
         let via = named.filter(|_| via(&SocketAddr::new(at.ip(), at.port()).to_string()).is_some());
-        Self {
-            at,
-            via,
-            authority: format!("{name}:{}", at.port()),
-            made: Mutex::default(),
-            outside: None,
-            spelt: false,
-        }
+        Self { via, ..Self::direct(at, format!("{name}:{}", at.port())) }
+    }
+
+    fn direct(at: SocketAddr, authority: String) -> Self {
+        Self { at, via: None, authority, made: Mutex::default(), outside: None, spelt: false }
     }
 
     /// The way to an address that was granted as it is, with the connection that was made there before.
@@ -68,14 +65,7 @@ impl Route {
     /// Where that is none.
     pub(crate) fn straight(at: SocketAddr, made: Option<OwnedFd>) -> io::Result<Self> {
         let made = made.map(|fd| TcpStream::from_std(fd.into())).transpose()?;
-        Ok(Self {
-            at,
-            via: None,
-            authority: at.to_string(),
-            made: Mutex::new(made),
-            outside: None,
-            spelt: true,
-        })
+        Ok(Self { made: Mutex::new(made), spelt: true, ..Self::direct(at, at.to_string()) })
     }
 
     /// The same by somebody outside.
@@ -85,8 +75,7 @@ impl Route {
 
     /// The way to an address by somebody outside alone.
     pub(crate) fn live(at: SocketAddr, outside: Arc<dyn Outside>) -> Self {
-        let (via, authority, made) = (None, at.to_string(), Mutex::default());
-        Self { at, via, authority, made, outside: Some(outside), spelt: false }
+        Self::direct(at, at.to_string()).by(Some(outside))
     }
 
     /// Makes a request without TLS one to a proxy, where it goes to one: with the whole URL, and who asks.

@@ -263,7 +263,8 @@ impl Prepared {
             }
         }
         if self.expected.is_some() {
-            World::covers(&mut coverage, &self.shown);
+            let live = self.replayed.as_ref().map(|replayed| replayed.live_rules()).unwrap_or_default();
+            World::covers(&mut coverage, &self.shown, &live);
         }
         let start = self.keeping.is_some().then(|| self.start()).transpose()?;
         let trace = Opening {
