@@ -1,11 +1,15 @@
 //! The index: what decisions depend on, out of a verified trace, in a form that reads faster than JSON.
 //!
 //! It is derived and may be thrown away at any time. It is used only where it was made from the very records that the
-//! trace's checkpoints sign; its own bytes are checked for damage when it is opened.
+//! trace's checkpoints sign; its own bytes are checked for damage when it is opened. Of a trace that verified, it also
+//! keeps what the file system says of the trace's files, so that one nothing was written to since need not be verified again.
+//!
+//! A file of it is [`MAGIC`], the [`Stamp`], an XXH3, the number of rows, the header and the rows, these each after its length.
+//! The digest is that of the header, the rows and their number.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,9 +20,15 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::lines::{Lines, MAX_LINE, Step};
 use crate::merkle::{Frontier, record_hash};
 use crate::packed::{Fact, Unpacker, append};
+use crate::stamp::Stamp;
 use crate::{Report, TraceError, layout, reader};
 
-const MAGIC: &[u8; 16] = b"failcore index 4";
+const MAGIC: &[u8; 16] = b"failcore index 5";
+/// Where the stamp, the digest, the number of rows and the header begin.
+const STAMP: usize = MAGIC.len();
+const DIGEST: usize = STAMP + 16;
+const ROWS: usize = DIGEST + 16;
+const HEADER: usize = ROWS + 8;
 
 /// The `decided` and `approval` records of a trace, read from its index.
 pub struct Index {
@@ -55,9 +65,6 @@ struct Header {
     /// Records covered, and the root over them.
     signed: u64,
     root: String,
-    /// Rows that follow, and the XXH3 of their bytes.
-    rows: u64,
-    digest: u128,
 }
 
 impl Index {
@@ -70,35 +77,77 @@ impl Index {
     /// # Errors
     /// [`TraceError::Io`]; an index that is absent, old or damaged is `None`.
     pub fn open(dir: &Path, report: &Report) -> Result<Option<Self>, TraceError> {
+        let Some((index, header)) = Self::load(dir, |_| true)? else { return Ok(None) };
+        let same = header.signed == report.signed
+            && header.root == report.root
+            && Some(&header.session) == report.session.as_ref();
+        Ok(same.then_some(index))
+    }
+
+    /// Opens the index of a trace that verified as whole, and nothing of which was written to since, as the file system tells;
+    /// with it, how many records the trace has.
+    ///
+    /// # Security
+    /// A write that leaves no trace in a file's times and length (past the file system, or by root who turned the clock back)
+    /// is not noticed here: [`verify`](crate::verify()) notices. Nor does the index carry a signature, see [`Index::open`].
+    ///
+    /// # Errors
+    /// [`TraceError::Io`]; an index that is absent, old, damaged or of files that were changed is `None`.
+    pub fn unchanged(dir: &Path) -> Result<Option<(Self, u64)>, TraceError> {
+        let stamp = Stamp::of(dir);
+        let found = Self::load(dir, |kept| stamp.as_ref().is_some_and(|stamp| kept == stamp.bytes()))?;
+        Ok(found.map(|(index, header)| (index, header.signed)))
+    }
+
+    /// Keeps in the index of `dir` that its trace verified as whole when its files were as in `stamp`, which was taken before.
+    ///
+    /// # Errors
+    /// [`TraceError::Io`].
+    pub fn keep(dir: &Path, stamp: &Stamp) -> Result<(), TraceError> {
+        let path = dir.join(layout::INDEX);
+        let file = OpenOptions::new().write(true).open(&path).map_err(TraceError::io("open", &path))?;
+        file.write_all_at(stamp.bytes(), STAMP as u64).map_err(TraceError::io("write", &path))
+    }
+
+    /// Opens an index that is whole, and has a stamp that is `wanted`.
+    fn load(dir: &Path, wanted: impl FnOnce(&[u8]) -> bool) -> Result<Option<(Self, Header)>, TraceError> {
         let path = dir.join(layout::INDEX);
         let mut file = match File::open(&path) {
             Ok(file) => BufReader::with_capacity(256 << 10, file),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(TraceError::io("open", &path)(e)),
         };
-        let Some((header, start)) = header(&mut file).map_err(TraceError::io("read", &path))? else {
-            return Ok(None);
+        let read = |file: &mut BufReader<File>| -> io::Result<Option<(Header, u64)>> {
+            let mut start = [0; HEADER];
+            file.read_exact(&mut start)?;
+            if &start[..STAMP] != MAGIC || !wanted(&start[STAMP..DIGEST]) {
+                return Ok(None);
+            }
+            let (mut digest, rows) = (Xxh3::new(), &start[ROWS..]);
+            io::copy(file, &mut digest)?;
+            digest.update(rows);
+            if digest.digest128().to_le_bytes() != start[DIGEST..ROWS] {
+                return Ok(None);
+            }
+            file.seek(SeekFrom::Start(HEADER as u64))?;
+            let mut length = [0; 4];
+            file.read_exact(&mut length)?;
+            let mut header = vec![0; u32::from_le_bytes(length) as usize];
+            file.read_exact(&mut header)?;
+            let left = rows.try_into().map_or(0, u64::from_le_bytes);
+            Ok(postcard::from_bytes::<Header>(&header).ok().map(|header| (header, left)))
         };
-        if header.signed != report.signed
-            || header.root != report.root
-            || Some(&header.session) != report.session.as_ref()
-        {
-            return Ok(None);
+        match read(&mut file) {
+            Ok(Some((header, left))) => {
+                let session = header.session.as_str().into();
+                let index =
+                    Self { path, file, session, unpacker: Unpacker::default(), row: Vec::new(), left };
+                Ok(Some((index, header)))
+            }
+            Ok(None) => Ok(None),
+            Err(e) if e.kind() == ErrorKind::UnexpectedEof => Ok(None),
+            Err(e) => Err(TraceError::io("read", &path)(e)),
         }
-        let mut digest = Xxh3::new();
-        std::io::copy(&mut file, &mut digest).map_err(TraceError::io("read", &path))?;
-        if digest.digest128() != header.digest {
-            return Ok(None);
-        }
-        file.seek(SeekFrom::Start(start)).map_err(TraceError::io("read", &path))?;
-        Ok(Some(Self {
-            path,
-            file,
-            session: header.session.into(),
-            unpacker: Unpacker::default(),
-            row: Vec::new(),
-            left: header.rows,
-        }))
     }
 
     /// Makes the index of the signed records anew and opens it.
@@ -167,41 +216,24 @@ impl Iterator for Index {
     }
 }
 
-/// The header, and where the rows start.
-fn header(file: &mut impl Read) -> std::io::Result<Option<(Header, u64)>> {
-    let mut start = [0u8; MAGIC.len() + 4];
-    if let Err(e) = file.read_exact(&mut start) {
-        return if e.kind() == std::io::ErrorKind::UnexpectedEof { Ok(None) } else { Err(e) };
-    }
-    let (magic, length) = start.split_at(MAGIC.len());
-    let length = length.try_into().map_or(0, u32::from_le_bytes);
-    if magic != MAGIC || length > 4096 {
-        return Ok(None);
-    }
-    let mut bytes = Vec::new();
-    file.take(length.into()).read_to_end(&mut bytes)?;
-    Ok(postcard::from_bytes(&bytes).ok().map(|header| (header, start.len() as u64 + u64::from(length))))
-}
-
 fn write(dir: &Path, draft: &Path, report: &Report) -> Result<(), TraceError> {
     let io = || TraceError::io("write", draft);
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(draft).map_err(io())?;
     let mut out = BufWriter::with_capacity(256 << 10, file);
-    let mut header = Header {
+    let header = Header {
         session: report.session.clone().unwrap_or_default(),
         signed: report.signed,
         root: report.root.clone(),
-        rows: 0,
-        digest: u128::MAX,
     };
-    // The header's numbers have a variable length: room is kept for it, filled in at the end.
-    header.rows = u64::MAX;
-    let room = postcard::to_stdvec(&header).map_err(|_| unwritable())?.len();
-    header.rows = 0;
-    out.write_all(&vec![0; MAGIC.len() + 4 + room]).map_err(io())?;
+    let mut rows = 0u64;
+    let mut bytes = vec![0; 4];
+    append(&header, &mut bytes).map_err(|_| unwritable())?;
+    measured(&mut bytes)?;
+    out.write_all(&[0; HEADER]).and_then(|()| out.write_all(&bytes)).map_err(io())?;
 
     let mut lines = Lines::open(dir)?;
     let (mut log, mut digest) = (Frontier::default(), Xxh3::new());
+    digest.update(&bytes);
     let (mut row, mut subject) = (Vec::new(), Subject::default());
     while log.size() < report.signed {
         let Step::Line { .. } = lines.step()? else { break };
@@ -218,22 +250,26 @@ fn write(dir: &Path, draft: &Path, report: &Report) -> Result<(), TraceError> {
         row.clear();
         row.extend_from_slice(&[0; 4]);
         append(&facts, &mut row).map_err(|_| unwritable())?;
-        let length = u32::try_from(row.len() - 4).map_err(|_| unwritable())?;
-        row[..4].copy_from_slice(&length.to_le_bytes());
+        measured(&mut row)?;
         digest.update(&row);
         out.write_all(&row).map_err(io())?;
-        header.rows += 1;
+        rows += 1;
     }
     if log.size() != report.signed || log.root().to_string() != report.root {
         return Err(TraceError::Unverified("it was changed after it was verified".into()));
     }
-    header.digest = digest.digest128();
-    let mut bytes = postcard::to_stdvec(&header).map_err(|_| unwritable())?;
-    // What the room has over is zeros, which the header's reader leaves unread.
-    bytes.resize(room, 0);
+    digest.update(&rows.to_le_bytes());
     let mut out = out.into_inner().map_err(|e| io()(e.into_error()))?;
     out.seek(SeekFrom::Start(0)).map_err(io())?;
-    out.write_all(&[MAGIC.as_slice(), &(room as u32).to_le_bytes(), &bytes].concat()).map_err(io())
+    let digest = digest.digest128().to_le_bytes();
+    out.write_all(&[MAGIC, &Stamp::NONE, &digest, &rows.to_le_bytes()[..]].concat()).map_err(io())
+}
+
+/// Writes the length of what follows into the first four bytes.
+fn measured(bytes: &mut [u8]) -> Result<(), TraceError> {
+    let length = u32::try_from(bytes.len() - 4).map_err(|_| unwritable())?;
+    bytes[..4].copy_from_slice(&length.to_le_bytes());
+    Ok(())
 }
 
 fn unwritable() -> TraceError {

@@ -21,6 +21,7 @@ mod reader;
 mod redact;
 mod runs;
 mod shapes;
+mod stamp;
 mod verify;
 mod writer;
 
@@ -34,6 +35,7 @@ pub use prove::{Proof, prove, verify_proof};
 pub use reader::Reader;
 pub use redact::{Redactor, is_redacted, redacted_field, without_secrets};
 pub use runs::{is_session_id, key_path, locate, locate_in, new_session_id, runs_dir, state_dir};
+pub use stamp::Stamp;
 pub use verify::{Alteration, Flaw, Integrity, Report, verify};
 pub use writer::{Options, Writer};
 

@@ -4,7 +4,7 @@ use std::fmt::{self, Display};
 use std::path::Path;
 
 use failcore_model::{Record, Request};
-use failcore_trace::{Alteration, Index, Integrity, Report, TraceError};
+use failcore_trace::{Alteration, Index, Integrity, Report, Stamp, TraceError};
 use indicatif::ProgressBar;
 
 use crate::failure::{Failure, Problem};
@@ -29,9 +29,13 @@ impl Iterator for Decisions {
 }
 
 /// Verifies the trace in `dir` and reads what was decided, of a whole one from its index where there is one or it is
-/// worth making. A trace whose records are not what was signed is refused: it says nothing.
+/// worth making; one that verified before and was not written to since is not verified again. A trace whose records are not what was signed is refused: it says nothing.
 pub(crate) fn decisions(dir: &Path, notes: Notes, bar: &ProgressBar) -> Result<Decisions, Failure> {
     bar.set_message("verifying");
+    if let Some((index, all)) = Index::unchanged(dir).map_err(Problem::trace)? {
+        return Ok(Decisions { records: Box::new(index), all: Some(all) });
+    }
+    let stamp = Stamp::of(dir);
     if let Some(report) = believed(dir)?.whole(notes) {
         let mut index = Index::open(dir, &report).map_err(Problem::trace)?;
         if index.is_none() && report.records >= WORTH_AN_INDEX {
@@ -39,6 +43,9 @@ pub(crate) fn decisions(dir: &Path, notes: Notes, bar: &ProgressBar) -> Result<D
             index = Index::build(dir, &report).ok();
         }
         if let Some(index) = index {
+            if let Some(stamp) = stamp {
+                let _ = Index::keep(dir, &stamp);
+            }
             return Ok(Decisions { records: Box::new(index), all: Some(report.records) });
         }
     }
