@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -323,11 +324,13 @@ def test_a_changed_program_is_told_where_it_parts(world: World) -> None:
     second = again(world, run, world.python, str(agent))
     assert second.code == 5, second.explain()
     assert "never seen" not in second.out
-    assert f"diverged: the recorded run had no fs.open {world.work}/other.txt (read)" in second.err
+    assert (
+        f"diverged: the recorded run had no fs.open {world.work}/other.txt (read), at agent.py:" in second.err
+    )
     assert f"most like it is fs.open {world.work}/data.txt (read); nothing of it was done" in second.err
     assert "refused: trace" not in second.err, "the program is told why"
     assert any("diverged: " in str(record.get("text")) for record in second.records)
-    # With an effect, it says where in the program.
+    # With an effect too.
     agent.write_text(agent.read_text().replace("other.txt').read()", "made.txt', 'w')"))
     second = again(world, run, world.python, str(agent))
     assert second.code == 5 and "at agent.py:" in second.err, second.explain()
@@ -344,24 +347,30 @@ def test_a_look_that_was_not_recorded_parts_and_one_at_what_is_known_does_not(wo
         (world.work / name).write_text("here")
     agent = world.work / "agent.py"
     script = """
-import tempfile
+import ctypes, tempfile
+look = ctypes.CDLL(None).access
 print(os.path.exists(WORK + "/one/data.txt"), os.path.exists(WORK + "/one/gone.txt"), os.listdir(WORK + "/listed"))
 os.mkdir(WORK + "/made")
 print(os.path.exists(WORK + "/made/x"), os.path.exists(tempfile.mkdtemp() + "/y"), os.path.exists("/proc/self/nothing"))
 """
-    run = world.run(script, options=RECORD)
+    run = world.run(script, policy=WORKSPACE + '[native]\nload = ["ctypes"]\n', options=RECORD)
     same(run, again(world, run))
     recorded = agent.read_text()
+    (line,) = [n for n, text in enumerate(recorded.splitlines(), 1) if "one/data.txt" in text]
     for other in ("one/other.txt", "one/other/below.txt"):
         agent.write_text(recorded.replace("one/data.txt", other))
         second = again(world, run, world.python, str(agent))
         assert second.code == 5 and second.out == "", second.explain()
         missing = os.path.dirname(other) if "below" in other else other
         assert (
-            f"diverged: the recorded run had no look at {world.work}/{missing}; most like it is look at"
+            f"diverged: the recorded run had no look at {world.work}/{missing}, at agent.py:{line}; most like it is look at"
             in second.err
         )
         assert any("had no look at" in str(record.get("text")) for record in second.records)
+    # What is not Python's is looked for with no place of the program's, though that was somewhere just now.
+    agent.write_text(recorded.replace("os.path.exists(WORK", "look(b'/none', 0) and (WORK"))
+    second = again(world, run, world.python, str(agent))
+    assert second.code == 5 and "had no look at /none; most" in second.err, second.explain()
     # Of a directory whose names it has, and of one that the run makes, the record knows what is not there.
     for known in ("listed/other.txt", "made/other.txt", "one/gone.txt"):
         agent.write_text(recorded.replace("made/x", known))
@@ -639,13 +648,42 @@ def test_something_else_is_put_in_place_of_what_was_read(world: World) -> None:
     (world.work / "data.txt").unlink()
     same(run, again(world, run))
     for value, why in [
-        (f"{inputs[0]['seq']}=x", "neither what a file held nor a response"),
-        ("99999999=x", "neither what a file held nor a response"),
+        (f"{inputs[0]['seq']}=x", "it is no answer: not what a file or the standard input held"),
+        ("99999999=x", "in place of record 99999999: there is none"),
         ("x=y", "no record's number"),
         (f"{contents}=@/nowhere", "No such file"),
     ]:
         refused = world.ask("replay", str(run.trace), "--set", value)
         assert refused.returncode in (2, 125, 126) and why in refused.stderr, refused.stderr
+
+
+def test_something_else_is_put_in_place_of_what_was_given_and_told(world: World) -> None:
+    script = """
+import time
+print([sys.stdin.read(), time.gmtime()[:3], os.urandom(4).hex()])
+"""
+    file = world.work / "given.txt"
+    file.write_text("given")
+    through_shell = ["/bin/sh", "-c", f'exec "$@" < {file}', "sh"]
+    for name, given in {"pipe": {"stdin": "given"}, "file": {"before": through_shell}}.items():
+        run = world.run(script, policy=WORKSPACE + SHELL, options=RECORD, **given)
+        assert run.out.startswith("['given', "), run.explain()
+        (stdin,) = [r["seq"] for r in run.records if r["type"] == "input" and "stdin" in r["input"]]
+        told = [(r["seq"], r["told"]) for r in run.records if r["type"] == "told"]
+        clock = [seq for seq, told in told if told.get("clock", {}).get("clock") == time.CLOCK_REALTIME][-1]
+        chance = [seq for seq, told in told if "random" in told][-1]
+        options = [
+            word for seq in (f"{stdin}=other", f"{clock}=86400", f"{chance}=abcd") for word in ("--set", seq)
+        ]
+        second = world.ask("replay", str(run.trace), *options, "--trace", str(world.base / f"set-{name}"))
+        assert second.returncode == 0, second.stderr
+        assert second.stdout == "['other', (1970, 1, 2), '61626364']\n", second.stdout + second.stderr
+        for value, why in [
+            (f"{clock}=tomorrow", "a clock says seconds, such as"),
+            (f"{chance}=abc", "there must be as many random bytes as were asked for"),
+        ]:
+            refused = world.ask("replay", str(run.trace), "--set", value)
+            assert refused.returncode == 126 and why in refused.stderr, refused.stderr
 
 
 # Everything read-only but what is named and /proc (mount_setattr(2)), then the command that follows.

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import dns.message
@@ -92,6 +92,7 @@ def ask(
     believes: str = "ca.pem",
     argv: list[str] | None = None,
     policy: str = POLICY,
+    options: Sequence[str] = (),
 ) -> tuple[Run, list[str]]:
     """A run whose program asks for each `NAME:KIND`; what the name server was asked."""
     config = {"answers": answers, "address": AT}
@@ -116,6 +117,7 @@ def ask(
         policy=policy + f'[dns]\nupstream = ["{upstream}"]\n',
         before=[*lan(world, quiet=[AT]), *serve],
         env=env,
+        options=options,
     )
     seen = json.loads((world.base / "net-report.json").read_text())
     assert seen["asked"] == [], "nobody but the name server was asked"
@@ -483,3 +485,22 @@ attempt("opened", opened)
     )
     assert not run.attempts["opened"].ok and "[dns] upstream" in run.attempts["opened"].text, run.explain()
     assert "ran" not in run.out.splitlines()
+
+
+def test_another_answer_is_put_in_place_of_a_recorded_one(world: World) -> None:
+    run, _ = ask(world, GOOD, "good.example:A", options=["--record"])
+    assert data(answers(run)[0]) == [f"30 {PUBLIC}"], run.explain()
+    said = [r for r in run.records if r["type"] == "heard" and "addresses" in r["said"]]
+    (seq,) = [r["seq"] for r in said if r["said"]["addresses"]["addrs"] == [PUBLIC]]
+
+    def again(n: int, value: str) -> dns.message.Message:
+        to = str(world.base / f"set-{n}")
+        second = world.ask("replay", str(run.trace), "--set", f"{seq}={value}", "--trace", to)
+        assert second.returncode == 0, second.stderr
+        return dns.message.from_wire(bytes.fromhex(second.stdout.split()[-1]))
+
+    others = [str(item) for one in again(0, "9.9.9.9, 1.1.1.1").answer for item in one]
+    assert others == ["9.9.9.9", "1.1.1.1"]
+    assert code(again(1, "")) == "NXDOMAIN"
+    refused = world.ask("replay", str(run.trace), "--set", f"{seq}=another.example")
+    assert refused.returncode == 126 and "a host has IP addresses" in refused.stderr, refused.stderr

@@ -59,7 +59,7 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
         BadRecording::None => not_again(error.to_string(), "record it: `failcore run --record -- CMD`"),
         BadRecording::Broken(_) => not_again(error.to_string(), "record it again, with room for all of it"),
         BadRecording::Nonsense { .. } => not_again(error.to_string(), ALTERED),
-        BadRecording::NotSet(_) => not_again(error.to_string(), LISTED),
+        BadRecording::NotSet { .. } => not_again(error.to_string(), LISTED),
     })?;
     let meanwhile: Vec<_> = recording.changed_by_others().map(|file| file.display().to_string()).collect();
     if !meanwhile.is_empty() {

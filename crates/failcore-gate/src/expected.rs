@@ -315,6 +315,10 @@ impl Sink for Matching {
         };
         Err(SinkError(Box::new(divergence.clone())))
     }
+
+    fn wants_every_site(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]

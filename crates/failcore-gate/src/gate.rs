@@ -380,7 +380,10 @@ impl Gate {
     fn keep(&self, mut request: Box<Request>, ruling: Ruling, enforced: bool) -> Kept {
         let Ruling { decision, ns } = ruling;
         // After the decision, which does not look at it.
-        let telling = !decision.is_allow() || !decision.obligations.is_empty() || !request.action.reads();
+        let telling = !decision.is_allow()
+            || !decision.obligations.is_empty()
+            || !request.action.reads()
+            || self.sink.wants_every_site();
         if !telling {
             request.subject.claimed.site = None;
         } else if request.subject.claimed.site.is_none() {

@@ -22,6 +22,11 @@ pub trait Sink: Send + Sync {
     /// # Errors
     /// [`SinkError`] where it could not be kept; the operation it speaks of is then denied.
     fn append(&self, event: &Event) -> Result<(), SinkError>;
+
+    /// Whether it wants the call sites of allowed reads too; there are many of them, so records leave them out.
+    fn wants_every_site(&self) -> bool {
+        false
+    }
 }
 
 /// An event could not be kept.

@@ -15,7 +15,7 @@ use crate::peer::Peer;
 use crate::reception::dial;
 use crate::ring::Producer;
 use crate::slots::Slots;
-use crate::wire::{Ask, Verdict, Welcome, WireError, receive, send};
+use crate::wire::{Admitted, Ask, Verdict, Welcome, WireError, receive, send};
 
 /// How long the parent may take to let a process in.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -46,6 +46,8 @@ pub struct Supervised {
     pub slots: Arc<Slots>,
     /// The tool scope that it was started in. The supervisor judges by it whatever the process claims.
     pub scope: Vec<Text>,
+    /// Whether the supervisor wants to know where in the program it is also read and looked (stat(2) and the like).
+    pub looks: bool,
 }
 
 /// Why a process could not join; it must not run then.
@@ -95,7 +97,9 @@ fn join(socket: &Path) -> Result<Attachment, WireError> {
     let mut next = || fds.next().ok_or(WireError::Truncated);
     let (policy, page, ring): (OwnedFd, OwnedFd, OwnedFd) = (next()?, next()?, next()?);
     let supervised = match welcome.supervised {
-        Some(scope) => Some(Supervised { slots: Arc::new(Slots::map(next()?)?), scope }),
+        Some(Admitted { scope, looks }) => {
+            Some(Supervised { slots: Arc::new(Slots::map(next()?)?), scope, looks })
+        }
         None => None,
     };
     let mut text = String::new();

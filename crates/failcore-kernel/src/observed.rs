@@ -11,7 +11,6 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use failcore_gate::{SinkError, SockAddr, Witness};
-use failcore_model::Claims;
 use failcore_model::input::Moment;
 
 use crate::call::{Answer, Call, Reply};
@@ -216,8 +215,7 @@ fn now(call: &Call<'_>, clock: i32) -> Result<Moment, Errno> {
 /// # Errors
 /// `EIO` where it cannot be kept: then nothing is learnt.
 pub(crate) fn before(call: &Call<'_>, witness: &dyn Witness, looks_only: bool) -> Result<(), Errno> {
-    // What the thread said of its place in the program was about what it did before: looks are not told.
-    let who = || Claims { site: None, ..call.process.claims(call.tid()) };
+    let who = || call.process.claims(call.tid());
     let named = |dir: i32, asked: &[u8], follow: bool| {
         let Some(from) = start(call, dir, asked) else { return Ok(()) };
         let kept = match looks_only {

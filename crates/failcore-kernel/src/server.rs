@@ -30,7 +30,7 @@ use crate::ring::{CAPACITY, Consumer, EXPANSION};
 use crate::said::may_say;
 use crate::slots::Slots;
 use crate::tasks::{ended, parent_of};
-use crate::wire::{Ask, Verdict, Welcome, receive, send};
+use crate::wire::{Admitted, Ask, Verdict, Welcome, receive, send};
 
 /// Processes attached at once.
 const MAX_PROCESSES: usize = 4096;
@@ -364,23 +364,15 @@ impl Door {
     ///
     /// # Errors
     /// `EAGAIN` where too many are being served, and the kernel's.
-    pub(crate) fn admit(&self, pid: u32, scope: &[Text]) -> Result<(OwnedFd, Arc<Slots>), Errno> {
+    pub(crate) fn admit(&self, pid: u32, admitted: Admitted) -> Result<(OwnedFd, Arc<Slots>), Errno> {
         let raw = Pid::from_raw(pid.cast_signed()).ok_or(Errno::SRCH)?;
         let (theirs, ours) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let (slots, slots_fd) = Slots::create()?;
         let slots = Arc::new(slots);
-        let scope = scope.to_vec();
-        self.state.attend(move |state| answer(state, &ours, raw, Some(&Supervised { slots_fd, scope })))?;
+        self.state.attend(move |state| answer(state, &ours, raw, Some((admitted, slots_fd))))?;
         Ok((theirs, slots))
     }
-}
-
-/// What a process under supervision gets beside the rest.
-struct Supervised {
-    slots_fd: OwnedFd,
-    /// The tool scope it was started in, which it cannot leave.
-    scope: Vec<Text>,
 }
 
 impl State {
@@ -445,7 +437,7 @@ fn serve(state: &State, connection: &OwnedFd) {
 }
 
 /// Answers one question. Whatever goes wrong, the connection just closes, which the other side takes as a no.
-fn answer(state: &State, connection: &OwnedFd, pid: Pid, supervised: Option<&Supervised>) {
+fn answer(state: &State, connection: &OwnedFd, pid: Pid, supervised: Option<(Admitted, OwnedFd)>) {
     match receive::<Ask>(connection) {
         Ok((Ask::Attach {}, _)) => let_in(state, connection, pid, supervised),
         Ok((Ask::Approve { request, question }, _)) => {
@@ -457,7 +449,7 @@ fn answer(state: &State, connection: &OwnedFd, pid: Pid, supervised: Option<&Sup
     }
 }
 
-fn let_in(state: &State, connection: &OwnedFd, pid: Pid, supervised: Option<&Supervised>) {
+fn let_in(state: &State, connection: &OwnedFd, pid: Pid, supervised: Option<(Admitted, OwnedFd)>) {
     let room = getrlimit(Resource::Nofile).current.map_or(u64::MAX, |most| most.saturating_sub(SPARE));
     let most = usize::try_from(room).unwrap_or(usize::MAX).min(MAX_PROCESSES);
     if lock(&state.broken).is_some() || state.processes.load(SeqCst) >= most {
@@ -480,10 +472,10 @@ fn let_in(state: &State, connection: &OwnedFd, pid: Pid, supervised: Option<&Sup
     state.page.ring();
     let Served { session, agent, run, .. } = state.served.clone();
     let Ok(policy) = state.entrance() else { return };
-    let scope = supervised.map(|supervised| supervised.scope.clone());
+    let (supervised, slots) = supervised.unzip();
     let mut fds = vec![policy.as_fd(), state.page_fd.as_fd(), ring_fd.as_fd()];
-    fds.extend(supervised.map(|supervised| supervised.slots_fd.as_fd()));
-    drop(send(connection, &Welcome { session, agent, run, supervised: scope }, &fds));
+    fds.extend(slots.as_ref().map(AsFd::as_fd));
+    drop(send(connection, &Welcome { session, agent, run, supervised }, &fds));
 }
 
 fn reopened(memfd: &OwnedFd) -> Result<OwnedFd, std::io::Error> {

@@ -24,6 +24,7 @@ use crate::notify::last;
 use crate::observed::lost;
 use crate::server::Door;
 use crate::walk::{self, Found, Start, View};
+use crate::wire::Admitted;
 
 /// Size of `struct sockaddr_storage`.
 const STORAGE: usize = 128;
@@ -273,7 +274,9 @@ fn enter(call: &Call<'_>, door: &Door) -> Reply {
     if !call.shared.listener.is_waiting(&call.notice) {
         return Err(Errno::SRCH);
     }
-    let (fd, slots) = door.admit(call.process.pid, &call.process.born_in)?;
+    let looks = call.shared.parent.witness.as_ref().is_some_and(|witness| witness.plays());
+    let admitted = Admitted { scope: call.process.born_in.to_vec(), looks };
+    let (fd, slots) = door.admit(call.process.pid, admitted)?;
     call.process.attached(slots);
     Ok(Answer::Replaced { fd, number: call.int(0), close_on_exec: true, value: 0 })
 }

@@ -40,8 +40,16 @@ pub(crate) struct Welcome {
     pub(crate) session: String,
     pub(crate) agent: Option<Text>,
     pub(crate) run: Option<Text>,
-    /// Under supervision: the tool scope that the process was started in.
-    pub(crate) supervised: Option<Vec<Text>>,
+    pub(crate) supervised: Option<Admitted>,
+}
+
+/// What a process under supervision hears beside the rest.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Admitted {
+    /// The tool scope that it was started in, which it cannot leave.
+    pub(crate) scope: Vec<Text>,
+    /// As [`Supervised::looks`](crate::Supervised::looks).
+    pub(crate) looks: bool,
 }
 
 /// The answer to [`Ask::Approve`].

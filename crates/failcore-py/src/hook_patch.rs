@@ -31,21 +31,33 @@ pub(crate) struct Target {
     pub(crate) class: Option<&'static CStr>,
     /// Its name.
     pub(crate) name: &'static CStr,
-    /// The last minor version that needs it without a supervisor.
-    pub(crate) until: u32,
+    /// Where it is replaced.
+    pub(crate) due: Due,
     /// Judges the call, and may replace arguments by what was judged.
     pub(crate) judge: fn(&mut Call) -> Result<(), Box<Refusal>>,
     /// For calls of which only the first argument matters and nothing is judged: what is in force meanwhile. `None`
     /// where it must be looked at by `judge` after all.
     pub(crate) around: Option<fn(Object<'_>) -> Option<Guard>>,
-    /// Whether it is replaced under a supervisor only.
-    pub(crate) supervised: bool,
+}
+
+/// Where a function is replaced.
+pub(crate) enum Due {
+    /// Under a supervisor, and without one up to this minor version of the interpreter.
+    Until(u32),
+    /// Under a supervisor only.
+    Supervised,
+    /// Under one that wants to know where in the program it is looked.
+    LooksTold,
 }
 
 impl Target {
     /// Whether it is replaced in this process.
     fn is_due(&self) -> bool {
-        supervised::is_on() || (!self.supervised && hook_context::minor_version() <= self.until)
+        match self.due {
+            Due::Until(minor) => supervised::is_on() || hook_context::minor_version() <= minor,
+            Due::Supervised => supervised::is_on(),
+            Due::LooksTold => supervised::looks_are_told(),
+        }
     }
 }
 
@@ -88,6 +100,7 @@ unsafe fn run(index: usize, slf: Raw, shape: Shape) -> Raw {
             supervised::listen();
             // SAFETY: the original follows the same convention.
             let result = unsafe { call.run(original) };
+            supervised::moved_on();
             if result.is_null() {
                 hook_raise::explain();
             }

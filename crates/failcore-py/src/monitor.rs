@@ -95,7 +95,7 @@ impl Post {
             }
             if failcore_kernel::is_seen(&action) {
                 // The supervisor records it, and cannot look for itself.
-                if !action.reads() {
+                if supervised.looks || !action.reads() {
                     claims.site = hook_site::here();
                 }
                 supervised::tell(supervised, scope, &claims);
@@ -147,8 +147,8 @@ pub(crate) fn active() -> bool {
 /// In words, where the source has no gate.
 pub(crate) fn enter(source: Box<dyn Source>, sealed: bool) -> Result<u64, String> {
     let stand = source.stand()?;
-    if stand.supervised.is_some() {
-        supervised::note();
+    if let Some(supervised) = &stand.supervised {
+        supervised::note(supervised);
     }
     let id = NEXT.fetch_add(1, Ordering::Relaxed);
     let post = Arc::new(Post { id, sealed, source, stand: ArcSwap::from_pointee((generation(), stand)) });

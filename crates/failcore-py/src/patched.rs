@@ -2,8 +2,10 @@
 
 use crate::events::Judged;
 use crate::hook_call::Call;
-use crate::hook_patch::Target;
-use crate::{patched_fs as fs, patched_net as net, patched_process as process, patched_thread as thread};
+use crate::hook_patch::{Due, Target};
+use crate::{
+    patched_fs as fs, patched_net as net, patched_process as process, patched_thread as thread, supervised,
+};
 
 macro_rules! targets {
     (
@@ -11,6 +13,7 @@ macro_rules! targets {
             $($(#[$class:literal])? $name:literal => $judge:path $(, until $until:expr)? $(, around $around:path)?;)*
         })*
         under_supervision { $($heard:literal: [$($function:literal),* $(,)?];)* }
+        where_looks_are_told { $($looked:literal: [$($look:literal),* $(,)?];)* }
     ) => {
         /// Every stand-in. Functions that a version or build lacks are left out when they are replaced.
         pub(crate) const TARGETS: &[Target] = &[
@@ -18,19 +21,25 @@ macro_rules! targets {
                 module: $module,
                 class: targets!(@class $($class)?),
                 name: $name,
-                until: targets!(@until $($until)?),
+                due: Due::Until(targets!(@until $($until)?)),
                 judge: $judge,
                 around: targets!(@around $($around)?),
-                supervised: false,
             },)*)*
             $($(Target {
                 module: $heard,
                 class: None,
                 name: $function,
-                until: u32::MAX,
+                due: Due::Supervised,
                 judge: heard,
                 around: None,
-                supervised: true,
+            },)*)*
+            $($(Target {
+                module: $looked,
+                class: None,
+                name: $look,
+                due: Due::LooksTold,
+                judge: looked,
+                around: None,
             },)*)*
         ];
     };
@@ -40,6 +49,12 @@ macro_rules! targets {
     (@class $class:literal) => { Some($class) };
     (@until) => { u32::MAX };
     (@until $until:expr) => { $until };
+}
+
+/// A call that only looks is judged by nobody: a supervisor that wants to know where it was made is told.
+fn looked(_: &mut Call) -> Judged {
+    supervised::tell_place();
+    Ok(())
 }
 
 /// The event has judged the call; the stand-in is there for what the supervisor says after it.
@@ -138,5 +153,12 @@ targets! {
         c"_io": [c"open", c"open_code"];
         c"posix": [c"lchmod", c"fchmod", c"fchown", c"kill", c"killpg"];
         c"resource": [c"prlimit"];
+    }
+
+    // Where a recorded run is run again: what the record does not have is named with its place in the program.
+    where_looks_are_told {
+        c"posix": [
+            c"stat", c"lstat", c"access", c"readlink", c"chdir", c"statvfs", c"pathconf", c"getxattr", c"listxattr"
+        ];
     }
 }

@@ -11,15 +11,24 @@ use failcore_gate::DNS_PORT;
 use failcore_kernel::{Slot, Slots, Supervised};
 use failcore_model::{Action, Claims, Denial, Endpoint, Text, Transport};
 
-use crate::monitor;
 use crate::scope::{self, Held};
+use crate::{hook_site, monitor};
 
 /// Whether this process runs under a supervisor.
 static SUPERVISED: AtomicBool = AtomicBool::new(false);
 
+/// Whether the supervisor also wants to know where in the program it is looked.
+static LOOKS: AtomicBool = AtomicBool::new(false);
+
 /// Notes that this process, and with it every fork of it, runs under a supervisor.
-pub(crate) fn note() {
+pub(crate) fn note(supervised: &Supervised) {
+    LOOKS.store(supervised.looks, Ordering::SeqCst);
     SUPERVISED.store(true, Ordering::SeqCst);
+}
+
+/// Whether the supervisor is to know where in the program it is read and looked too.
+pub(crate) fn looks_are_told() -> bool {
+    LOOKS.load(Ordering::Relaxed)
 }
 
 /// Whether this process runs under a supervisor.
@@ -122,6 +131,22 @@ pub(crate) fn tell_scope() {
     monitor::each_supervised(|supervised| {
         tell(supervised, &held, &claims);
     });
+}
+
+/// Tells the supervisor where in the program the calling thread is, until [`moved_on`].
+pub(crate) fn tell_place() {
+    let held = scope::current().held();
+    let claims = Claims { site: hook_site::here(), ..scope::claims_of(&held) };
+    monitor::each_supervised(|supervised| {
+        tell(supervised, &held, &claims);
+    });
+}
+
+/// After a call: what comes next, unseen, is not there any more.
+pub(crate) fn moved_on() {
+    if looks_are_told() {
+        tell_scope();
+    }
 }
 
 /// Makes ready to hear of the next call alone: what was refused before is forgotten.

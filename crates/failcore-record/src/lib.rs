@@ -5,6 +5,7 @@
 //! stood there into the trace; contents go into the trace's `objects`, by their SHA-256. Afterwards a [`Recording`] reads
 //! that back and [lays it out](Recording::lay_out) as a tree of files, which is all that a second run finds.
 
+mod instead;
 mod known;
 mod layout;
 mod program;

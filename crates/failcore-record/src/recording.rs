@@ -8,10 +8,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use failcore_gate::expected::Expected;
-use failcore_model::heard::{Asked, End, Field, Payload, Said};
+use failcore_model::heard::{Asked, Payload, Said};
 use failcore_model::input::{Input, Kind, Moment, Name, Shown, Start, Told};
 use failcore_model::{AbsPath, Action, Event, Record, Text};
 
+use crate::instead;
 use crate::known::Known;
 use crate::layout::Unready;
 use crate::replayed::Replayed;
@@ -110,8 +111,13 @@ pub enum BadRecording<E> {
         why: &'static str,
     },
     /// What was to be put in its place cannot be.
-    #[error("record {0} is neither what a file held nor a response")]
-    NotSet(u64),
+    #[error("nothing else can stand in place of record {seq}: {why}")]
+    NotSet {
+        /// The record's number.
+        seq: u64,
+        /// Why.
+        why: &'static str,
+    },
     /// The trace cannot be read.
     #[error(transparent)]
     Trace(E),
@@ -126,7 +132,7 @@ impl Recording {
         Self::with(records, HashMap::new())
     }
 
-    /// The same with other contents in place of some that were recorded: of files, and of responses, by the record's number.
+    /// The same with other answers in place of some that were recorded ([`instead::put`]), by the record's number.
     ///
     /// # Errors
     /// [`BadRecording`].
@@ -141,8 +147,8 @@ impl Recording {
         for record in records {
             let Record { seq, mut event, .. } = record.map_err(BadRecording::Trace)?;
             if let Some(bytes) = others.remove(&seq) {
-                let sha256 = replace(&mut event, &bytes).ok_or(BadRecording::NotSet(seq))?;
-                set.insert(sha256, bytes);
+                let hash = instead::put(&mut event, &bytes);
+                set.extend(hash.map_err(|why| BadRecording::NotSet { seq, why })?.map(|hash| (hash, bytes)));
             }
             let nonsense = |why| BadRecording::Nonsense { seq, why };
             match event {
@@ -172,7 +178,7 @@ impl Recording {
             }
         }
         if let Some(seq) = others.into_keys().min() {
-            return Err(BadRecording::NotSet(seq));
+            return Err(BadRecording::NotSet { seq, why: "there is none" });
         }
         // What the program only read was changed by others, unless it moved what it lies in.
         let meanwhile = left.keys().filter(|path| !is_within(path, &changed)).cloned().collect();
@@ -196,7 +202,9 @@ impl Recording {
     /// [`Unready`], where it is not.
     pub fn stdin(&self, objects: &Objects, own: &mut impl Read) -> Result<Option<Given>, Unready> {
         let Some((contents, at)) = &self.stdin else { return Ok(None) };
-        let bytes = if contents.kept {
+        let bytes = if let Some(bytes) = self.set.get(&contents.sha256) {
+            bytes.clone()
+        } else if contents.kept {
             objects.get(&contents.sha256, contents.size)?
         } else {
             let mut bytes = Vec::new();
@@ -233,27 +241,6 @@ impl Recording {
         }
         children
     }
-}
-
-/// Has an event tell of other bytes; their SHA-256, or nothing where it tells of none.
-fn replace(event: &mut Event, bytes: &[u8]) -> Option<String> {
-    let (hash, length) = (sha256(bytes), bytes.len() as u64);
-    match event {
-        Event::Input { input: Input::Contents { sha256, size, kept }, .. } => {
-            (*sha256, *size, *kept) = (hash.clone(), length, true);
-        }
-        Event::Heard { said: Said::Response { fields, end, .. }, payload: Some(payload), .. } => {
-            let is = |field: &Field, name: &str| field.name.as_bytes().eq_ignore_ascii_case(name.as_bytes());
-            // What it says of how it is packed is not true of these.
-            fields.retain(|field| !is(field, "content-encoding"));
-            for field in fields.iter_mut().filter(|field| is(field, "content-length")) {
-                field.value = Text::from(length.to_string().as_str());
-            }
-            (*end, *payload) = (End::Whole, Payload { sha256: hash.clone(), size: length, kept: true });
-        }
-        _ => return None,
-    }
-    Some(hash)
 }
 
 /// The files that an action changes.
