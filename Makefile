@@ -29,7 +29,7 @@ test-rust: $(VENV)/.tools
 	scripts/cargo-test
 
 test-python: $(VENV)/.installed $(VENV)/.test $(VENV)/.demo
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 lint: $(VENV)/.installed $(VENV)/.lint $(VENV)/.demo ## Check formats, lints, types, licences and layers
 	cargo fmt --all --check

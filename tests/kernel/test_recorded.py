@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -396,6 +397,40 @@ print(open(WORK + "/a/one").read(), sorted(os.listdir(WORK + "/b")), os.path.exi
     shutil.rmtree(world.work)
     world.work.mkdir()
     same(run, again(world, run))
+
+
+def test_what_is_read_of_directories_that_changed_places(world: World) -> None:
+    for name in ("a/one", "b/two"):
+        (world.work / name).parent.mkdir()
+        (world.work / name).write_text(name)
+    script = """
+import ctypes
+RENAME_EXCHANGE = 2
+where = [os.open(WORK, os.O_PATH)] * 2
+assert ctypes.CDLL(None).renameat2(where[0], b"a", where[1], b"b", RENAME_EXCHANGE) == 0
+print(open(WORK + "/b/one").read(), open(WORK + "/a/two").read(), os.path.exists(WORK + "/a/one"))
+"""
+    run = world.run(script, policy=WORKSPACE + '[native]\nload = ["ctypes"]\n', options=RECORD)
+    assert run.out == "a/one b/two False\n", run.explain()
+    for name in ("a", "b"):
+        shutil.rmtree(world.work / name)
+    same(run, again(world, run))
+
+
+def test_another_interpreter_parts_and_says_where(world: World) -> None:
+    run = world.run("print('recorded')", options=RECORD)
+
+    def version(python: str | Path) -> str:
+        asked = [*world.as_user, "env", str(python), "-c", "import sys; print(sys.version_info[:2])"]
+        return subprocess.run(asked, capture_output=True, text=True, cwd="/", check=False).stdout
+
+    neighbours = sorted(Path(sys.base_prefix).parent.glob("3.1[0-3]*/bin/python"))
+    other = next((one for one in neighbours if version(one) not in ("", version(world.python))), None)
+    if other is None:
+        pytest.skip("there is no other CPython that this user may run")
+    second = again(world, run, str(other), str(world.work / "agent.py"))
+    assert second.code == 5 and second.out == "", second.explain()
+    assert "diverged: the recorded run had no " in second.err and "most like it is" in second.err, second.err
 
 
 def test_what_others_change_meanwhile_is_as_it_was_at_first_and_named(world: World) -> None:

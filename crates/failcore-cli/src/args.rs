@@ -436,7 +436,7 @@ pub(crate) struct Replay {
     /// Run it no further than the first operation from this record on, or of this step or tool
     #[arg(long, value_name = "SEQ|STEP", conflicts_with = "policy")]
     pub(crate) until: Option<String>,
-    /// Put another answer in place of a recorded one, by the record's number (`trace show --all`): TEXT, or what a file holds, for what a file or the standard input held or a response brought; addresses of a host; seconds of a clock; random bytes
+    /// Put another answer in place of the recorded one of this number: bytes of a file, a response or the standard input, addresses of a host, seconds of a clock, random bytes. `trace show --all` tells the numbers
     #[arg(long, value_name = "SEQ=TEXT|@FILE", conflicts_with = "policy", value_parser = Other::parse)]
     pub(crate) set: Vec<Other>,
     /// Let what this rule permits really happen: its connections are made, its files are those of the machine; by its name (`policy.toml#net.connect[0]`, or `net.connect[0]`)

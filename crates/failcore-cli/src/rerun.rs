@@ -99,7 +99,7 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
         command.clone_from(&args.command);
     }
     // What is named on the command line is what is to be tried out: it is taken as it is now.
-    let own_files = if args.command.is_empty() { Vec::new() } else { files_of(&args.command)? };
+    let own_files = if args.command.is_empty() { Vec::new() } else { files_of(&args.command, &recording)? };
     let paths = own_files.iter().filter_map(|path| AbsPath::new(path.as_os_str().as_encoded_bytes()).ok());
     let (live, owners) = live(&args.live, &policy, &not_again)?;
     let expected = expected.of_program(paths.collect()).but_for(live.rules.clone());
@@ -178,10 +178,18 @@ fn live(
     Ok((live, Some(Owners::gather(policy)?)))
 }
 
-/// The files that a program consists of: its own, and its script.
-fn files_of(command: &[OsString]) -> Result<Vec<PathBuf>, Problem> {
+/// The files that a program consists of, its own and its script; where they are named by links that the record does not have,
+/// by these names too.
+fn files_of(command: &[OsString], recording: &Recording) -> Result<Vec<PathBuf>, Problem> {
     let Program { file, script, .. } = Program::any(command)?;
-    Ok([Some(file), script].into_iter().flatten().filter_map(|file| file.canonicalize().ok()).collect())
+    let mut files = Vec::new();
+    for file in [Some(file), script].into_iter().flatten() {
+        let Ok(real) = file.canonicalize() else { continue };
+        let named = file.parent().and_then(|dir| Some(dir.canonicalize().ok()?.join(file.file_name()?)));
+        files.extend(named.filter(|named| *named != real && !recording.has(named)));
+        files.push(real);
+    }
+    Ok(files)
 }
 
 /// Enters the world of a record.

@@ -176,8 +176,8 @@ pub trait Witness: Send + Sync {
         self.looks(from, asked, follow)
     }
 
-    /// The program moved what stood at the absolute path `from` to `to`.
-    fn moved(&self, _from: &[u8], _to: &[u8]) -> Result<(), SinkError> {
+    /// The program moved what stood at the absolute path `from` to `to`; where it is an `exchange`, the other way too.
+    fn moved(&self, _from: &[u8], _to: &[u8], _exchange: bool) -> Result<(), SinkError> {
         Ok(())
     }
 

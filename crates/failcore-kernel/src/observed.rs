@@ -263,14 +263,14 @@ pub(crate) fn after(call: &Call<'_>, witness: &dyn Witness, reply: Reply) -> Rep
         Ok(Answer::Descriptor { fd, .. }) => {
             witness.opens(std::os::fd::AsFd::as_fd(fd)).map_err(lost)?;
         }
-        Ok(Answer::Value(0)) if is_move(call) => {
+        Ok(Answer::Value(0)) if let Some(exchange) = moves(call) => {
             let places = looks(call).map(|look| {
                 let Look { dir, path, .. } = look?;
                 let asked = memory::path(call.tid(), call.arg(path)).ok()?;
                 Some([&start(call, dir, &asked)?[..], b"/", &asked].concat())
             });
             if let [Some(from), Some(to)] = places {
-                witness.moved(&from, &to).map_err(lost)?;
+                witness.moved(&from, &to, exchange).map_err(lost)?;
             }
         }
         Ok(Answer::Proceed) if matches!(call.notice.nr, SYS_execve | SYS_execveat) => {
@@ -286,16 +286,16 @@ pub(crate) fn after(call: &Call<'_>, witness: &dyn Witness, reply: Reply) -> Rep
     reply
 }
 
-/// Whether a call moves one thing, and does not put two in each other's place.
-fn is_move(call: &Call<'_>) -> bool {
+/// Of a call that moves something, whether it puts two things in each other's place.
+fn moves(call: &Call<'_>) -> Option<bool> {
     #[cfg(target_arch = "x86_64")]
     if call.notice.nr == SYS_rename {
-        return true;
+        return Some(false);
     }
     match call.notice.nr {
-        SYS_renameat => true,
-        SYS_renameat2 => call.int(4).cast_unsigned() & RENAME_EXCHANGE == 0,
-        _ => false,
+        SYS_renameat => Some(false),
+        SYS_renameat2 => Some(call.int(4).cast_unsigned() & RENAME_EXCHANGE != 0),
+        _ => None,
     }
 }
 

@@ -109,6 +109,15 @@ impl Seen {
         }
         Some(path)
     }
+
+    fn move_it(&mut self, from: Vec<u8>, to: Vec<u8>, exchange: bool) {
+        if !exchange {
+            return self.moved.push((from, to));
+        }
+        // By way of a place where nothing can be.
+        let aside = b"/\0".to_vec();
+        self.moved.extend([(from.clone(), aside.clone()), (to.clone(), from), (aside, to)]);
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -424,7 +433,7 @@ impl Witness for Recorder {
         Ok(())
     }
 
-    fn moved(&self, from: &[u8], to: &[u8]) -> Result<(), SinkError> {
+    fn moved(&self, from: &[u8], to: &[u8], exchange: bool) -> Result<(), SinkError> {
         let mut seen = self.lock();
         let mut place = |path: &[u8]| -> Result<Option<Vec<u8>>, SinkError> {
             let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
@@ -433,10 +442,12 @@ impl Witness for Recorder {
             Ok(Some(if dir == b"/" { [&dir, name].concat() } else { [&dir[..], b"/", name].concat() }))
         };
         let (Some(from), Some(to)) = (place(from)?, place(to)?) else { return Ok(()) };
-        let is_directory = statat(CWD, to.as_slice(), AtFlags::SYMLINK_NOFOLLOW)
-            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
-        if is_directory {
-            seen.moved.push((from, to));
+        let is_directory = |path: &[u8]| {
+            statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)
+                .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+        };
+        if is_directory(&to) || exchange && is_directory(&from) {
+            seen.move_it(from, to, exchange);
             // What was asked before may be something else by now.
             seen.asked.clear();
         }
@@ -623,9 +634,16 @@ mod tests {
 
     #[test]
     fn what_was_moved_has_its_place_from_where_it_was() {
-        let moves = [("/w/x", "/w/a/x"), ("/w/a", "/w/b"), ("/w/b/sub", "/w/c")];
-        let moved = moves.map(|(from, to)| (from.into(), to.into())).into();
-        let seen = Seen { moved, ..Seen::default() };
+        let mut seen = Seen::default();
+        for (from, to, exchange) in [
+            ("/w/x", "/w/a/x", false),
+            ("/w/a", "/w/b", false),
+            ("/w/b/sub", "/w/c", false),
+            ("/w/one", "/v/two", true),
+            ("/w/made", "/w/one/made", false),
+        ] {
+            seen.move_it(from.into(), to.into(), exchange);
+        }
         let origin = |path: &str| seen.origin(path.as_bytes()).map(|path| String::from_utf8(path).unwrap());
         for (now, first) in [
             ("/w/b/f", Some("/w/a/f")),
@@ -633,6 +651,10 @@ mod tests {
             ("/w/c", Some("/w/a/sub")),
             ("/w/c/f", Some("/w/a/sub/f")),
             ("/w/bb/f", Some("/w/bb/f")),
+            ("/v/two/f", Some("/w/one/f")),
+            ("/w/one", Some("/v/two")),
+            ("/w/one/f", Some("/v/two/f")),
+            ("/w/one/made/f", Some("/w/made/f")),
             // Made anew where the other was.
             ("/w/a/f", None),
             ("/w/b/sub/f", None),
