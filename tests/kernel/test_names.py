@@ -276,3 +276,39 @@ def test_other_ports_of_a_name_server_are_judged_as_such(world: World) -> None:
     said = dict(line.rsplit(": ", 1) for line in run.out.splitlines())
     assert said == {f"{SERVER}:853": "13", f"{SERVER}:443": "13", f"{SERVER}:5353": "13", f"{SERVER}:53": "0"}
     assert len(run.denied("net.connect")) == 3
+
+
+def test_no_credential_is_sent_without_tls_and_none_by_a_run_that_really_asks_again(world: World) -> None:
+    policy = f"""
+version = 1
+extends = ["preset:python"]
+[fs]
+read = ["./work"]
+[net]
+http = ["GET good.example:{PORT}/**"]
+[[credential]]
+host = "good.example:{PORT}"
+header = "Authorization"
+env = "API_KEY"
+"""
+    script = f"""
+import urllib.error, urllib.request
+try: print(urllib.request.urlopen("http://good.example:{PORT}/").status)
+except urllib.error.HTTPError as error: print(error.code, error.read().decode())
+"""
+    said = (
+        "403 FailCore does not carry this request: a credential is never sent without TLS; ask by https\n\n"
+    )
+    key = {"API_KEY": "not-for-everybody"}
+    run = world.run(script, policy=policy, before=lan(world), options=["--record"], env=key)
+    assert run.out == said, run.explain()
+    report = world.base / "net-report.json"
+    assert json.loads(report.read_text())["reached"][PUBLIC] == 0, report.read_text()
+    report.unlink()
+    again = [*lan(world), *world.as_user, world.failcore, "replay", str(run.trace)]
+    options = ["--live", "net.http[0]", "--trace", str(world.base / "again")]
+    second = subprocess.run(
+        [*again, *options], cwd=world.work, env=world.environ(key), capture_output=True, text=True, timeout=60
+    )
+    assert (second.returncode, second.stdout) == (0, said), second.stdout + second.stderr
+    assert json.loads(report.read_text())["reached"][PUBLIC] == 0, report.read_text()

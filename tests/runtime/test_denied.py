@@ -173,3 +173,11 @@ tell("another", textwrap.__file__)
         policy=WORKSPACE.replace("write", "read"),
     )
     assert run.attempts["x"].value == 1, run.explain()
+
+
+def test_a_script_that_is_not_granted_is_refused_with_what_would_permit_it(world: World) -> None:
+    run = world.run("print('ran')", policy='version = 1\nextends = ["preset:python"]\n')
+    assert run.code == 2 and run.out == "", run.explain()
+    script = f"{world.work}/agent.py"
+    assert f"failcore: fs.open {script} refused: not_granted; to permit: [fs] read = [" in run.err, run.err
+    assert run.err.count("to permit") == 1 and "Permission denied" in run.err, run.err

@@ -202,11 +202,12 @@ impl Started {
             self.server.record(Event::Notice { text });
         }
         self.approvals.close();
-        let mut broker = None;
+        let (mut broker, mut unheard) = (None, (Vec::new(), 0));
         if let Some(Supervised { supervisor, broker: names, relay, recorder }) = self.supervised.take() {
             for text in supervisor.lacked() {
                 ui.note(text);
             }
+            unheard = supervisor.unheard();
             supervisor.finish();
             // What is still said is kept as it ends.
             drop(relay);
@@ -251,6 +252,15 @@ impl Started {
         let closed = writer.close(Some(code.into())).map_err(Problem::trace);
         drop(cleared.map(|cleared| cleared.join()));
         closed?;
+        for text in unheard.0 {
+            ui.note(text);
+        }
+        if unheard.1 > 0 {
+            let others = count(unheard.1 as u64, "other refusal");
+            ui.note(format_args!(
+                "{others} that programs hear no more of than an errno: `failcore trace show`"
+            ));
+        }
         if entered {
             let summary = Summary::of(&session, dir, code, stopped, tally.tally());
             if ui.is_json() {

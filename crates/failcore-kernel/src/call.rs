@@ -192,7 +192,9 @@ impl Call<'_> {
         let (checked, leave) = self.shared.standstill.rest(check);
         let grant = checked.map_err(|denial| {
             let errno = Errno::from_raw_os_error(denial.errno);
-            self.process.refuse(self.notice.tid, &denial);
+            if !self.process.refuse(self.notice.tid, &denial) {
+                self.shared.unheard.note(&self.process.image().path, &denial);
+            }
             self.shared.refused(denial);
             errno
         })?;

@@ -264,6 +264,11 @@ impl Supervisor {
         self.agent
     }
 
+    /// What programs were refused and hear only an errno of, in words: the first ones, and how many others there were.
+    pub fn unheard(&self) -> (Vec<String>, usize) {
+        self.shared.unheard.said()
+    }
+
     /// What of the policy's grants the kernel refused to a program of root, which has no capabilities, in words.
     pub fn lacked(&self) -> Vec<String> {
         self.shared.lacks.told()

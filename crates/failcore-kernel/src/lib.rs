@@ -57,6 +57,7 @@ mod sockets;
 mod standstill;
 mod supervisor;
 mod tasks;
+mod unheard;
 mod vdso;
 mod voices;
 mod walk;

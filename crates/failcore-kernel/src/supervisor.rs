@@ -32,6 +32,7 @@ use crate::patience::{self, Patience};
 use crate::privileges::Lacks;
 use crate::standstill::Standstill;
 use crate::tasks::{Process, Tasks, Verified, descends};
+use crate::unheard::Unheard;
 use crate::vdso::Rewriter;
 use crate::voices::Voices;
 use crate::{attributes, exec, groups, ipc, messages, names, observed, open, processes, sockets};
@@ -69,6 +70,8 @@ pub(crate) struct Shared {
     names: RwLock<()>,
     /// The guardian: ancestor of every process of the run.
     root: u32,
+    /// Refusals that programs hear only an errno of.
+    pub(crate) unheard: Unheard,
     /// What root's program finds itself without.
     pub(crate) lacks: Lacks,
     /// Has the program's clocks and random numbers seen, where somebody wants to.
@@ -136,6 +139,7 @@ impl Shared {
             workers: Mutex::default(),
             changing: AtomicUsize::new(0),
             last_refusal: Mutex::default(),
+            unheard: Unheard::default(),
             started: AtomicU32::new(1),
         }))
     }

@@ -229,13 +229,15 @@ impl Process {
         claims
     }
 
-    /// Tells a waiting thread of it why it is refused.
-    pub(crate) fn refuse(&self, tid: u32, denial: &Denial) {
-        if let Some(slots) = read(&self.slots).as_ref()
+    /// Tells a waiting thread of it why it is refused; returns whether anybody is there to hear that.
+    pub(crate) fn refuse(&self, tid: u32, denial: &Denial) -> bool {
+        let slots = read(&self.slots);
+        if let Some(slots) = slots.as_ref()
             && let Ok(json) = serde_json::to_vec(denial)
         {
             slots.answer(tid, &json);
         }
+        slots.is_some()
     }
 
     /// Notes that an exec was granted.

@@ -25,16 +25,19 @@ pub struct Denial {
     pub retry: bool,
 }
 
+impl Denial {
+    /// What was refused, why, and what would permit it, without advice to an agent.
+    pub fn fact(&self) -> String {
+        let Self { verb, resource, reason, .. } = self;
+        let why = self.rule.as_ref().map_or_else(|| format!(": {reason}"), |rule| format!(" by {rule}"));
+        let hint = self.hint.iter().map(|hint| format!("; {hint}")).collect::<String>();
+        format!("{verb} {resource} refused{why}{hint}")
+    }
+}
+
 impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} refused", self.verb, self.resource)?;
-        match &self.rule {
-            Some(rule) => write!(f, " by {rule}")?,
-            None => write!(f, ": {}", self.reason)?,
-        }
-        if let Some(hint) = &self.hint {
-            write!(f, "; {hint}")?;
-        }
-        f.write_str(if self.retry { "." } else { ". Do not retry." })
+        let advice = if self.retry { "." } else { ". Do not retry." };
+        write!(f, "{}{advice}", self.fact())
     }
 }

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::ffi::CString;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use failcore_model::{Denial, Reason};
 use pyo3::ffi;
@@ -12,9 +12,9 @@ use pyo3::panic::PanicException;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};
 
-use crate::hook_context::in_main_interpreter;
+use crate::hook_context::{in_main_interpreter, is_initialised};
 use crate::hook_object::Object;
-use crate::supervised;
+use crate::{hook_site, supervised};
 
 /// Why an operation does not happen, and how the agent's code expects to hear of it.
 pub(crate) struct Refusal {
@@ -178,16 +178,36 @@ pub(crate) fn raise(refusal: Refusal) {
         What::Raised(_) => return raise_again(),
         What::Denied(denial) | What::Import(denial) | What::Name(denial) => (denial, denial.errno),
     };
+    let by_itself = is_initialised() && !hook_site::is_in_code();
+    if by_itself {
+        tell_user(denial);
+    }
     // The classes can have been tampered with, or not be there yet: then the plain exception must do.
     if !in_main_interpreter() || RAISING.replace(true) {
-        return raise_plain(errno, &denial.to_string());
-    }
-    // SAFETY: the GIL is held and this is the main interpreter, where PyO3's objects live.
-    let py = unsafe { Python::assume_attached() };
-    let raised = kept(py).is_some_and(|classes| build(py, &classes, &refusal, denial).is_ok());
-    RAISING.set(false);
-    if !raised {
         raise_plain(errno, &denial.to_string());
+    } else {
+        // SAFETY: the GIL is held and this is the main interpreter, where PyO3's objects live.
+        let py = unsafe { Python::assume_attached() };
+        let raised = kept(py).is_some_and(|classes| build(py, &classes, &refusal, denial).is_ok());
+        RAISING.set(false);
+        if !raised {
+            raise_plain(errno, &denial.to_string());
+        }
+    }
+    if by_itself {
+        // SAFETY: the calling thread's own.
+        unsafe { *libc::__errno_location() = errno };
+    }
+}
+
+/// Says once on the standard error why the interpreter itself is refused something, which is the script that it was to run: it
+/// drops our exception and tells the errno (Modules/main.c, `pymain_run_file`).
+fn tell_user(denial: &Denial) {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    if !TOLD.swap(true, Ordering::Relaxed) {
+        let text = format!("failcore: {denial}\n");
+        // SAFETY: the bytes live; who does not listen is not told.
+        unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
     }
 }
 

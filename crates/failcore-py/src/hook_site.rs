@@ -60,6 +60,12 @@ pub(crate) fn here() -> Option<Text> {
     found
 }
 
+/// Whether code of a Python program runs in the calling thread, or none does: then it is the interpreter itself that acts.
+pub(crate) fn is_in_code() -> bool {
+    // SAFETY: reads a flag of the calling thread; with the GIL held the frame is borrowed, or null.
+    is_initialised() && unsafe { PyGILState_Check() != 0 && !PyEval_GetFrame().is_null() }
+}
+
 /// A frame of the calling thread, with a reference of ours.
 struct Frame(NonNull<ffi::PyFrameObject>);
 

@@ -1,0 +1,74 @@
+//! Refusals of which a program hears an errno and no more, since no hook in it could say why.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use failcore_model::{Denial, Reason, Text};
+
+/// How many different ones are said; the trace has them all.
+const MOST: usize = 3;
+/// How many different ones are told apart.
+const TOLD_APART: usize = 1000;
+
+/// What a run's programs were refused without hearing why.
+#[derive(Debug, Default)]
+pub(crate) struct Unheard(Mutex<All>);
+
+#[derive(Debug, Default)]
+struct All {
+    first: Vec<String>,
+    known: HashSet<String>,
+}
+
+impl Unheard {
+    /// Notes a refusal of a program; one of a file that is not there is what programs expect.
+    pub(crate) fn note(&self, program: &Text, denial: &Denial) {
+        // Of what is refused because the run is at its end, the run says why.
+        if matches!(denial.reason, Reason::Absent | Reason::Diverged | Reason::TraceUnwritable) {
+            return;
+        }
+        let name = program.as_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        let text = format!("{}: {}", String::from_utf8_lossy(name), denial.fact());
+        let mut all = self.all();
+        if all.known.len() >= TOLD_APART || !all.known.insert(text.clone()) {
+            return;
+        }
+        if all.first.len() < MOST {
+            all.first.push(text);
+        }
+    }
+
+    /// The first ones in words, and how many others there were, up to a thousand.
+    pub(crate) fn said(&self) -> (Vec<String>, usize) {
+        let all = self.all();
+        (all.first.clone(), all.known.len() - all.first.len())
+    }
+
+    fn all(&self) -> MutexGuard<'_, All> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use failcore_model::Verb;
+
+    use super::*;
+
+    fn denial(resource: &str, reason: Reason) -> Denial {
+        let resource = resource.to_owned();
+        Denial { verb: Verb::FsOpen, resource, rule: None, reason, hint: None, errno: 13, retry: false }
+    }
+
+    #[test]
+    fn the_first_are_said_each_once_and_the_others_counted() {
+        let unheard = Unheard::default();
+        for file in ["/a", "/b", "/a", "/c", "/d", "/e", "/d"] {
+            unheard.note(&"/usr/bin/cat".into(), &denial(file, Reason::NotGranted));
+        }
+        unheard.note(&"/usr/bin/cat".into(), &denial("/none", Reason::Absent));
+        let (first, others) = unheard.said();
+        let said = ["/a", "/b", "/c"].map(|file| format!("cat: fs.open {file} refused: not_granted"));
+        assert_eq!((first.as_slice(), others), (said.as_slice(), 2));
+    }
+}
