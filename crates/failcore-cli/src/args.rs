@@ -18,6 +18,36 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+/// The same where a program is to run: what all other commands take and say need not be made first, which is most of the
+/// time that a command line takes.
+#[derive(Debug, Parser)]
+#[command(name = "failcore", disable_help_subcommand = true)]
+struct Runner {
+    #[command(flatten)]
+    face: Face,
+    #[command(subcommand)]
+    command: RunOnly,
+}
+
+#[derive(Debug, Subcommand)]
+enum RunOnly {
+    Run(Run),
+}
+
+impl Cli {
+    /// Reads our own command line.
+    pub(crate) fn of_ours() -> Result<Self, clap::Error> {
+        let first = std::env::args_os().skip(1).find(|arg| !arg.as_encoded_bytes().starts_with(b"-"));
+        // Where it is not understood, or asks for help, all of us answers.
+        if first.is_some_and(|first| first == "run")
+            && let Ok(Runner { face, command: RunOnly::Run(run) }) = Runner::try_parse()
+        {
+            return Ok(Self { face, command: Command::Run(run) });
+        }
+        Self::try_parse()
+    }
+}
+
 /// How answers are shown.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Output")]

@@ -28,7 +28,6 @@ mod ui;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use failcore_model::Answer;
 
 use args::{Cli, Command, Face};
@@ -37,7 +36,7 @@ use failure::{Failure, Problem};
 use ui::Ui;
 
 fn main() -> ExitCode {
-    let done = match Cli::try_parse() {
+    let done = match Cli::of_ours() {
         Ok(cli) => {
             let mut ui = Ui::new(&cli.face);
             dispatch(&cli.command, &mut ui).and_then(|exit| ui.flush().map(|()| exit))

@@ -25,8 +25,11 @@ fn main() -> ExitCode {
     {
         return ExitCode::from(2);
     }
+    let Ok(policy) = failcore_policy::PolicySet::from_json(&attachment.policy) else {
+        return ExitCode::from(3);
+    };
     for n in 0..records {
-        let text = format!("{n} with {more} more descriptors under {}", attachment.policy);
+        let text = format!("{n} with {more} more descriptors under {}", policy.resolved());
         if sink
             .append(&Event::ScopeLeft { pid: std::process::id(), tid: n, scope: vec![text.into()] })
             .is_err()

@@ -28,8 +28,8 @@ pub struct Attachment {
     pub agent: Option<Text>,
     /// The caller's label of the run.
     pub run: Option<Text>,
-    /// The resolved policy text.
-    pub policy: String,
+    /// The policy, as [`PolicySet::to_json`](failcore_policy::PolicySet::to_json) wrote it.
+    pub policy: Vec<u8>,
     /// Under supervision: how this process and the supervisor speak beside its system calls.
     pub supervised: Option<Supervised>,
     /// The process that governs the run: all that descend from it belong to the run, and it does not.
@@ -102,15 +102,15 @@ fn join(socket: &Path) -> Result<Attachment, WireError> {
         }
         None => None,
     };
-    let mut text = String::new();
-    File::from(policy).read_to_string(&mut text).map_err(|_| WireError::Truncated)?;
+    let mut json = Vec::new();
+    File::from(policy).read_to_end(&mut json).map_err(|_| WireError::Truncated)?;
     let page = RunPage::map(page)?;
     let sink = Arc::new(Producer::map(ring, page.clone())?);
     Ok(Attachment {
         session: welcome.session,
         agent: welcome.agent,
         run: welcome.run,
-        policy: text,
+        policy: json,
         supervised,
         parent,
         sink,

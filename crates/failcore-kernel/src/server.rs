@@ -54,7 +54,7 @@ pub struct Served {
     pub agent: Option<Text>,
     /// The caller's label of the run.
     pub run: Option<Text>,
-    /// The policy, whose resolved text they read.
+    /// The policy, which they read in its resolved form.
     pub policy: Arc<PolicySet>,
     /// Whether a supervisor decides and records what the processes do: it alone lets them in then.
     pub supervised: bool,
@@ -393,13 +393,14 @@ impl State {
         spawned.map(drop).map_err(|_| Errno::AGAIN)
     }
 
-    /// The policy's text for one more process, to be read from its start, hence an open file description of its own.
+    /// The policy for one more process, to be read from its start, hence an open file description of its own.
     fn entrance(&self) -> std::io::Result<OwnedFd> {
         let mut entrance = lock(&self.entrance);
         let entrance = match entrance.as_mut() {
             Some(entrance) => entrance,
             None => {
-                let policy = sealed("failcore-policy", self.served.policy.resolved().as_bytes())?;
+                let policy = self.served.policy.to_json().map_err(std::io::Error::other)?;
+                let policy = sealed("failcore-policy", &policy)?;
                 entrance.insert(Entrance { policy, _holding: alive::hold(&self.page)? })
             }
         };

@@ -100,12 +100,25 @@ impl Resolved {
     }
 
     pub(crate) fn from_text(text: &str) -> Result<Self, PolicyError> {
-        let resolved: Self = toml::from_str(text)
-            .map_err(|error| problem(format!("this is no resolved policy: {}", error.message())))?;
-        if resolved.resolved != VERSION {
-            return Err(problem(format!("resolved policy version {} is not known", resolved.resolved)));
+        let resolved: Result<Self, _> = toml::from_str(text);
+        resolved.map_err(|error| none(error.message()))?.known()
+    }
+
+    pub(crate) fn to_json(&self) -> Result<Vec<u8>, PolicyError> {
+        serde_json::to_vec(self)
+            .map_err(|error| problem(format!("cannot write the resolved policy: {error}")))
+    }
+
+    pub(crate) fn from_json(json: &[u8]) -> Result<Self, PolicyError> {
+        let resolved: Result<Self, _> = serde_json::from_slice(json);
+        resolved.map_err(|error| none(&error.to_string()))?.known()
+    }
+
+    fn known(self) -> Result<Self, PolicyError> {
+        match self.resolved {
+            VERSION => Ok(self),
+            version => Err(problem(format!("resolved policy version {version} is not known"))),
         }
-        Ok(resolved)
     }
 }
 
@@ -117,6 +130,10 @@ fn is_inherited(stdin: &Stdin) -> bool {
 /// SHA-256 in hexadecimal.
 pub(crate) fn digest(text: &str) -> String {
     Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn none(why: &str) -> PolicyError {
+    problem(format!("this is no resolved policy: {why}"))
 }
 
 fn problem(message: String) -> PolicyError {

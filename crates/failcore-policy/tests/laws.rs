@@ -457,8 +457,11 @@ proptest! {
         prop_assert_eq!(again.resolved(), set.resolved());
         prop_assert_eq!(again.digest(), set.digest());
         prop_assert_eq!(again.rules().collect::<Vec<_>>(), set.rules().collect::<Vec<_>>());
+        let json = PolicySet::from_json(&set.to_json().unwrap()).unwrap();
+        prop_assert_eq!(json.resolved(), set.resolved());
         for request in requests {
             prop_assert_eq!(again.decide(&request), set.decide(&request));
+            prop_assert_eq!(json.decide(&request), set.decide(&request));
         }
     }
 }

@@ -93,7 +93,7 @@ impl Source for Run {
             run: attachment.run.clone(),
         };
         self.parent.store(attachment.parent, Ordering::Relaxed);
-        let policy = PolicySet::from_resolved(&attachment.policy).map_err(|error| error.to_string())?;
+        let policy = PolicySet::from_json(&attachment.policy).map_err(|error| error.to_string())?;
         let gate = Gate::builder(Arc::new(policy), attachment.sink(), Lane::Runtime)
             .names(Arc::clone(&PINS) as _)
             .site(hook_site::here)
