@@ -130,6 +130,9 @@ impl Started {
 
     /// Stays with the program until it and all it started have ended, and says what came of it.
     fn attend(mut self, ui: &Ui) -> Result<Exit, Failure> {
+        if self.prepared.program.is_python {
+            self.server.expect();
+        }
         let limits = *self.prepared.policy.limits();
         let measured = [limits.memory, limits.processes, limits.write_bytes].iter().any(Option::is_some);
         let (mut stopped, mut broken, mut stoppers) = (None, false, Vec::new());

@@ -308,6 +308,12 @@ impl Server {
         self.state.record(event);
     }
 
+    /// Makes ready what each process is given as it attaches, while the first one is on its way. What fails here fails again
+    /// then, and that process is told.
+    pub fn expect(&self) {
+        drop(self.state.entrance());
+    }
+
     /// How many processes have attached and not ended.
     pub fn processes(&self) -> usize {
         self.state.processes.load(SeqCst)
