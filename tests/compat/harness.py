@@ -50,6 +50,9 @@ class Interpreter:
     version: str
     executable: Path | None
     missing: str = ""
+    # What goes before a command, so that another user runs it, and who that is.
+    as_user: tuple[str, ...] = ()
+    uid: int = -1
 
 
 def interpreters() -> list[Interpreter]:
@@ -105,12 +108,17 @@ class Gate:
     lane: str = "runtime"
 
 
-def run(python: Path, module: str, gate: Gate | None, only: Iterable[str] = ()) -> dict[str, Outcome]:
+def run(
+    interpreter: Interpreter, module: str, gate: Gate | None, only: Iterable[str] = ()
+) -> dict[str, Outcome]:
     """Runs a module (or some of its tests), under the gate where there is one. Hung tests are `hung`."""
+    python = interpreter.executable
     with tempfile.TemporaryDirectory(prefix="failcore-compat-") as name:
         base = Path(name)
         out, policy = base / "out.jsonl", base / "policy.toml"
         policy.write_text(POLICY)
+        base.chmod(0o755)
+        os.chown(base, interpreter.uid, -1)
         for attempt in range(20):
             argv = [str(python), str(HERE / "runner.py"), module, str(out), "--only", *only]
             if gate:
@@ -126,8 +134,9 @@ def run(python: Path, module: str, gate: Gate | None, only: Iterable[str] = ()) 
                     str(trace),
                 ]
                 argv = [*under, "--", *argv]
+            argv = [*interpreter.as_user, *argv]
             log = base / f"log-{attempt}"
-            ended = watch(argv, out, log, base)
+            ended = watch(argv, out, log, base, {"HOME": name} if interpreter.as_user else {})
             if gate and not decided(trace, out):
                 raise RuntimeError(f"the gate was not on:\n{log.read_text(errors='replace')[-3000:]}")
             outcomes = read(out)
@@ -145,9 +154,10 @@ def run(python: Path, module: str, gate: Gate | None, only: Iterable[str] = ()) 
         return {test: outcome for test, outcome in read(out).items() if test}
 
 
-def watch(argv: list[str], out: Path, log: Path, cwd: Path) -> str:
+def watch(argv: list[str], out: Path, log: Path, cwd: Path, env: dict[str, str]) -> str:
     """Runs the command until it ends, or until nothing is heard of it for too long."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "FAILCORE", "PIP_", "COV"))}
+    environ |= env
     with log.open("wb") as sink:
         process = subprocess.Popen(
             argv,
@@ -220,7 +230,7 @@ def without(interpreter: Interpreter, module: str) -> dict[str, Outcome]:
     probe = [interpreter.executable, str(HERE / "runner.py"), "--has", module]
     if subprocess.run(probe, capture_output=True, check=False).returncode != 0:
         raise NotThere(module)
-    return run(interpreter.executable, module, None)
+    return run(interpreter, module, None)
 
 
 def name_in(interpreter: Interpreter, module: str) -> str:
@@ -239,7 +249,7 @@ def compare(
     """
     assert interpreter.executable
     python = interpreter.executable
-    under = run(python, name_in(interpreter, module), gate)
+    under = run(interpreter, name_in(interpreter, module), gate)
     differing = [test for test in without if differs(without[test], under.get(test))]
     differing += [test for test in under if test not in without]
     differences = []
@@ -248,8 +258,8 @@ def compare(
         for _ in range(2):
             if not re.fullmatch(r"[\w.]+", test) or len(differing) > MANY:
                 break  # a fixture, which cannot be run by itself; or no chance any more
-            before = run(python, module, None, [test]).get(test, before)
-            after = run(python, module, gate, [test]).get(test, after)
+            before = run(interpreter, module, None, [test]).get(test, before)
+            after = run(interpreter, module, gate, [test]).get(test, after)
             if not differs(before, after):
                 break
         if differs(before, after):

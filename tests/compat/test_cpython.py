@@ -1,9 +1,14 @@
 """A fast part of `make compat`, on one interpreter: CPython's own tests come out the same under the gate."""
 
+import dataclasses
 import functools
+import os
+import subprocess
 import sys
 
 import pytest
+
+from tests.conftest import AS_NOBODY, NOBODY
 
 from . import harness
 
@@ -21,14 +26,29 @@ def interpreter():
 
 
 @pytest.fixture(scope="module")
-def without(interpreter):
+def without():
     """What a module comes to without the gate: the same for every lane."""
-    return functools.cache(lambda module: harness.without(interpreter, module))
+    return functools.cache(harness.without)
+
+
+def same(interpreter, module, gate, without):
+    differences, compared = harness.compare(interpreter, module, gate, without(interpreter, module))
+    assert compared > 50
+    assert [d for d in differences if not d.reason] == []
 
 
 @pytest.mark.parametrize("module", FAST)
 def test_the_same_results_with_and_without_the_gate(interpreter, without, module, lane):
-    gate = harness.Gate(harness.command(), lane)
-    differences, compared = harness.compare(interpreter, module, gate, without(module))
-    assert compared > 50
-    assert [d for d in differences if not d.reason] == []
+    same(interpreter, module, harness.Gate(harness.command(), lane), without)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="that is what the test above does here")
+@pytest.mark.parametrize("module", ["test_os", "test_shutil", "test_tempfile"])
+def test_the_same_results_for_an_ordinary_user(interpreter, without, module, lane, ordinary_prefix):
+    theirs = dataclasses.replace(interpreter, as_user=tuple(AS_NOBODY), uid=NOBODY)
+    probe = subprocess.run(
+        [*AS_NOBODY, "env", str(theirs.executable), "-c", ""], capture_output=True, cwd="/"
+    )
+    if probe.returncode != 0:
+        pytest.skip(f"an ordinary user may not run {theirs.executable}")
+    same(theirs, module, harness.Gate(ordinary_prefix / "bin" / "failcore", lane), without)
