@@ -1,9 +1,11 @@
 //! Refusals of which a program hears an errno and no more, since no hook in it could say why.
 
 use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use failcore_model::{Denial, Reason, Text};
+use failcore_trace::without_secrets;
 
 /// How many different ones are said; the trace has them all.
 const MOST: usize = 3;
@@ -17,25 +19,27 @@ pub(crate) struct Unheard(Mutex<All>);
 #[derive(Debug, Default)]
 struct All {
     first: Vec<String>,
-    known: HashSet<String>,
+    known: HashSet<u64>,
 }
 
 impl Unheard {
-    /// Notes a refusal of a program; one of a file that is not there is what programs expect.
+    /// Notes a refusal of a program.
     pub(crate) fn note(&self, program: &Text, denial: &Denial) {
-        // Of what is refused because the run is at its end, the run says why.
+        // That a file is not there is what programs expect; of what is refused because the run is at its end, the run says why.
         if matches!(denial.reason, Reason::Absent | Reason::Diverged | Reason::TraceUnwritable) {
             return;
         }
-        let name = program.as_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-        let text = format!("{}: {}", String::from_utf8_lossy(name), denial.fact());
+        let mut hash = DefaultHasher::new();
+        (program, denial.verb, &denial.resource).hash(&mut hash);
         let mut all = self.all();
-        if all.known.len() >= TOLD_APART || !all.known.insert(text.clone()) {
+        if all.known.len() >= TOLD_APART || !all.known.insert(hash.finish()) || all.first.len() >= MOST {
             return;
         }
-        if all.first.len() < MOST {
-            all.first.push(text);
-        }
+        let name = program.as_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        let (resource, hint) =
+            (without_secrets(&denial.resource), denial.hint.as_deref().map(without_secrets));
+        let denial = Denial { resource, hint, ..denial.clone() };
+        all.first.push(format!("{}: {}", String::from_utf8_lossy(name), denial.fact()));
     }
 
     /// The first ones in words, and how many others there were, up to a thousand.
@@ -67,6 +71,12 @@ mod tests {
             unheard.note(&"/usr/bin/cat".into(), &denial(file, Reason::NotGranted));
         }
         unheard.note(&"/usr/bin/cat".into(), &denial("/none", Reason::Absent));
+        let secret =
+            denial("/usr/bin/curl -H Authorization: Bearer sk-live-0123456789abcdef", Reason::NotGranted);
+        let only = Unheard::default();
+        only.note(&"/bin/sh".into(), &secret);
+        let said = "sh: fs.open /usr/bin/curl -H Authorization: [redacted:header] refused: not_granted";
+        assert_eq!(only.said().0, [said]);
         let (first, others) = unheard.said();
         let said = ["/a", "/b", "/c"].map(|file| format!("cat: fs.open {file} refused: not_granted"));
         assert_eq!((first.as_slice(), others), (said.as_slice(), 2));
