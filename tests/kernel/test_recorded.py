@@ -399,22 +399,54 @@ print(open(WORK + "/a/one").read(), sorted(os.listdir(WORK + "/b")), os.path.exi
     same(run, again(world, run))
 
 
-def test_what_is_read_of_directories_that_changed_places(world: World) -> None:
+def test_what_is_read_of_what_changed_places(world: World) -> None:
     for name in ("a/one", "b/two"):
         (world.work / name).parent.mkdir()
         (world.work / name).write_text(name)
+    for name in ("data", "first", "second", "moved", "linked"):
+        (world.work / name).write_text(name)
     script = """
 import ctypes
-RENAME_EXCHANGE = 2
-where = [os.open(WORK, os.O_PATH)] * 2
-assert ctypes.CDLL(None).renameat2(where[0], b"a", where[1], b"b", RENAME_EXCHANGE) == 0
-print(open(WORK + "/b/one").read(), open(WORK + "/a/two").read(), os.path.exists(WORK + "/a/one"))
+AT, RENAME_EXCHANGE = os.open(WORK, os.O_PATH), 2
+def exchange(one, other):
+    assert ctypes.CDLL(None).renameat2(AT, one.encode(), AT, other.encode(), RENAME_EXCHANGE) == 0
+def read(name): return open(WORK + "/" + name).read()
+exchange("a", "b")
+print(read("b/one"), read("a/two"), os.path.exists(WORK + "/a/one"))
+# A file and one that was made here; two files, of which one is read.
+open(WORK + "/new", "w").write("made here")
+exchange("new", "data")
+print(read("data"), read("new"))
+exchange("first", "second")
+print(read("first"))
+# What is not read is left as it was, wherever it is put.
+os.rename(WORK + "/moved", WORK + "/there")
+os.link(WORK + "/linked", WORK + "/also")
 """
     run = world.run(script, policy=WORKSPACE + '[native]\nload = ["ctypes"]\n', options=RECORD)
-    assert run.out == "a/one b/two False\n", run.explain()
-    for name in ("a", "b"):
-        shutil.rmtree(world.work / name)
+    assert run.out == "a/one b/two False\nmade here data\nsecond\n", run.explain()
+    shutil.rmtree(world.work)
+    world.work.mkdir()
     same(run, again(world, run))
+
+
+def test_a_program_is_named_by_links(world: World) -> None:
+    (world.work / "data.txt").write_text("here")
+    script = "print(open(WORK + '/data.txt').read(), len(os.listdir(WORK)))"
+    (world.work / "listed.py").symlink_to("agent.py")
+    run = world.run(script, options=RECORD)
+    (world.work / "link.py").symlink_to("listed.py")
+    (world.work / "current").symlink_to(world.work)
+    for named in (
+        "listed.py",
+        "./link.py",
+        f"{world.work}/link.py",
+        "current/agent.py",
+        "current/../work/link.py",
+    ):
+        line = [*world.as_user, world.failcore, "replay", str(run.trace), "--", world.python, named]
+        second = subprocess.run(line, cwd=world.work, env=world.environ(), capture_output=True, text=True)
+        assert second.returncode == 0 and second.stdout.startswith("here "), (named, second)
 
 
 def test_another_interpreter_parts_and_says_where(world: World) -> None:
@@ -759,7 +791,7 @@ server = socket.create_server(("127.0.0.1", 0))
 with socket.create_connection(server.getsockname()) as peer: print("own")
 """
 # What may change something by a path or a descriptor, and what speaks to somebody (strace(1) has more under these names).
-CALLS = "%file,%network,fchmod,fchown,fsetxattr,fremovexattr,ftruncate,unshare,setns"
+CALLS = "%file,%network,open_tree,move_mount,fchmod,fchown,fsetxattr,fremovexattr,ftruncate,unshare,setns"
 CHANGES = re.compile(
     r"creat|mk(dir|nod)(at)?|rename(at2?)?|(sym|un)?link(at)?|rmdir|[fl]?ch(mod|own)(at)?2?|f?utimes?(nsat|at)?"
     r"|f?truncate|[fl]?(set|remove)xattr|u?mount2?|move_mount"

@@ -99,8 +99,10 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
         command.clone_from(&args.command);
     }
     // What is named on the command line is what is to be tried out: it is taken as it is now.
-    let own_files = if args.command.is_empty() { Vec::new() } else { files_of(&args.command, &recording)? };
-    let paths = own_files.iter().filter_map(|path| AbsPath::new(path.as_os_str().as_encoded_bytes()).ok());
+    let (own_files, links) =
+        if args.command.is_empty() { (Vec::new(), Vec::new()) } else { files_of(&args.command)? };
+    let named = own_files.iter().chain(links.iter().map(|(link, _)| link));
+    let paths = named.filter_map(|path| AbsPath::new(path.as_os_str().as_encoded_bytes()).ok());
     let (live, owners) = live(&args.live, &policy, &not_again)?;
     let expected = expected.of_program(paths.collect()).but_for(live.rules.clone());
     let expected = Arc::new(expected);
@@ -119,7 +121,7 @@ pub(crate) fn run(args: &Replay, ui: &mut Ui) -> Result<Exit, Failure> {
         };
         not_again(error.to_string(), help)
     })?;
-    enter(&recording, &objects, &bound).map_err(|(why, help)| not_again(why, help))?;
+    enter(&recording, &objects, &bound, &links).map_err(|(why, help)| not_again(why, help))?;
     rustix::process::umask(Mode::from_raw_mode(start.umask));
     let cwd = PathBuf::from(os(&start.cwd));
     rustix::process::chdir(&cwd).map_err(|errno| Problem::io("enter", &cwd, errno.into()))?;
@@ -178,22 +180,56 @@ fn live(
     Ok((live, Some(Owners::gather(policy)?)))
 }
 
-/// The files that a program consists of, its own and its script; where they are named by links that the record does not have,
-/// by these names too.
-fn files_of(command: &[OsString], recording: &Recording) -> Result<Vec<PathBuf>, Problem> {
+/// Links, each with what it says.
+type Links = Vec<(PathBuf, PathBuf)>;
+
+/// The files that a program consists of, its own and its script, and the links by which they are named, the last one first.
+fn files_of(command: &[OsString]) -> Result<(Vec<PathBuf>, Links), Problem> {
     let Program { file, script, .. } = Program::any(command)?;
-    let mut files = Vec::new();
+    let (mut files, mut links) = (Vec::new(), Links::new());
     for file in [Some(file), script].into_iter().flatten() {
         let Ok(real) = file.canonicalize() else { continue };
-        let named = file.parent().and_then(|dir| Some(dir.canonicalize().ok()?.join(file.file_name()?)));
-        files.extend(named.filter(|named| *named != real && !recording.has(named)));
+        links.extend(links_of(&file));
         files.push(real);
     }
-    Ok(files)
+    links.reverse();
+    Ok((files, links))
+}
+
+/// The links that are followed on the way to a file, in their order.
+fn links_of(file: &Path) -> Links {
+    /// As many as the kernel follows (path_resolution(7)).
+    const MOST: usize = 40;
+    let parts = |path: &Path| -> Vec<OsString> {
+        path.components().rev().map(|part| part.as_os_str().to_owned()).collect()
+    };
+    let mut left = parts(&std::path::absolute(file).unwrap_or_else(|_| file.to_owned()));
+    let (mut at, mut links) = (PathBuf::new(), Links::new());
+    while let Some(part) = left.pop() {
+        if part == ".." {
+            at.pop();
+            continue;
+        }
+        // What is absolute stands instead of all before it.
+        let next = at.join(part);
+        match next.read_link() {
+            Ok(target) if links.len() < MOST => {
+                left.extend(parts(&target));
+                links.push((next, target));
+            }
+            _ => at = next,
+        }
+    }
+    links
 }
 
 /// Enters the world of a record.
-fn enter(recording: &Recording, objects: &Objects, bound: &[PathBuf]) -> Result<(), (String, &'static str)> {
+fn enter(
+    recording: &Recording,
+    objects: &Objects,
+    bound: &[PathBuf],
+    links: &Links,
+) -> Result<(), (String, &'static str)> {
     const NAMESPACES: &str =
         "it needs namespaces of its own: user_namespaces(7) says how machines let ordinary users make them";
     const CHANGED: &str = "bring back what it was; `failcore run --record --self-contained` keeps such files";
@@ -209,7 +245,7 @@ fn enter(recording: &Recording, objects: &Objects, bound: &[PathBuf]) -> Result<
         World::begin(place.path(), start.uid, start.gid).map_err(|error| (error.to_string(), NAMESPACES))?;
     recording.lay_out(place.path(), objects, bound).map_err(|error| (error.to_string(), CHANGED))?;
     let root = place.keep();
-    world.enter(bound).map_err(|error| (error.to_string(), NAMESPACES))?;
+    world.enter(bound, links).map_err(|error| (error.to_string(), NAMESPACES))?;
     if let (Ok(above), Some(name)) = (above, root.file_name()) {
         let _ = unlinkat(above, name, AtFlags::REMOVEDIR);
     }

@@ -205,7 +205,7 @@ impl Started {
             self.server.record(Event::Notice { text });
         }
         self.approvals.close();
-        let (mut broker, mut unheard) = (None, (Vec::new(), 0));
+        let (mut broker, mut unheard) = (None, Vec::new());
         if let Some(Supervised { supervisor, broker: names, relay, recorder }) = self.supervised.take() {
             for text in supervisor.lacked() {
                 ui.note(text);
@@ -255,14 +255,8 @@ impl Started {
         let closed = writer.close(Some(code.into())).map_err(Problem::trace);
         drop(cleared.map(|cleared| cleared.join()));
         closed?;
-        for text in unheard.0 {
+        for text in unheard {
             ui.note(text);
-        }
-        if unheard.1 > 0 {
-            let others = count(unheard.1 as u64, "other refusal");
-            ui.note(format_args!(
-                "{others} that programs hear no more of than an errno: `failcore trace show`"
-            ));
         }
         if entered {
             let summary = Summary::of(&session, dir, code, stopped, tally.tally());

@@ -20,7 +20,7 @@ mod sockaddr;
 
 pub use gate::{Actor, Builder, Gate, Grant, now};
 pub use ports::{
-    Appearance, Approver, Broker, DNS_PORT, Meter, Names, NoNames, Nobody, Outside, Passage, Relay, Sender,
-    Sink, SinkError, Uncounted, Witness,
+    Appearance, Approver, Broker, DNS_PORT, Meter, Names, Naming, NoNames, Nobody, Outside, Passage, Relay,
+    Sender, Sink, SinkError, Uncounted, Witness,
 };
 pub use sockaddr::SockAddr;

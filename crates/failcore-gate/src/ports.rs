@@ -156,6 +156,17 @@ pub trait Outside: fmt::Debug + Send + Sync {
     fn addresses(&self, name: &HostName) -> Result<Vec<IpAddr>, (i32, String)>;
 }
 
+/// How something got another name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Naming {
+    /// It was moved.
+    Moved,
+    /// It changed places with what had that name.
+    Exchanged,
+    /// It has both names (link(2)).
+    Linked,
+}
+
 /// Somebody who sees what a program learns from outside, before it does.
 ///
 /// # Errors
@@ -176,8 +187,8 @@ pub trait Witness: Send + Sync {
         self.looks(from, asked, follow)
     }
 
-    /// The program moved what stood at the absolute path `from` to `to`; where it is an `exchange`, the other way too.
-    fn moved(&self, _from: &[u8], _to: &[u8], _exchange: bool) -> Result<(), SinkError> {
+    /// What stands or stood at the absolute path `from` got the name `to` from the program.
+    fn named(&self, _from: &[u8], _to: &[u8], _how: Naming) -> Result<(), SinkError> {
         Ok(())
     }
 

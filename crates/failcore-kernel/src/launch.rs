@@ -264,8 +264,8 @@ impl Supervisor {
         self.agent
     }
 
-    /// What programs were refused and hear only an errno of, in words: the first ones, and how many others there were.
-    pub fn unheard(&self) -> (Vec<String>, usize) {
+    /// What programs were refused and hear only an errno of, in words: the first ones, and how many there were beside them.
+    pub fn unheard(&self) -> Vec<String> {
         self.shared.unheard.said()
     }
 

@@ -10,7 +10,7 @@ use libc::*;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use failcore_gate::{SinkError, SockAddr, Witness};
+use failcore_gate::{Naming, SinkError, SockAddr, Witness};
 use failcore_model::input::Moment;
 
 use crate::call::{Answer, Call, Reply};
@@ -263,14 +263,15 @@ pub(crate) fn after(call: &Call<'_>, witness: &dyn Witness, reply: Reply) -> Rep
         Ok(Answer::Descriptor { fd, .. }) => {
             witness.opens(std::os::fd::AsFd::as_fd(fd)).map_err(lost)?;
         }
-        Ok(Answer::Value(0)) if let Some(exchange) = moves(call) => {
+        Ok(Answer::Value(0)) => {
+            let Some(how) = naming(call) else { return reply };
             let places = looks(call).map(|look| {
                 let Look { dir, path, .. } = look?;
                 let asked = memory::path(call.tid(), call.arg(path)).ok()?;
                 Some([&start(call, dir, &asked)?[..], b"/", &asked].concat())
             });
             if let [Some(from), Some(to)] = places {
-                witness.moved(&from, &to, exchange).map_err(lost)?;
+                witness.named(&from, &to, how).map_err(lost)?;
             }
         }
         Ok(Answer::Proceed) if matches!(call.notice.nr, SYS_execve | SYS_execveat) => {
@@ -286,15 +287,18 @@ pub(crate) fn after(call: &Call<'_>, witness: &dyn Witness, reply: Reply) -> Rep
     reply
 }
 
-/// Of a call that moves something, whether it puts two things in each other's place.
-fn moves(call: &Call<'_>) -> Option<bool> {
+/// How a call gives something another name; nothing of others.
+fn naming(call: &Call<'_>) -> Option<Naming> {
     #[cfg(target_arch = "x86_64")]
-    if call.notice.nr == SYS_rename {
-        return Some(false);
+    match call.notice.nr {
+        SYS_rename => return Some(Naming::Moved),
+        SYS_link => return Some(Naming::Linked),
+        _ => {}
     }
     match call.notice.nr {
-        SYS_renameat => Some(false),
-        SYS_renameat2 => Some(call.int(4).cast_unsigned() & RENAME_EXCHANGE != 0),
+        SYS_renameat2 if call.int(4).cast_unsigned() & RENAME_EXCHANGE != 0 => Some(Naming::Exchanged),
+        SYS_renameat | SYS_renameat2 => Some(Naming::Moved),
+        SYS_linkat => Some(Naming::Linked),
         _ => None,
     }
 }

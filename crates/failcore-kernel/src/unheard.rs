@@ -10,7 +10,7 @@ use failcore_trace::without_secrets;
 /// How many different ones are said; the trace has them all.
 const MOST: usize = 3;
 /// How many different ones are told apart.
-const TOLD_APART: usize = 1000;
+pub(crate) const TOLD_APART: usize = 1000;
 
 /// What a run's programs were refused without hearing why.
 #[derive(Debug, Default)]
@@ -39,13 +39,22 @@ impl Unheard {
         let (resource, hint) =
             (without_secrets(&denial.resource), denial.hint.as_deref().map(without_secrets));
         let denial = Denial { resource, hint, ..denial.clone() };
-        all.first.push(format!("{}: {}", String::from_utf8_lossy(name), denial.fact()));
+        all.first.push(format!("{}: {}", Text::from(name), denial.fact()));
     }
 
-    /// The first ones in words, and how many others there were, up to a thousand.
-    pub(crate) fn said(&self) -> (Vec<String>, usize) {
+    /// The first ones in words, and how many different ones there were beside them.
+    pub(crate) fn said(&self) -> Vec<String> {
         let all = self.all();
-        (all.first.clone(), all.known.len() - all.first.len())
+        let mut said = all.first.clone();
+        let others = all.known.len() - said.len();
+        if others > 0 {
+            let least = if all.known.len() < TOLD_APART { "" } else { "at least " };
+            let refusals = if others == 1 { "refusal" } else { "different refusals" };
+            said.push(format!(
+                "and {least}{others} {refusals} more that programs hear only an errno of: `failcore trace show`"
+            ));
+        }
+        said
     }
 
     fn all(&self) -> MutexGuard<'_, All> {
@@ -74,11 +83,19 @@ mod tests {
         let secret =
             denial("/usr/bin/curl -H Authorization: Bearer sk-live-0123456789abcdef", Reason::NotGranted);
         let only = Unheard::default();
-        only.note(&"/bin/sh".into(), &secret);
-        let said = "sh: fs.open /usr/bin/curl -H Authorization: [redacted:header] refused: not_granted";
-        assert_eq!(only.said().0, [said]);
-        let (first, others) = unheard.said();
-        let said = ["/a", "/b", "/c"].map(|file| format!("cat: fs.open {file} refused: not_granted"));
-        assert_eq!((first.as_slice(), others), (said.as_slice(), 2));
+        only.note(&Text::from(&b"/bin/s\x1bh"[..]), &secret);
+        let said =
+            "s\\u{1b}h: fs.open /usr/bin/curl -H Authorization: [redacted:header] refused: not_granted";
+        assert_eq!(only.said(), [said]);
+        let mut said =
+            ["/a", "/b", "/c"].map(|file| format!("cat: fs.open {file} refused: not_granted")).to_vec();
+        said.push(
+            "and 2 different refusals more that programs hear only an errno of: `failcore trace show`".into(),
+        );
+        assert_eq!(unheard.said(), said);
+        for file in 0..2 * TOLD_APART {
+            unheard.note(&"/usr/bin/cat".into(), &denial(&file.to_string(), Reason::NotGranted));
+        }
+        assert!(unheard.said().last().unwrap().starts_with("and at least 997 different refusals more"));
     }
 }

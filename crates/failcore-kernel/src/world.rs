@@ -3,18 +3,19 @@
 
 #![allow(unsafe_code, reason = "unshare is declared unsafe because of descriptors, which this leaves alone")]
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use failcore_model::{Coverage, RuleId, Verb};
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, ResolveFlags, chmodat, mkdirat, openat, openat2, symlinkat, unlinkat,
+};
 use rustix::io::Errno;
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, mount_change,
-    unmount,
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind,
+    mount_change, move_mount, open_tree, unmount,
 };
 use rustix::process::{getegid, geteuid, pivot_root};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -83,12 +84,13 @@ impl World {
     }
 
     /// Makes what was laid out the calling process's root. Of the machine's files there are /proc, the devices that hold
-    /// nothing, and each of `bound` with all below it, at its own path. What was laid out below /proc stands over the
+    /// nothing, and each of `bound` with all below it, at its own path; and of `links`, each after those that it leads by, those at
+    /// whose path there is nothing. What was laid out below /proc stands over the
     /// machine's.
     ///
     /// # Errors
     /// [`WorldError`].
-    pub fn enter(self, bound: &[PathBuf]) -> Result<(), WorldError> {
+    pub fn enter(self, bound: &[PathBuf], links: &[(PathBuf, PathBuf)]) -> Result<(), WorldError> {
         let proc = self.root.join("proc");
         let mut over = Vec::new();
         files_below(&proc, &mut over).map_err(failed("cannot read what was laid out below /proc"))?;
@@ -103,10 +105,15 @@ impl World {
                 self.bind(&device)?;
             }
         }
-        let shared = self.root.join("dev/shm");
-        make_dir(&shared, 0o1777).map_err(failed("cannot make /dev/shm"))?;
+        let shared = self
+            .directory(Path::new("/dev/shm"))
+            .and_then(|shared| chmodat(shared, ".", Mode::from_raw_mode(0o1777), AtFlags::empty()));
+        shared.map_err(failed("cannot make /dev/shm"))?;
         for path in bound {
             self.bind(path)?;
+        }
+        for (path, target) in links {
+            self.link(path, target).map_err(failed(format!("cannot make the link {}", path.display())))?;
         }
         rustix::process::chdir(&self.root).map_err(failed("cannot enter the new root"))?;
         pivot_root(".", ".").map_err(failed("cannot make it the root"))?;
@@ -164,22 +171,68 @@ impl World {
 
     /// Shows what is at `path` on the machine there in the world too.
     fn bind(&self, path: &Path) -> Result<(), WorldError> {
-        let at = self.root.join(path.strip_prefix("/").unwrap_or(path));
         let step = || format!("cannot show {}", path.display());
-        if path.is_dir() {
-            make_dir(&at, 0o755).map_err(failed(step()))?;
-        } else if !at.exists() {
-            let parent = at.parent().unwrap_or(&self.root);
-            make_dir(parent, 0o755).map_err(failed(step()))?;
-            let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&at);
-            made.map_err(failed(step()))?;
-        }
-        mount_bind_recursive(path, &at).map_err(failed(step()))
+        let at = if path.is_dir() { self.directory(path) } else { self.file(path) };
+        at.and_then(|at| {
+            // By descriptors, so that no link of the tree leads out of it.
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_RECURSIVE;
+            let tree = open_tree(CWD, path, flags | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
+            let both = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+            move_mount(tree, "", at, "", both)
+        })
+        .map_err(failed(step()))
     }
-}
 
-fn make_dir(at: &Path, mode: u32) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(mode).create(at)
+    /// What stands at an absolute path of the new root, wherever links of it lead there; never what is outside of it.
+    fn find(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let root =
+            openat(CWD, &self.root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let flags = flags | OFlags::PATH | OFlags::CLOEXEC;
+        openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)
+    }
+
+    /// The directory at a path, made where there is none.
+    fn directory(&self, path: &Path) -> Result<OwnedFd, Errno> {
+        match self.find(path, OFlags::DIRECTORY) {
+            Err(Errno::NOENT) => {}
+            found => return found,
+        }
+        let (above, name) = self.room(path)?;
+        mkdirat(&above, name, Mode::from_raw_mode(0o755))?;
+        openat(above, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    /// The file at a path, made where there is none.
+    fn file(&self, path: &Path) -> Result<OwnedFd, Errno> {
+        match self.find(path, OFlags::empty()) {
+            Err(Errno::NOENT) => {}
+            found => return found,
+        }
+        let (above, name) = self.room(path)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        openat(above, name, flags, Mode::from_raw_mode(0o600))
+    }
+
+    /// A link at a path, unless something stands there.
+    fn link(&self, path: &Path, target: &Path) -> Result<(), Errno> {
+        match self.find(path, OFlags::empty()) {
+            Err(Errno::NOENT) => {}
+            found => return found.map(drop),
+        }
+        let (above, name) = self.room(path)?;
+        symlinkat(target, above, name)
+    }
+
+    /// The directory above a path at which nothing is found, and its name there, which is free: of a link that leads nowhere no
+    /// more is known than that it was there.
+    fn room<'a>(&self, path: &'a Path) -> Result<(OwnedFd, &'a OsStr), Errno> {
+        let (above, name) = path.parent().zip(path.file_name()).ok_or(Errno::INVAL)?;
+        let above = self.directory(above)?;
+        match unlinkat(&above, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok((above, name)),
+            Err(errno) => Err(errno),
+        }
+    }
 }
 
 /// Every file below `dir` that holds something, with a descriptor that stays when something else stands there.

@@ -81,11 +81,11 @@ impl Judged {
         };
         let operation = self.operation((asker.actor.pid, asker.claims.scope.to_vec(), name.clone()));
         let granted = operation.granted.get_or_init(|| self.check(asker, Action::Resolve(name.clone()), &[]));
-        match granted {
-            Err(said) => said.clone(),
-            Ok(_) if about == About::Other => Said::nothing(),
-            Ok(grant) if let About::Records(kind) = about => self.records(asker, kind, grant),
-            Ok(grant) => operation.found.get_or_init(|| self.look_up(asker, &name, grant)).clone(),
+        match (granted, about) {
+            (Err(said), _) => said.clone(),
+            (Ok(_), About::Other) => Said::nothing(),
+            (Ok(grant), About::Records(kind)) => self.records(asker, kind, grant),
+            (Ok(grant), _) => operation.found.get_or_init(|| self.look_up(asker, &name, grant)).clone(),
         }
     }
 

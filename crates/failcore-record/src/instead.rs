@@ -72,9 +72,11 @@ fn addresses(bytes: &[u8]) -> Option<Said> {
 fn moment(bytes: &[u8]) -> Option<Moment> {
     let text = str::from_utf8(bytes).ok()?.trim();
     let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
-    let digits = part.len() <= 9 && part.bytes().all(|digit| digit.is_ascii_digit());
-    let ns = digits.then(|| format!("{part:0<9}")).and_then(|part| part.parse().ok())?;
-    Some(Moment { s: whole.parse().ok().filter(|s| *s >= 0)?, ns })
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
+    if !is_number(whole) || !is_number(part) || part.len() > 9 {
+        return None;
+    }
+    Some(Moment { s: whole.parse().ok()?, ns: format!("{part:0<9}").parse().ok()? })
 }
 
 #[cfg(test)]
@@ -88,7 +90,7 @@ mod tests {
         {
             assert_eq!(moment(text.as_bytes()), Some(Moment { s, ns }), "{text}");
         }
-        for text in ["", "-1", "1.0000000001", "1.-5", "1,5", "2026-01-01", "+"] {
+        for text in ["", "-1", "1.0000000001", "1.-5", "1,5", "2026-01-01", "+1", "-0.5", "."] {
             assert_eq!(moment(text.as_bytes()), None, "{text}");
         }
     }

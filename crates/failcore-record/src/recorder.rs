@@ -11,7 +11,7 @@ use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
-use failcore_gate::{Appearance, Outside, Sink, SinkError, Witness};
+use failcore_gate::{Appearance, Naming, Outside, Sink, SinkError, Witness};
 use failcore_model::heard::{Asked, Payload, Said};
 use failcore_model::input::{Input, Kind, Moment, Name, STDIN, Shown, Told};
 use failcore_model::{AbsPath, Claims, Event, RuleId, Text};
@@ -92,7 +92,7 @@ struct Seen {
     first: HashMap<Vec<u8>, First>,
     /// Where each file stood at first whose contents are not known, by device and inode.
     unread: HashMap<(u64, u64), Vec<u8>>,
-    /// The directories that the program moved: from where to where.
+    /// The directories that the program moved, and all that changed places: from where to where.
     moved: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -394,10 +394,15 @@ impl Recorder {
     /// asked once.
     fn is_to_be_read(seen: &mut Seen, path: &[u8], stat: &Stat) -> Option<(Vec<u8>, State)> {
         let id = (stat.st_dev, stat.st_ino);
-        // It may have got another name meanwhile.
-        let path = match seen.origin(path) {
-            Some(origin) if matches!(seen.first.get(&origin), Some(First::File { .. })) => origin,
-            _ => seen.unread.get(&id)?.clone(),
+        // It may have got another name meanwhile; and who replaced it may have been anybody.
+        let was = seen.origin(path).and_then(|origin| match seen.first.get(&origin) {
+            Some(First::File { state, .. }) => Some((origin, state.inode == stat.st_ino)),
+            _ => None,
+        });
+        let path = match (was, seen.unread.get(&id)) {
+            (Some((origin, true)), _) | (Some((origin, false)), None) => origin,
+            (_, Some(other)) => other.clone(),
+            (None, None) => return None,
         };
         match seen.first.get_mut(&path) {
             Some(First::File { read, state }) if !*read => {
@@ -433,7 +438,7 @@ impl Witness for Recorder {
         Ok(())
     }
 
-    fn moved(&self, from: &[u8], to: &[u8], exchange: bool) -> Result<(), SinkError> {
+    fn named(&self, from: &[u8], to: &[u8], how: Naming) -> Result<(), SinkError> {
         let mut seen = self.lock();
         let mut place = |path: &[u8]| -> Result<Option<Vec<u8>>, SinkError> {
             let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
@@ -442,16 +447,26 @@ impl Witness for Recorder {
             Ok(Some(if dir == b"/" { [&dir, name].concat() } else { [&dir[..], b"/", name].concat() }))
         };
         let (Some(from), Some(to)) = (place(from)?, place(to)?) else { return Ok(()) };
-        let is_directory = |path: &[u8]| {
-            statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)
-                .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+        let kind = |path: &[u8]| {
+            let stat = statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+            Some((FileType::from_raw_mode(stat.st_mode), stat))
         };
-        if is_directory(&to) || exchange && is_directory(&from) {
-            seen.move_it(from, to, exchange);
+        // A file that is only moved is known by its number.
+        if how == Naming::Exchanged || kind(&to).is_some_and(|(kind, _)| kind == FileType::Directory) {
+            seen.move_it(from.clone(), to.clone(), how == Naming::Exchanged);
             // What was asked before may be something else by now.
             seen.asked.clear();
         }
-        Ok(())
+        // What the program leaves where it put it is what it would read there.
+        let put = if how == Naming::Exchanged { vec![from, to] } else { vec![to] };
+        let put = put.into_iter().filter_map(|path| {
+            let (_, stat) = kind(&path).filter(|(kind, _)| *kind == FileType::RegularFile)?;
+            let (first, _) = Self::is_to_be_read(&mut seen, &path, &stat)?;
+            Some((first, open(path, READ | OFlags::NOFOLLOW, Mode::empty()).ok()?))
+        });
+        let put: Vec<_> = put.collect();
+        drop(seen);
+        put.into_iter().try_for_each(|(first, file)| self.keep(&first, &mut file.into()).map(drop))
     }
 
     fn opens(&self, opened: BorrowedFd<'_>) -> Result<(), SinkError> {

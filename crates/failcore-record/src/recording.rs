@@ -217,11 +217,6 @@ impl Recording {
         Ok(Some(Given { bytes: bytes.into(), at: *at }))
     }
 
-    /// Whether something is known to have stood at an absolute path.
-    pub fn has(&self, path: &Path) -> bool {
-        self.nodes.get(path.as_os_str().as_bytes()).is_some_and(|node| *node != Node::Absent)
-    }
-
     /// The files that the program looked at and others changed while it was recorded. It finds them as they were at first.
     pub fn changed_by_others(&self) -> impl Iterator<Item = &Path> {
         self.others.iter().map(|path| Path::new(OsStr::from_bytes(path)))

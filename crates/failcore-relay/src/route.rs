@@ -96,15 +96,15 @@ impl Route {
     /// As connect(2).
     pub(crate) async fn next(&self) -> io::Result<Box<dyn Stream>> {
         let made = lock(&self.made).take();
-        let stream = match (made, &self.via) {
-            (Some(made), _) => made,
-            (None, _) if let Some(outside) = self.outside.clone() => {
+        let stream = match (made, self.outside.clone(), &self.via) {
+            (Some(made), ..) => made,
+            (None, Some(outside), _) => {
                 let at = self.at;
                 let made = tokio::task::spawn_blocking(move || outside.connect(at)).await??;
                 TcpStream::from_std(made.into())?
             }
-            (None, None) => within(TcpStream::connect(self.at)).await?,
-            (None, Some(via)) => proxy(via).await?,
+            (None, None, None) => within(TcpStream::connect(self.at)).await?,
+            (None, None, Some(via)) => proxy(via).await?,
         };
         stream.set_nodelay(true)?;
         Ok(Box::new(stream))
