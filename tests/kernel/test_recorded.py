@@ -403,7 +403,7 @@ def test_what_is_read_of_what_changed_places(world: World) -> None:
     for name in ("a/one", "b/two"):
         (world.work / name).parent.mkdir()
         (world.work / name).write_text(name)
-    for name in ("data", "first", "second", "moved", "linked"):
+    for name in ("data", "first", "second", "moved", "linked", "cut"):
         (world.work / name).write_text(name)
     script = """
 import ctypes
@@ -422,6 +422,7 @@ print(read("first"))
 # What is not read is left as it was, wherever it is put.
 os.rename(WORK + "/moved", WORK + "/there")
 os.link(WORK + "/linked", WORK + "/also")
+os.truncate(WORK + "/cut", 2)
 """
     run = world.run(script, policy=WORKSPACE + '[native]\nload = ["ctypes"]\n', options=RECORD)
     assert run.out == "a/one b/two False\nmade here data\nsecond\n", run.explain()

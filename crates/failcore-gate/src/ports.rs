@@ -192,6 +192,12 @@ pub trait Witness: Send + Sync {
         Ok(())
     }
 
+    /// The program is about to change the length of the file that `asked` names, as in [`Witness::looks`], which it need not have
+    /// opened.
+    fn cuts(&self, _from: &[u8], _asked: &[u8]) -> Result<(), SinkError> {
+        Ok(())
+    }
+
     /// The program is about to get a descriptor of this file or directory.
     fn opens(&self, opened: BorrowedFd<'_>) -> Result<(), SinkError>;
 

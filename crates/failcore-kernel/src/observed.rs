@@ -228,6 +228,11 @@ pub(crate) fn before(call: &Call<'_>, witness: &dyn Witness, looks_only: bool) -
     for Look { dir, path, follow } in looks(call).into_iter().flatten() {
         if let Ok(asked) = memory::path(call.tid(), call.arg(path)) {
             named(dir, &asked, follow)?;
+            if call.notice.nr == SYS_truncate
+                && let Some(from) = start(call, dir, &asked)
+            {
+                witness.cuts(&from, &asked).map_err(lost)?;
+            }
         }
     }
     if matches!(call.notice.nr, SYS_connect | SYS_bind)

@@ -6,7 +6,7 @@ use std::ffi::CString;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
-use failcore_model::{Denial, Reason};
+use failcore_model::{Denial, Reason, Verb};
 use pyo3::ffi;
 use pyo3::panic::PanicException;
 use pyo3::prelude::*;
@@ -14,7 +14,7 @@ use pyo3::types::{PyDict, PyType};
 
 use crate::hook_context::{in_main_interpreter, is_initialised};
 use crate::hook_object::Object;
-use crate::{hook_site, supervised};
+use crate::{attach, hook_site, supervised};
 
 /// Why an operation does not happen, and how the agent's code expects to hear of it.
 pub(crate) struct Refusal {
@@ -178,7 +178,7 @@ pub(crate) fn raise(refusal: Refusal) {
         What::Raised(_) => return raise_again(),
         What::Denied(denial) | What::Import(denial) | What::Name(denial) => (denial, denial.errno),
     };
-    let by_itself = is_initialised() && !hook_site::is_in_code();
+    let by_itself = is_script(denial);
     if by_itself {
         tell_user(denial);
     }
@@ -200,8 +200,23 @@ pub(crate) fn raise(refusal: Refusal) {
     }
 }
 
-/// Says once on the standard error why the interpreter itself is refused something, which is the script that it was to run: it
-/// drops our exception and tells the errno (Modules/main.c, `pymain_run_file`).
+/// Whether the interpreter itself is refused the script that it was to run, in a program that `failcore run` started: no code
+/// runs yet, and the file is called as `sys.argv` says.
+fn is_script(denial: &Denial) -> bool {
+    if denial.verb != Verb::FsOpen || !attach::is_attached() || !is_initialised() || hook_site::is_in_code() {
+        return false;
+    }
+    // SAFETY: the GIL is held, as the hook is called with it; the object is borrowed from the interpreter.
+    let argv = unsafe { Object::new(ffi::PySys_GetObject(c"argv".as_ptr())) };
+    let name = argv.and_then(|argv| argv.items()?.first()?.os_bytes());
+    name.is_some_and(|name| {
+        let last = name.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        !last.is_empty() && denial.resource.as_bytes().ends_with(last)
+    })
+}
+
+/// Says once on the standard error why: the interpreter drops our exception and tells the errno (Modules/main.c,
+/// `pymain_run_file`).
 fn tell_user(denial: &Denial) {
     static TOLD: AtomicBool = AtomicBool::new(false);
     if !TOLD.swap(true, Ordering::Relaxed) {

@@ -390,6 +390,22 @@ impl Recorder {
         Ok(Held { sha256, size, kept, head })
     }
 
+    /// Keeps what the file at `path` holds, which the program leaves there without having read it.
+    fn leaves(&self, path: &[u8]) -> Result<(), SinkError> {
+        let regular = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        // Whatever else it is, opening it may do something.
+        if !statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| regular(&stat)) {
+            return Ok(());
+        }
+        let Ok(file) = open(path, READ | OFlags::NOFOLLOW, Mode::empty()) else { return Ok(()) };
+        let stat = fstat(&file).map_err(unkept)?;
+        if !regular(&stat) {
+            return Ok(());
+        }
+        let unread = Self::is_to_be_read(&mut self.lock(), path, &stat);
+        unread.map_or(Ok(()), |(first, _)| self.keep(&first, &mut file.into()).map(drop))
+    }
+
     /// Where at first that stood which stands at `path`, and in what state it was, where its contents are still to be kept;
     /// asked once.
     fn is_to_be_read(seen: &mut Seen, path: &[u8], stat: &Stat) -> Option<(Vec<u8>, State)> {
@@ -447,26 +463,27 @@ impl Witness for Recorder {
             Ok(Some(if dir == b"/" { [&dir, name].concat() } else { [&dir[..], b"/", name].concat() }))
         };
         let (Some(from), Some(to)) = (place(from)?, place(to)?) else { return Ok(()) };
-        let kind = |path: &[u8]| {
-            let stat = statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-            Some((FileType::from_raw_mode(stat.st_mode), stat))
+        let is_directory = || {
+            statat(CWD, to.as_slice(), AtFlags::SYMLINK_NOFOLLOW)
+                .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
         };
         // A file that is only moved is known by its number.
-        if how == Naming::Exchanged || kind(&to).is_some_and(|(kind, _)| kind == FileType::Directory) {
+        if how == Naming::Exchanged || is_directory() {
             seen.move_it(from.clone(), to.clone(), how == Naming::Exchanged);
             // What was asked before may be something else by now.
             seen.asked.clear();
         }
-        // What the program leaves where it put it is what it would read there.
-        let put = if how == Naming::Exchanged { vec![from, to] } else { vec![to] };
-        let put = put.into_iter().filter_map(|path| {
-            let (_, stat) = kind(&path).filter(|(kind, _)| *kind == FileType::RegularFile)?;
-            let (first, _) = Self::is_to_be_read(&mut seen, &path, &stat)?;
-            Some((first, open(path, READ | OFlags::NOFOLLOW, Mode::empty()).ok()?))
-        });
-        let put: Vec<_> = put.collect();
         drop(seen);
-        put.into_iter().try_for_each(|(first, file)| self.keep(&first, &mut file.into()).map(drop))
+        // What the program leaves where it put it is what it would read there.
+        if how == Naming::Exchanged {
+            self.leaves(&from)?;
+        }
+        self.leaves(&to)
+    }
+
+    fn cuts(&self, from: &[u8], asked: &[u8]) -> Result<(), SinkError> {
+        let end = self.walk(&mut self.lock(), &absolute(from, asked), true)?;
+        if let End::At(path, _) = end { self.leaves(&path) } else { Ok(()) }
     }
 
     fn opens(&self, opened: BorrowedFd<'_>) -> Result<(), SinkError> {

@@ -9,11 +9,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use failcore_model::{Event, Record, Subject, Timestamp};
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -29,6 +30,7 @@ const STAMP: usize = MAGIC.len();
 const DIGEST: usize = STAMP + 16;
 const ROWS: usize = DIGEST + 16;
 const HEADER: usize = ROWS + 8;
+const LONGEST_HEADER: u32 = 4096;
 
 /// The `decided` and `approval` records of a trace, read from its index.
 pub struct Index {
@@ -99,14 +101,21 @@ impl Index {
         Ok(found.map(|(index, header)| (index, header.signed)))
     }
 
-    /// Keeps in the index of `dir` that its trace verified as whole when its files were as in `stamp`, which was taken before.
+    /// Keeps in this index that its trace verified as whole when the files were as in `stamp`, which was taken before.
     ///
     /// # Errors
-    /// [`TraceError::Io`].
-    pub fn keep(dir: &Path, stamp: &Stamp) -> Result<(), TraceError> {
-        let path = dir.join(layout::INDEX);
-        let file = OpenOptions::new().write(true).open(&path).map_err(TraceError::io("open", &path))?;
-        file.write_all_at(stamp.bytes(), STAMP as u64).map_err(TraceError::io("write", &path))
+    /// [`TraceError::Io`]; [`TraceError::Unverified`] where another file stands at its place by now.
+    pub fn keep(&self, stamp: &Stamp) -> Result<(), TraceError> {
+        let mut options = OpenOptions::new();
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        options.write(true).custom_flags(flags.bits().cast_signed());
+        let file = options.open(&self.path).map_err(TraceError::io("open", &self.path))?;
+        let which = |file: &File| file.metadata().map(|found| (found.dev(), found.ino()));
+        let same = which(&file).and_then(|there| Ok(there == which(self.file.get_ref())?));
+        if !same.map_err(TraceError::io("look at", &self.path))? {
+            return Err(TraceError::Unverified("its index was changed while it was read".into()));
+        }
+        file.write_all_at(stamp.bytes(), STAMP as u64).map_err(TraceError::io("write", &self.path))
     }
 
     /// Opens an index that is whole, and has a stamp that is `wanted`.
@@ -132,7 +141,11 @@ impl Index {
             file.seek(SeekFrom::Start(HEADER as u64))?;
             let mut length = [0; 4];
             file.read_exact(&mut length)?;
-            let mut header = vec![0; u32::from_le_bytes(length) as usize];
+            let length = u32::from_le_bytes(length);
+            if length > LONGEST_HEADER {
+                return Ok(None);
+            }
+            let mut header = vec![0; length as usize];
             file.read_exact(&mut header)?;
             let left = rows.try_into().map_or(0, u64::from_le_bytes);
             Ok(postcard::from_bytes::<Header>(&header).ok().map(|header| (header, left)))

@@ -23,8 +23,12 @@ impl Stamp {
 
     /// The stamp of the trace in `dir` as it is; none where a file cannot be looked at, or was changed a moment ago.
     pub fn of(dir: &Path) -> Option<Self> {
+        Self::at(SystemTime::now(), dir)
+    }
+
+    fn at(now: SystemTime, dir: &Path) -> Option<Self> {
         let mut digest = Xxh3::new();
-        let settled = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.checked_sub(SETTLED)?.as_secs();
+        let settled = now.duration_since(UNIX_EPOCH).ok()?.checked_sub(SETTLED)?.as_secs();
         let mut add = |file: &Metadata| {
             let times = [file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec()];
             for number in
@@ -47,5 +51,24 @@ impl Stamp {
 
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_to_a_moment_ago_has_no_stamp() {
+        let home = tempfile::tempdir().unwrap();
+        for name in [layout::KEY, layout::POLICY, layout::CHECKPOINTS, layout::LEAVES, "trace.jsonl"] {
+            fs::write(home.path().join(name), name).unwrap();
+        }
+        let written = fs::metadata(home.path().join("trace.jsonl")).unwrap().modified().unwrap();
+        let stamp = |seconds| Stamp::at(written + Duration::from_secs(seconds), home.path());
+        assert!(stamp(0).is_none() && stamp(2).is_none());
+        assert!(stamp(10).is_some() && stamp(10) == stamp(1000));
+        fs::remove_file(home.path().join(layout::LEAVES)).unwrap();
+        assert!(stamp(10).is_none());
     }
 }
