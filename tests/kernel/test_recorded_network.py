@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import itertools
 import json
+import shutil
 import socket
 import ssl
 import subprocess
@@ -317,6 +318,53 @@ for _ in range(2):
     assert run.out == "not believed\n200\n", run.explain()
     second = again(world, run)
     assert second.code == 5 and "not in the record" in second.err, second.explain()
+
+
+NODE = r"""
+const fs = require('fs'), http = require('http'), { execFileSync } = require('child_process');
+const { Worker, isMainThread, parentPort } = require('worker_threads');
+// The loop asks the clock that only goes on as often as something wakes it, so that is told before anything is waited for.
+const ticks = () => [performance.now(), process.hrtime.bigint(), process.uptime()];
+const date = () => [Date.now(), new Date().toISOString()];
+if (!isMainThread) return parentPort.postMessage(date());
+const [port, dir] = process.argv.slice(2);
+console.log(ticks(), date(), fs.readFileSync(dir + '/data.txt', 'utf8'), fs.readdirSync(dir), fs.statSync(dir + '/data.txt').mtime);
+console.log(execFileSync('/bin/date', ['+%s.%N'], { encoding: 'utf8' }));
+http.get({ host: '127.0.0.1', port, path: '/chunks' }, reply => {
+  let heard = '';
+  reply.on('data', piece => heard += piece).on('end', () => {
+    console.log(reply.headers, heard.length, date());
+    new Worker(__filename).on('message', said => {
+      console.log(said);
+      setTimeout(() => console.log('later', date()), 30);
+    });
+  });
+});
+"""
+
+
+def test_node_says_what_it_said(world: World, others) -> None:
+    if not shutil.which("node"):
+        pytest.skip("there is no node")
+    port = others(web)
+    (world.work / "data.txt").write_text("here")
+    (world.work / "main.js").write_text(NODE)
+    policy = f"""
+version = 1
+extends = ["preset:native"]
+[fs]
+read = ["./work", "/usr/share/nodejs", "/usr/share/node_modules"]
+[process]
+exec = ["node", "/bin/date"]
+[net]
+connect = ["127.0.0.1:{port}"]
+"""
+    argv = ["node", str(world.work / "main.js"), str(port), str(world.work)]
+    run = world.run("", argv=argv, policy=policy, options=RECORD)
+    assert run.code == 0 and "later" in run.out, run.explain()
+    shutil.rmtree(world.work)
+    world.work.mkdir()
+    same(run, again(world, run))
 
 
 def test_another_response_is_put_in_place_of_what_was_heard(world: World, others) -> None:
