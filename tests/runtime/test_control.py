@@ -341,14 +341,16 @@ def fork():
     except BlockingIOError: return 1   # nobody else may have a process more either
 open("ready", "w")
 for _ in range(5): fork()
-while True:
+# Not for ever: other tests need processes too, and who ends it may have to wait for a processor.
+for _ in range(50):
     if not fork():
         for _ in range(2): fork()
         os._exit(0)
-    time.sleep(0.02)
+    time.sleep(0.05)
     try:
         while os.waitpid(-1, os.WNOHANG)[0]: pass
     except ChildProcessError: pass
+time.sleep(600)
 """
     with world.under_way(script) as run:
         run.ready()
