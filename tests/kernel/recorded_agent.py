@@ -98,11 +98,16 @@ def chance() -> str:
     drawn: dict[int, tuple[float, int]] = {}
 
     def draw(n: int) -> None:
+        # All are there at once; who asks first is up to them, not to the machine.
+        turns[n].wait()
         drawn[n] = (random.Random(os.urandom(8)).random(), time.time_ns())
+        turns[n + 1].set()
 
+    turns = [threading.Event() for _ in range(5)]
     threads = [threading.Thread(target=draw, args=(n,)) for n in range(4)]
     for thread in threads:
         thread.start()
+    turns[0].set()
     for thread in threads:
         thread.join()
     with tempfile.NamedTemporaryFile(dir=WORKSPACE, suffix=".note") as note:
