@@ -42,7 +42,7 @@ def test_the_same_results_with_and_without_the_gate(interpreter, without, module
     same(interpreter, module, harness.Gate(harness.command(), lane), without)
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="that is what the test above does here")
+@pytest.mark.skipif(os.getuid() != 0, reason="an ordinary user runs all tests here, the one above too")
 @pytest.mark.parametrize("module", ["test_os", "test_shutil", "test_tempfile"])
 def test_the_same_results_for_an_ordinary_user(interpreter, without, module, lane, ordinary_prefix):
     theirs = dataclasses.replace(interpreter, as_user=tuple(AS_NOBODY), uid=NOBODY)

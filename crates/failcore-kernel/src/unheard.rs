@@ -10,7 +10,7 @@ use failcore_trace::without_secrets;
 /// How many different ones are said; the trace has them all.
 const MOST: usize = 3;
 /// How many different ones are told apart.
-pub(crate) const TOLD_APART: usize = 1000;
+const TOLD_APART: usize = 1000;
 
 /// What a run's programs were refused without hearing why.
 #[derive(Debug, Default)]
@@ -51,7 +51,7 @@ impl Unheard {
             let least = if all.known.len() < TOLD_APART { "" } else { "at least " };
             let refusals = if others == 1 { "refusal" } else { "different refusals" };
             said.push(format!(
-                "and {least}{others} {refusals} more that programs hear only an errno of: `failcore trace show`"
+                "and {least}{others} {refusals} more that programs hear only an errno of: `failcore trace show TRACE`"
             ));
         }
         said
@@ -90,7 +90,8 @@ mod tests {
         let mut said =
             ["/a", "/b", "/c"].map(|file| format!("cat: fs.open {file} refused: not_granted")).to_vec();
         said.push(
-            "and 2 different refusals more that programs hear only an errno of: `failcore trace show`".into(),
+            "and 2 different refusals more that programs hear only an errno of: `failcore trace show TRACE`"
+                .into(),
         );
         assert_eq!(unheard.said(), said);
         for file in 0..2 * TOLD_APART {

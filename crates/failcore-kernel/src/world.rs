@@ -84,9 +84,8 @@ impl World {
     }
 
     /// Makes what was laid out the calling process's root. Of the machine's files there are /proc, the devices that hold
-    /// nothing, and each of `bound` with all below it, at its own path; and of `links`, each after those that it leads by, those at
-    /// whose path there is nothing. What was laid out below /proc stands over the
-    /// machine's.
+    /// nothing, and each of `bound` with all below it, at its own path; and of `links`, each after those that it leads by,
+    /// those at whose path there is nothing. What was laid out below /proc stands over the machine's.
     ///
     /// # Errors
     /// [`WorldError`].

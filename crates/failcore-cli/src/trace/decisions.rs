@@ -29,7 +29,8 @@ impl Iterator for Decisions {
 }
 
 /// Verifies the trace in `dir` and reads what was decided, of a whole one from its index where there is one or it is
-/// worth making; one that verified before and was not written to since is not verified again. A trace whose records are not what was signed is refused: it says nothing.
+/// worth making; one that verified before and was not written to since is not verified again. A trace whose records are not
+/// what was signed is refused: it says nothing.
 pub(crate) fn decisions(dir: &Path, notes: Notes, bar: &ProgressBar) -> Result<Decisions, Failure> {
     bar.set_message("verifying");
     // A way round; what fails there is gone another way.
