@@ -275,7 +275,7 @@ impl Run {
         let first = records.next()?;
         let Event::SessionOpened { command, .. } = &first.event else { return None };
         let agent = records.find_map(|record| match record.event {
-            Event::Decided { request, .. } => request.subject.agent.map(|agent| agent.to_string()),
+            Event::Decided { request, .. } => request.subject.agent.as_ref().map(|agent| agent.to_string()),
             _ => None,
         });
         Some(Self {

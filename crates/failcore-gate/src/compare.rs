@@ -95,11 +95,11 @@ impl Operations {
             let Event::Decided { request, decision, .. } = record.event else { continue };
             let Decision { verdict, reason, rules, .. } = decision;
             let operation = normal(&request);
-            let Request { subject, .. } = *request;
-            let (scope, site) = (subject.claimed.scope, subject.claimed.site);
+            let claimed = &request.subject.claimed;
+            let (scope, site) = (claimed.scope.to_vec(), claimed.site.clone());
             let occurrence =
                 Occurrence { seq: record.seq, verdict, reason, rule: rules.into_iter().next(), site };
-            found.0.entry((scope.into_vec(), operation)).or_default().push(occurrence);
+            found.0.entry((scope, operation)).or_default().push(occurrence);
         }
         Ok(found)
     }

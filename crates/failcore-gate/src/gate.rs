@@ -40,9 +40,8 @@ pub struct Gate {
 #[derive(Debug)]
 #[must_use = "a grant is for performing the action, or for concluding it"]
 pub struct Grant {
-    action: Action,
+    request: Arc<Request>,
     op: u64,
-    pid: u32,
     decision: Decision,
 }
 
@@ -60,7 +59,7 @@ pub struct Actor {
 impl Grant {
     /// The action that was judged.
     pub fn action(&self) -> &Action {
-        &self.action
+        &self.request.action
     }
 
     /// The rules that permit it.
@@ -132,7 +131,7 @@ struct Ruling {
 /// A decision on its way through the trace.
 struct Kept {
     op: u64,
-    request: Box<Request>,
+    request: Arc<Request>,
     decision: Decision,
     /// Whether it is recorded; nothing where that panicked.
     written: Option<Result<(), Reason>>,
@@ -282,7 +281,7 @@ impl Gate {
     }
 
     /// Records a refusal, and makes it whether or not it can be written.
-    fn refuse(&self, request: Box<Request>, ruling: Ruling) -> Result<(), Denial> {
+    fn refuse(&self, request: Arc<Request>, ruling: Ruling) -> Result<(), Denial> {
         let kept = self.keep(request, ruling, true);
         match unless_panicked(|| self.policy.denial(&kept.request, &kept.decision)) {
             Some(denial) => Err(denial),
@@ -306,14 +305,15 @@ impl Gate {
     }
 
     /// A request that is to be completed by [`Gate::decide`].
-    fn request(&self, subject: Subject, action: Action) -> Box<Request> {
+    fn request(&self, subject: Subject, action: Action) -> Arc<Request> {
         let context = Context { lane: self.lane, ..Context::default() };
-        Box::new(Request { action, subject, context })
+        Arc::new(Request { action, subject, context })
     }
 
     /// Fills in every fact that the decision may look at, and decides; it counts from here on. Of the names of an address
     /// only `name` is looked at, where that is known.
-    fn decide(&self, request: &mut Request, addresses: &[IpAddr], name: Option<&HostName>) -> Ruling {
+    fn decide(&self, request: &mut Arc<Request>, addresses: &[IpAddr], name: Option<&HostName>) -> Ruling {
+        let request = Arc::make_mut(request);
         let context = &mut request.context;
         context.time = now();
         context.addresses = addresses.into();
@@ -342,7 +342,7 @@ impl Gate {
     }
 
     /// Records a decision, and grants or refuses.
-    fn grant(&self, request: Box<Request>, ruling: Ruling) -> Result<Grant, Denial> {
+    fn grant(&self, request: Arc<Request>, ruling: Ruling) -> Result<Grant, Denial> {
         let enforced = self.enforces(&ruling.decision);
         let refused = !ruling.decision.is_allow() && enforced;
         let kept = self.keep(request, ruling, enforced);
@@ -350,10 +350,7 @@ impl Gate {
             return Err(self.broken(kept.request));
         }
         match unless_panicked(|| self.refusal(&kept, refused)) {
-            Some(None) => {
-                let Request { action, subject, .. } = *kept.request;
-                Ok(Grant { action, op: kept.op, pid: subject.pid, decision: kept.decision })
-            }
+            Some(None) => Ok(Grant { request: kept.request, op: kept.op, decision: kept.decision }),
             Some(Some(denial)) => {
                 self.release(&kept.request.action);
                 Err(denial)
@@ -377,17 +374,18 @@ impl Gate {
     }
 
     /// Records a decision; a trace that fails in whatever way has not recorded it.
-    fn keep(&self, mut request: Box<Request>, ruling: Ruling, enforced: bool) -> Kept {
+    fn keep(&self, mut request: Arc<Request>, ruling: Ruling, enforced: bool) -> Kept {
         let Ruling { decision, ns } = ruling;
         // After the decision, which does not look at it.
         let telling = !decision.is_allow()
             || !decision.obligations.is_empty()
             || !request.action.reads()
             || self.sink.wants_every_site();
+        let site = &mut Arc::make_mut(&mut request).subject.claimed.site;
         if !telling {
-            request.subject.claimed.site = None;
-        } else if request.subject.claimed.site.is_none() {
-            request.subject.claimed.site = unless_panicked(self.site).flatten();
+            *site = None;
+        } else if site.is_none() {
+            *site = unless_panicked(self.site).flatten();
         }
         let op = self.ops.fetch_add(1, Ordering::Relaxed);
         let event = Event::Decided { op, request, decision, enforced, ns };
@@ -407,7 +405,12 @@ impl Gate {
     }
 
     /// Decides what is not granted here, so that it does not count; nothing where that panicked.
-    fn weigh(&self, request: &mut Request, addresses: &[IpAddr], name: Option<&HostName>) -> Option<Ruling> {
+    fn weigh(
+        &self,
+        request: &mut Arc<Request>,
+        addresses: &[IpAddr],
+        name: Option<&HostName>,
+    ) -> Option<Ruling> {
         unless_panicked(|| {
             let ruling = self.decide(request, addresses, name);
             self.release(&request.action);
@@ -433,7 +436,7 @@ impl Gate {
     ///
     /// A failure to record it is not reported: the decision's own record was written before.
     pub fn conclude(&self, grant: Grant, outcome: Outcome) {
-        self.conclude_op(grant.op, grant.pid, outcome);
+        self.conclude_op(grant.op, grant.request.subject.pid, outcome);
     }
 
     /// As [`Gate::conclude`], for an operation that the kernel performed and whose end was seen later.
@@ -458,10 +461,10 @@ impl Gate {
         self.policy.denial(request, &Decision::deny(Reason::TraceUnwritable, SmallVec::new()))
     }
 
-    fn broken(&self, mut request: Box<Request>) -> Denial {
+    fn broken(&self, mut request: Arc<Request>) -> Denial {
         let denial = self.denial_without_request(&request.action, Reason::Fault);
         // Best effort: the operation is refused whether or not this can be written.
-        request.context.time = now();
+        Arc::make_mut(&mut request).context.time = now();
         let op = self.ops.fetch_add(1, Ordering::Relaxed);
         let decision = Decision::fault(Fault::Panic);
         let event = Event::Decided { op, request, decision, enforced: true, ns: 0 };

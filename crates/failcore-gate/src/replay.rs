@@ -1,6 +1,7 @@
 //! What-if replay: decide a recorded session again under another policy, without any effect.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use failcore_model::{Decision, Event, Reason, Record, Request, RuleId, Text, Verdict};
 use failcore_policy::PolicySet;
@@ -100,7 +101,11 @@ pub fn what_if<E>(
         change.count += 1;
         if change.examples.len() < EXAMPLES {
             let operation = request.operation();
-            change.examples.push(Example { seq: record.seq, operation, site: request.subject.claimed.site });
+            change.examples.push(Example {
+                seq: record.seq,
+                operation,
+                site: request.subject.claimed.site.clone(),
+            });
         }
     }
     found.changes = groups.into_values().collect();
@@ -113,7 +118,7 @@ pub struct Parting {
     /// Its place in the trace.
     pub seq: u64,
     /// The operation.
-    pub request: Box<Request>,
+    pub request: Arc<Request>,
     /// What each policy decides.
     pub decisions: [Decision; 2],
 }

@@ -51,7 +51,7 @@ fn forged(kind: &str) -> Event {
         let context = Context { lane, ..Context::default() };
         let request = Request { action: Action::Unmapped("forged".into()), subject, context };
         let decision = Decision::allow(Default::default());
-        Event::Decided { op: 1, request: Box::new(request), decision, enforced: true, ns: 1 }
+        Event::Decided { op: 1, request: request.into(), decision, enforced: true, ns: 1 }
     };
     match kind {
         "pid" => decided(1, Lane::Runtime),

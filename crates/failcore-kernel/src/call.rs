@@ -19,6 +19,9 @@ use crate::supervisor::Shared;
 use crate::tasks::Process;
 use crate::walk::{Entry, Object, Start, View};
 
+/// Identities that most paths come to: their own and those of the directories above.
+const USUAL_DEPTH: usize = 8;
+
 /// What the task gets.
 #[derive(Debug)]
 pub(crate) enum Answer {
@@ -89,7 +92,12 @@ impl Call<'_> {
 
     /// The path that argument `n` points to, copied.
     pub(crate) fn path(&self, n: usize) -> Result<Vec<u8>, Errno> {
-        memory::path(self.notice.tid, self.arg(n))
+        self.path_at(self.arg(n))
+    }
+
+    /// The path at an address, copied.
+    pub(crate) fn path_at(&self, address: u64) -> Result<Vec<u8>, Errno> {
+        memory::path(|at, out| self.process.read(self.notice.tid, at, out), address)
     }
 
     /// Where `asked` starts for this task, given the directory descriptor of the call. Nowhere, where it is empty.
@@ -186,6 +194,12 @@ impl Call<'_> {
         if !self.shared.listener.is_waiting(&self.notice) {
             return Err(Errno::SRCH);
         }
+        self.judge_as_before(action)
+    }
+
+    /// As [`Call::judge`], for what was granted to the run before, and whose effect is a descriptor in the task alone:
+    /// whether the task still waits shows when that is handed over.
+    pub(crate) fn judge_as_before(&self, action: Action) -> Result<Grant, Errno> {
         let claims = self.process.claims(self.notice.tid);
         // Deciding is no act: a person may take long to answer, and may answer while the run is paused.
         let check = || self.shared.parent.gate.check_for(self.actor(), action, claims, &[]);
@@ -255,12 +269,14 @@ impl Call<'_> {
     ) -> FileRef {
         let mut ids = SmallVec::new();
         if self.shared.by_identity {
+            ids.reserve(USUAL_DEPTH);
             ids.extend(id);
-            if let Some(dir) = path.parent() {
-                ids.extend(self.shared.directories.chain(&dir));
+            if let Some(dir) = path.parent_bytes() {
+                self.shared.directories.add(dir, &mut ids);
             }
         }
-        FileRef { asked: Text::from(asked), path, exists: id.is_some(), dir: None, ids }
+        let asked = if asked == path.as_bytes() { path.clone().into() } else { Text::from(asked) };
+        FileRef { asked, path, exists: id.is_some(), dir: None, ids }
     }
 
     /// Sets the worker's umask to the task's, so that what is created gets the mode it would get.

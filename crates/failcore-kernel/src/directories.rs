@@ -16,27 +16,25 @@ const FRESH: Duration = Duration::from_millis(20);
 /// Directories remembered.
 const MOST: usize = 4096;
 
-/// Identities of a directory and of each above it.
-pub(crate) type Chain = SmallVec<[FileId; 8]>;
-
 /// The identities of directories.
 #[derive(Debug, Default)]
 pub(crate) struct Directories {
-    known: RwLock<HashMap<AbsPath, Known>>,
+    known: RwLock<HashMap<Box<[u8]>, Known>>,
     /// Grows whenever the agent has changed a name.
     changes: AtomicU64,
 }
 
 #[derive(Debug)]
 struct Known {
-    chain: Chain,
+    /// Of the directory and of each above it.
+    ids: Box<[FileId]>,
     at: Instant,
     changes: u64,
 }
 
 impl Directories {
-    /// The identity of `dir` and of each directory above it.
-    pub(crate) fn chain(&self, dir: &AbsPath) -> Chain {
+    /// Adds the identity of `dir`, a path as rules see it, and of each directory above it.
+    pub(crate) fn add(&self, dir: &[u8], ids: &mut SmallVec<[FileId; 1]>) {
         // Before looking: what changes while we look makes the answer old at once.
         let changes = self.changes.load(SeqCst);
         let now = Instant::now();
@@ -45,23 +43,21 @@ impl Directories {
             && known.changes == changes
             && now.duration_since(known.at) < FRESH
         {
-            return known.chain.clone();
+            ids.extend_from_slice(&known.ids);
+            return;
         }
         drop(known);
-        let mut chain = Chain::new();
-        let mut next = Some(dir.clone());
-        while let Some(dir) = next {
-            if let Ok(stat) = statat(CWD, dir.as_path(), AtFlags::SYMLINK_NOFOLLOW) {
-                chain.push(FileId { dev: stat.st_dev, ino: stat.st_ino });
-            }
-            next = dir.parent();
-        }
+        let up = std::iter::successors(AbsPath::new(dir).ok(), AbsPath::parent);
+        let found: Box<[FileId]> = up
+            .filter_map(|dir| statat(CWD, dir.as_path(), AtFlags::SYMLINK_NOFOLLOW).ok())
+            .map(|stat| FileId { dev: stat.st_dev, ino: stat.st_ino })
+            .collect();
+        ids.extend_from_slice(&found);
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MOST {
             known.clear();
         }
-        known.insert(dir.clone(), Known { chain: chain.clone(), at: now, changes });
-        chain
+        known.insert(dir.into(), Known { ids: found, at: now, changes });
     }
 
     /// The agent changed a name: nothing known holds any more.
@@ -82,12 +78,17 @@ mod tests {
         std::fs::create_dir(path.as_path()).unwrap();
         std::fs::create_dir(root.join("e")).unwrap();
         let directories = Directories::default();
-        let before = directories.chain(&path);
+        let ids = || {
+            let mut ids = SmallVec::new();
+            directories.add(path.as_bytes(), &mut ids);
+            ids
+        };
+        let before = ids();
         assert_eq!(before.len(), path.components().count() + 1);
         std::fs::rename(path.as_path(), root.join("x")).unwrap();
         std::fs::rename(root.join("e"), path.as_path()).unwrap();
         directories.forget();
-        let after = directories.chain(&path);
+        let after = ids();
         assert_ne!(before[0], after[0]);
         assert_eq!(before[1..], after[1..]);
     }

@@ -45,12 +45,15 @@ pub(crate) fn bytes(tid: u32, address: u64, len: usize) -> Result<Vec<u8>, Errno
     Ok(out)
 }
 
-/// The path at `address`, without its NUL.
+/// The path at `address`, without its NUL, read by `read`, which does as [`read`].
 ///
 /// # Errors
 /// `ENAMETOOLONG` where there is no NUL within `PATH_MAX`, otherwise as [`read`].
-pub(crate) fn path(tid: u32, address: u64) -> Result<Vec<u8>, Errno> {
-    text(tid, address, PATH_MAX)
+pub(crate) fn path(
+    read: impl Fn(u64, &mut [u8]) -> Result<usize, Errno>,
+    address: u64,
+) -> Result<Vec<u8>, Errno> {
+    string(read, address, PATH_MAX)
         .map_err(|errno| if errno == Errno::TOOBIG { Errno::NAMETOOLONG } else { errno })
 }
 
@@ -59,6 +62,14 @@ pub(crate) fn path(tid: u32, address: u64) -> Result<Vec<u8>, Errno> {
 /// # Errors
 /// `E2BIG` where it is longer, otherwise as [`read`].
 pub(crate) fn text(tid: u32, address: u64, most: usize) -> Result<Vec<u8>, Errno> {
+    string(|at, out| read(tid, at, out), address, most)
+}
+
+fn string(
+    read: impl Fn(u64, &mut [u8]) -> Result<usize, Errno>,
+    address: u64,
+    most: usize,
+) -> Result<Vec<u8>, Errno> {
     let mut found = Vec::new();
     let mut at = address;
     // Page by page: what follows the string may not be mapped.
@@ -68,7 +79,7 @@ pub(crate) fn text(tid: u32, address: u64, most: usize) -> Result<Vec<u8>, Errno
         // Most strings are short; the first piece is small so that little is copied.
         let piece = left.min(most - start).min(if start == 0 { 256 } else { PATH_MAX });
         found.resize(start + piece, 0);
-        let got = read(tid, at, &mut found[start..])?;
+        let got = read(at, &mut found[start..])?;
         if let Some(end) = found[start..start + got].iter().position(|byte| *byte == 0) {
             found.truncate(start + end);
             return Ok(found);

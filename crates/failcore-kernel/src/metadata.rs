@@ -101,7 +101,7 @@ const EMPTY: &CStr = c"";
 
 /// The file that a call names. What leads through /proc is another for us than for the task.
 fn named(call: &Call<'_>, dir: i32, path: u64, flags: i32) -> Option<OwnedFd> {
-    let path = if path == 0 { Vec::new() } else { memory::path(call.tid(), path).ok()? };
+    let path = if path == 0 { Vec::new() } else { call.path_at(path).ok()? };
     if path.is_empty() {
         return (flags & AT_EMPTY_PATH != 0 && dir != AT_FDCWD).then(|| call.descriptor(dir).ok()).flatten();
     }

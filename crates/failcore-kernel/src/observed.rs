@@ -226,7 +226,7 @@ pub(crate) fn before(call: &Call<'_>, witness: &dyn Witness, looks_only: bool) -
     };
     // What the call itself fails with is for the call to find.
     for Look { dir, path, follow } in looks(call).into_iter().flatten() {
-        if let Ok(asked) = memory::path(call.tid(), call.arg(path)) {
+        if let Ok(asked) = call.path_at(call.arg(path)) {
             named(dir, &asked, follow)?;
             if call.notice.nr == SYS_truncate
                 && let Some(from) = start(call, dir, &asked)
@@ -272,7 +272,7 @@ pub(crate) fn after(call: &Call<'_>, witness: &dyn Witness, reply: Reply) -> Rep
             let Some(how) = naming(call) else { return reply };
             let places = looks(call).map(|look| {
                 let Look { dir, path, .. } = look?;
-                let asked = memory::path(call.tid(), call.arg(path)).ok()?;
+                let asked = call.path_at(call.arg(path)).ok()?;
                 Some([&start(call, dir, &asked)?[..], b"/", &asked].concat())
             });
             if let [Some(from), Some(to)] = places {
@@ -281,7 +281,7 @@ pub(crate) fn after(call: &Call<'_>, witness: &dyn Witness, reply: Reply) -> Rep
         }
         Ok(Answer::Proceed) if matches!(call.notice.nr, SYS_execve | SYS_execveat) => {
             for Look { dir, path, .. } in looks(call).into_iter().flatten() {
-                let asked = memory::path(call.tid(), call.arg(path))?;
+                let asked = call.path_at(call.arg(path))?;
                 if let Some(from) = start(call, dir, &asked) {
                     witness.runs(&from, &asked).map_err(lost)?;
                 }

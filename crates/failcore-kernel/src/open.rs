@@ -245,7 +245,8 @@ fn existing(call: &Call<'_>, asked: &[u8], object: Object, open: bool, how: &How
         }
         false => call.object_ref(asked, &object),
     };
-    let grant = call.judge(Action::Open { file, rights: rights(how.flags, exclusive) })?;
+    let action = Action::Open { file, rights: rights(how.flags, exclusive) };
+    let grant = if open { call.judge_as_before(action) } else { call.judge(action) }?;
     let regular = object.is(FileType::RegularFile);
     let path = (regular && !open && PLAIN.contains(how.flags)).then(|| object.path.clone());
     let only_read = !rights(how.flags, false).contains(Rights::MODIFY);

@@ -230,7 +230,7 @@ mod tests {
                 assert!(estimate(&event).unwrap() >= written);
             }
             for (action, context) in [(open, context.clone()), (exec, context), (connect, named)] {
-                let request = Box::new(Request { action, subject: subject.clone(), context });
+                let request = Arc::new(Request { action, subject: subject.clone(), context });
                 let decision = decision.clone();
                 let event = Event::Decided { op: u64::MAX, request, decision, enforced: true, ns: u64::MAX };
                 let written = serde_json::to_vec(&event).unwrap().len() as u64 + 160;

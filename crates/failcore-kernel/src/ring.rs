@@ -328,8 +328,11 @@ mod tests {
                 write_bytes: 1,
                 memory: 1,
             };
-            let request =
-                Box::new(Request { action, subject, context: Context { counters, ..Context::default() } });
+            let request = std::sync::Arc::new(Request {
+                action,
+                subject,
+                context: Context { counters, ..Context::default() },
+            });
             let mut decision = Decision::allow(rules.split(' ').map(RuleId::from).collect());
             decision.reason = Reason::TraceUnwritable;
             decision.obligations = std::iter::repeat_n(Obligation::Approve, obligations).collect();

@@ -42,7 +42,7 @@ mod tests {
         } else {
             Decision::deny(Reason::NotGranted, Default::default())
         };
-        Event::Decided { op: 1, request: Box::new(request), decision, enforced: true, ns: 1 }
+        Event::Decided { op: 1, request: request.into(), decision, enforced: true, ns: 1 }
     }
 
     fn open() -> Action {

@@ -280,7 +280,8 @@ pub(crate) fn own_proc(view: &dyn View, path: AbsPath) -> AbsPath {
 
 /// The process whose part of /proc a path lies in: its first component that is a number.
 pub(crate) fn proc_owner(path: &AbsPath) -> Option<u32> {
-    path.components().find_map(|name| std::str::from_utf8(name).ok()?.parse().ok())
+    let number = |name: &&[u8]| name.first().is_some_and(u8::is_ascii_digit);
+    path.components().filter(number).find_map(|name| std::str::from_utf8(name).ok()?.parse().ok())
 }
 
 /// Whether an object lies in a /proc, wherever that is mounted.

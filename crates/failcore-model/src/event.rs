@@ -30,8 +30,8 @@ pub enum Event {
     Decided {
         /// The operation.
         op: u64,
-        /// The complete input.
-        request: Box<Request>,
+        /// The complete input, shared by whoever performs the operation and whoever writes the record.
+        request: Arc<Request>,
         /// The answer.
         decision: Decision,
         /// Whether the verdict was enforced (false in audit mode).
@@ -345,7 +345,7 @@ struct Flat {
     coverage: Option<Box<Coverage>>,
     command: Option<Vec<Text>>,
     op: Option<u64>,
-    request: Option<Box<Request>>,
+    request: Option<Request>,
     decision: Option<Decision>,
     enforced: Option<bool>,
     ns: Option<u64>,
@@ -427,7 +427,7 @@ impl Flat {
             },
             Kind::Decided => Event::Decided {
                 op: self.op.ok_or("op")?,
-                request: self.request.ok_or("request")?,
+                request: Arc::new(self.request.ok_or("request")?),
                 decision: self.decision.ok_or("decision")?,
                 enforced: self.enforced.ok_or("enforced")?,
                 ns: self.ns.ok_or("ns")?,

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use failcore_model::{
     AbsPath, Action, Answer, Claims, Context, Counters, Decision, Endpoint, Event, Family, Fault, FileId,
@@ -420,7 +421,7 @@ impl<'a> Decided<'a> {
         };
         Some(Event::Decided {
             op: self.op,
-            request: Box::new(request),
+            request: Arc::new(request),
             decision,
             enforced: self.enforced,
             ns: self.ns,

@@ -6,6 +6,7 @@ mod common;
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -62,7 +63,8 @@ fn broad(dir: &Path) {
     let (mut writer, _) = writer(dir, 8, 9000);
     writer.append(&opened()).unwrap();
     for (op, action) in actions().into_iter().enumerate() {
-        let Event::Decided { mut request, mut decision, ns, .. } = decided(op as u64) else { unreachable!() };
+        let Event::Decided { request, mut decision, ns, .. } = decided(op as u64) else { unreachable!() };
+        let mut request = Arc::unwrap_or_clone(request);
         request.action = action;
         if op % 2 == 0 {
             request.subject = Subject { run: Some("r".into()), ..Subject::default() };
@@ -76,7 +78,7 @@ fn broad(dir: &Path) {
             decision = Decision::fault(Fault::Resolve);
             decision.obligations.push(Obligation::Approve);
         }
-        let op = op as u64;
+        let (op, request) = (op as u64, request.into());
         writer.append(&Event::Decided { op, request, decision, enforced: op.is_multiple_of(3), ns }).unwrap();
         writer.append(&Event::Approval { op, pid: 1, answer: Answer::Denied, who: "me".into() }).unwrap();
         writer.append(&Event::Concluded { op, pid: 1, outcome: Outcome::Done(None) }).unwrap();

@@ -36,7 +36,8 @@ fn notice(text: &str) -> Event {
 fn exec(argv: &[&[u8]]) -> Event {
     let Event::Decided { op, mut request, decision, enforced, ns } = decided(1) else { unreachable!() };
     let image = FileRef::at(AbsPath::new(b"/usr/bin/curl").unwrap());
-    request.action = Action::Exec { image, argv: argv.iter().map(Text::from).collect() };
+    std::sync::Arc::make_mut(&mut request).action =
+        Action::Exec { image, argv: argv.iter().map(Text::from).collect() };
     Event::Decided { op, request, decision, enforced, ns }
 }
 
@@ -206,7 +207,7 @@ fn a_redacted_request_says_which_part_it_lost() {
         (Action::EnvRead(secret.as_str().into()), Some("name")),
         (Action::Read(FileRef::at(AbsPath::new(b"/tmp/redacted-x").unwrap())), None),
     ] {
-        request.action = action;
+        std::sync::Arc::make_mut(&mut request).action = action;
         let event = Event::Decided {
             op: 1,
             request: request.clone(),

@@ -327,7 +327,7 @@ mod tests {
         let to = "192.0.2.1:443".parse().unwrap();
         let decided = |action| {
             let Event::Decided { op, mut request, decision, .. } = decided(1, 5, "/") else { unreachable!() };
-            request.action = action;
+            std::sync::Arc::make_mut(&mut request).action = action;
             Event::Decided { op, request, decision, enforced: true, ns: 1 }
         };
         let heard = |asked, size: Option<u64>| {
