@@ -97,7 +97,7 @@ impl Call<'_> {
 
     /// The path at an address, copied.
     pub(crate) fn path_at(&self, address: u64) -> Result<Vec<u8>, Errno> {
-        memory::path(|at, out| self.process.read(self.notice.tid, at, out), address)
+        memory::path(self.notice.tid, address)
     }
 
     /// Where `asked` starts for this task, given the directory descriptor of the call. Nowhere, where it is empty.

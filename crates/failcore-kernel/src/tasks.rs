@@ -9,15 +9,14 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use failcore_model::{Claims, Denial, FileId, Text};
-use rustix::io::{Errno, pread};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::lineage::{Forks, Scope, joined};
-use crate::memory;
 use crate::slots::Slots;
 
 /// One process of the run.
@@ -28,10 +27,6 @@ pub(crate) struct Process {
     pub(crate) parent: u32,
     pidfd: OwnedFd,
     image: RwLock<Arc<Image>>,
-    /// Its memory, once much was read there.
-    memory: RwLock<Option<File>>,
-    /// How often it was read while that was not open.
-    reads: AtomicU32,
     /// The tool scope it was born in.
     pub(crate) born_in: Scope,
     /// Its forks whose child was not seen yet.
@@ -96,8 +91,6 @@ pub(crate) struct Tasks {
 
 /// How far descent is followed: a number that is reused meanwhile must not make it a loop.
 const MOST_ANCESTORS: usize = 4096;
-/// Reads of a process's memory after which it is kept open: the many that are gone after a few calls are not worth it.
-const OFTEN: u32 = 16;
 /// Threads remembered; more are looked up anew.
 const MOST_THREADS: usize = 65_536;
 
@@ -138,8 +131,6 @@ impl Tasks {
             slots: RwLock::default(),
             pidfd,
             image: RwLock::new(Arc::new(image_of(pid))),
-            memory: RwLock::default(),
-            reads: AtomicU32::new(0),
             expected: Mutex::default(),
             rewritten: Mutex::default(),
             noted: AtomicBool::default(),
@@ -237,26 +228,6 @@ impl Process {
         claims
     }
 
-    /// Fills `out` from `address` in the memory of a thread of it, as [`memory::read`] does; of a process that is read often
-    /// by a file that is kept open, which costs a quarter less (proc_pid_mem(5)).
-    ///
-    /// # Errors
-    /// As [`memory::read`].
-    pub(crate) fn read(&self, tid: u32, address: u64, out: &mut [u8]) -> Result<usize, Errno> {
-        if let Some(memory) = read(&self.memory).as_ref() {
-            match pread(memory, &mut *out, address) {
-                Ok(got) if got > 0 => return Ok(got),
-                // Not mapped, or the memory of what it ran before: that is found out below.
-                _ => {}
-            }
-        }
-        let got = memory::read(tid, address, out)?;
-        if self.reads.fetch_add(1, SeqCst) % OFTEN == OFTEN - 1 {
-            *write(&self.memory) = File::open(format!("/proc/{}/mem", self.pid)).ok();
-        }
-        Ok(got)
-    }
-
     /// Tells a waiting thread of it why it is refused; returns whether anybody is there to hear that.
     pub(crate) fn refuse(&self, tid: u32, denial: &Denial) -> bool {
         let slots = read(&self.slots);
@@ -290,7 +261,6 @@ impl Process {
         if now.id == Some(expected.id) {
             *slot = None;
             *write(&self.image) = Arc::new(now);
-            *write(&self.memory) = None;
             // It attaches anew.
             *write(&self.slots) = None;
             return Verified::Judged;
