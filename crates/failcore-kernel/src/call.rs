@@ -18,6 +18,7 @@ use crate::standstill::Leave;
 use crate::supervisor::Shared;
 use crate::tasks::Process;
 use crate::walk::{Entry, Object, Start, View};
+use crate::workers::Worker;
 
 /// Identities that most paths come to: their own and those of the directories above.
 const USUAL_DEPTH: usize = 8;
@@ -61,6 +62,7 @@ pub(crate) const DONE: Reply = Ok(Answer::Value(0));
 /// A waiting call.
 pub(crate) struct Call<'a> {
     pub(crate) shared: &'a Shared,
+    pub(crate) worker: &'a Worker,
     pub(crate) notice: Notice,
     pub(crate) process: Arc<Process>,
 }

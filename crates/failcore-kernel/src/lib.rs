@@ -49,6 +49,7 @@ mod processes;
 mod receiver;
 mod reception;
 mod ring;
+mod roster;
 mod said;
 mod server;
 mod shared;
@@ -62,6 +63,7 @@ mod vdso;
 mod voices;
 mod walk;
 mod wire;
+mod workers;
 mod world;
 
 pub use attach::{AttachError, Attachment, Supervised};

@@ -64,15 +64,29 @@ impl Listener {
 
     /// Whether no task is left under the filter.
     pub(crate) fn is_deserted(&self) -> bool {
-        let mut fds = [PollFd::new(&self.0, PollFlags::empty())];
+        self.polled(PollFlags::HUP)
+    }
+
+    fn polled(&self, for_what: PollFlags) -> bool {
+        let mut fds = [PollFd::new(&self.0, for_what)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
+        poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(for_what)
+    }
+
+    /// Whether a call waits to be taken.
+    pub(crate) fn has_calls(&self) -> bool {
+        self.polled(PollFlags::IN)
     }
 
     /// Whether the task still waits, hence whether its number still means it.
     pub(crate) fn is_waiting(&self, notice: &Notice) -> bool {
+        self.is_waiting_for(notice.id)
+    }
+
+    /// Whether a task still waits for the answer to the call of this id.
+    pub(crate) fn is_waiting_for(&self, id: u64) -> bool {
         // SAFETY: the request reads eight bytes of a live u64.
-        check(unsafe { libc::ioctl(self.raw(), ID_VALID, &raw const notice.id) }).is_ok()
+        check(unsafe { libc::ioctl(self.raw(), ID_VALID, &raw const id) }).is_ok()
     }
 
     /// Ends the call with a return value.

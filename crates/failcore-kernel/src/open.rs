@@ -204,9 +204,10 @@ fn as_before(call: &Call<'_>, asked: &[u8], how: &How) -> Option<Object> {
     if !likely.has(path) {
         return None;
     }
-    // Should it be something else by now, this waits for nobody.
-    let flags = how.flags | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let object = openat2(CWD, path, flags, Mode::empty(), walk::NO_LINKS).and_then(|fd| {
+    // Should it be something else by now that waits for somebody, this is interrupted.
+    let flags = how.flags | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let opened = call.worker.guess(|| openat2(CWD, path, flags, Mode::empty(), walk::NO_LINKS));
+    let object = opened.and_then(|fd| {
         Ok(Object { stat: fstat(&fd)?, path: AbsPath::new(path).map_err(|_| Errno::INVAL)?, fd })
     });
     let object = object.ok().filter(|object| object.is(FileType::RegularFile));
@@ -258,7 +259,7 @@ fn existing(call: &Call<'_>, asked: &[u8], object: Object, open: bool, how: &How
     } else if object.is(FileType::Directory) && how.flags.contains(OFlags::CREATE) {
         Err(Errno::ISDIR)
     } else if open {
-        ready(object.fd, how.flags)
+        Ok(object.fd)
     } else if let Some(stream) = Chance::instead(call, &object, how.flags) {
         stream
     } else {
@@ -300,14 +301,6 @@ fn is_own_terminal(call: &Call<'_>, object: &Object) -> bool {
     .any(|end| {
         (end.st_dev, end.st_ino, end.st_rdev) == (object.stat.st_dev, object.stat.st_ino, object.stat.st_rdev)
     })
-}
-
-/// The descriptor of a regular file as the task asked for it.
-fn ready(fd: OwnedFd, flags: OFlags) -> Result<OwnedFd, Errno> {
-    if !flags.contains(OFlags::NONBLOCK) {
-        rustix::fs::fcntl_setfl(&fd, OFlags::empty())?;
-    }
-    Ok(fd)
 }
 
 /// Opens what was judged: the object itself, through the magic link to our own descriptor of it.

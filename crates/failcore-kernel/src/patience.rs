@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use crate::call::Call;
-use crate::duty::{Duty, Looks};
 use crate::notify::{Listener, Notice};
 use crate::standstill::Leave;
 use crate::tasks::field;
@@ -67,13 +66,14 @@ impl Patience {
         result
     }
 
-    /// Looks after waiting calls and the duty, and does `also` now and then, until [`Patience::end`].
-    pub(crate) fn watch(&self, listener: &Listener, duty: &Duty, also: impl Fn()) {
-        let (mut looks, mut since) = (Looks::default(), Instant::now());
+    /// Looks after waiting calls, and does `also` now and then, until [`Patience::end`]; more often it does `look`, which
+    /// says whether to look again soon.
+    pub(crate) fn watch(&self, listener: &Listener, mut look: impl FnMut() -> bool, also: impl Fn()) {
+        let mut since = Instant::now();
         let mut waiting = self.lock();
         while !self.over.load(SeqCst) {
             let beat = if waiting.is_empty() { IDLE } else { BEAT };
-            let nap = if duty.look(&mut looks) { LOOK } else { beat };
+            let nap = if look() { LOOK } else { beat };
             waiting = match self.bell.wait_timeout(waiting, nap) {
                 Ok((waiting, _)) => waiting,
                 Err(poisoned) => poisoned.into_inner().0,
@@ -91,6 +91,11 @@ impl Patience {
             also();
             waiting = self.lock();
         }
+    }
+
+    /// Has it looked now.
+    pub(crate) fn look_now(&self) {
+        self.bell.notify_all();
     }
 
     /// Interrupts every call that waits: it looks up, and waits on where it may.

@@ -21,7 +21,7 @@ use crate::callers::Callers;
 use crate::calls::{Row, Rule, row};
 use crate::chance::Chance;
 use crate::directories::Directories;
-use crate::duty::{Duty, Need, Taken};
+use crate::duty::{Duty, Looks, Need, Taken};
 use crate::filter::ruling;
 use crate::ipc::Objects;
 use crate::island::Island;
@@ -30,11 +30,13 @@ use crate::likely::Likely;
 use crate::notify::{Listener, Notice};
 use crate::patience::{self, Patience};
 use crate::privileges::Lacks;
+use crate::roster::Crew;
 use crate::standstill::Standstill;
 use crate::tasks::{Process, Tasks, Verified, descends};
 use crate::unheard::Unheard;
 use crate::vdso::Rewriter;
 use crate::voices::Voices;
+use crate::workers::{Worker, Workers};
 use crate::{attributes, exec, groups, ipc, messages, names, observed, open, processes, sockets};
 
 /// Workers that may wait at once; more calls queue in the kernel.
@@ -93,7 +95,7 @@ pub(crate) struct Shared {
     over: AtomicBool,
     /// Which workers wait for calls.
     duty: Duty,
-    workers: Mutex<Vec<i32>>,
+    workers: Workers,
     changing: AtomicUsize,
     last_refusal: Mutex<Option<Denial>>,
     started: AtomicU32,
@@ -107,7 +109,7 @@ impl Shared {
         rewriter: Option<Rewriter>,
     ) -> Result<Arc<Self>, Errno> {
         // Before Linux 6.6 the kernel cannot; wake-ups then cross processors and cost more.
-        let _ = listener.wake_in_place();
+        let in_place = listener.wake_in_place().is_ok();
         let own = openat(CWD, "/proc/self/fd", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Arc::new(Self {
             own,
@@ -135,8 +137,8 @@ impl Shared {
             probing: AtomicBool::new(true),
             over: AtomicBool::new(false),
             // Where it cannot be told, it is as on any machine of today.
-            duty: Duty::new(rustix::thread::sched_getaffinity(None).map_or(2, |ours| ours.count())),
-            workers: Mutex::default(),
+            duty: Duty::new(rustix::thread::sched_getaffinity(None).map_or(2, |ours| ours.count()), in_place),
+            workers: Workers::default(),
             changing: AtomicUsize::new(0),
             last_refusal: Mutex::default(),
             unheard: Unheard::default(),
@@ -211,12 +213,8 @@ impl Shared {
         self.standstill.close();
         self.duty.close();
         self.patience.end();
-        loop {
-            let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            if workers.is_empty() {
-                return;
-            }
-            workers.into_iter().for_each(patience::interrupt);
+        while self.workers.count() > 0 {
+            self.workers.interrupt();
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -230,8 +228,11 @@ impl Shared {
 
     /// Looks after waiting calls, execs under way and processes that ended, until the end.
     pub(crate) fn look_after(&self) {
-        self.patience.watch(&self.listener, &self.duty, || {
+        let mut looks = Looks::default();
+        let look = || self.look(&mut looks);
+        self.patience.watch(&self.listener, look, || {
             self.sweep();
+            self.workers.look_at_guesses();
             if self.changing.load(SeqCst) > 0 {
                 for process in self.tasks.all() {
                     self.verify(&process, None);
@@ -239,6 +240,16 @@ impl Shared {
             }
         });
         self.sweep();
+    }
+
+    /// Looks which workers serve, and whether to look again soon.
+    fn look(&self, looks: &mut Looks) -> bool {
+        let waits = || self.listener.has_calls() || self.workers.keep_waiting(&self.listener);
+        let soon = self.duty.look(looks, waits);
+        if !self.duty.wants(Crew::Yielding) {
+            self.workers.relieve();
+        }
+        soon
     }
 
     /// Compares what a process runs with what it was granted, and ends it where that is something else.
@@ -283,13 +294,13 @@ impl<Held> Drop for Changing<'_, Held> {
 ///
 /// # Errors
 /// The kernel's, where no thread can be started.
-fn start_worker(shared: &Arc<Shared>) -> std::io::Result<()> {
+fn start_worker(shared: &Arc<Shared>, crew: Crew) -> std::io::Result<()> {
     let of = Arc::clone(shared);
     // Counted before it runs, so that two who find nobody do not both start one.
-    shared.duty.comes();
-    let spawned = worker(shared.started.fetch_add(1, SeqCst)).spawn(move || work(&of));
+    shared.duty.comes(crew);
+    let spawned = worker(shared.started.fetch_add(1, SeqCst)).spawn(move || work(&of, crew));
     if spawned.is_err() {
-        shared.duty.leaves();
+        shared.duty.leaves(crew);
     }
     spawned.map(drop)
 }
@@ -301,48 +312,61 @@ pub(crate) fn worker(number: u32) -> std::thread::Builder {
 
 /// Makes the calling thread, whose credentials and domain all others will have, the first worker.
 pub(crate) fn serve(shared: &Arc<Shared>) {
-    shared.duty.comes();
-    work(shared);
+    shared.duty.comes(Crew::Ordinary);
+    work(shared, Crew::Ordinary);
 }
 
 /// A worker's life; it counts as waiting for calls when it begins.
-fn work(shared: &Arc<Shared>) {
-    let own = rustix::thread::gettid().as_raw_nonzero().get();
+fn work(shared: &Arc<Shared>, crew: Crew) {
     patience::prepare();
-    shared.workers.lock().unwrap_or_else(PoisonError::into_inner).push(own);
+    let Ok(own) = shared.workers.join(crew) else { return shared.duty.leaves(crew) };
     isolate();
     while !shared.over.load(SeqCst) {
+        if !shared.duty.wants(crew) {
+            shared.duty.leaves(crew);
+            break;
+        }
         let notice = match shared.listener.receive() {
             Ok(notice) => notice,
             // The task was gone by the time, or a signal told us to look up.
             Err(Errno::NOENT | Errno::INTR) if !shared.listener.is_deserted() => continue,
             // Nobody is left under the filter, and never will be again.
             Err(_) => {
-                shared.duty.leaves();
+                shared.duty.leaves(crew);
                 shared.duty.close();
                 break;
             }
         };
-        let Taken { call, need } = shared.duty.took(notice.tid);
+        own.takes(&notice);
+        let Taken { call, need, many } = shared.duty.took(notice.tid, crew);
+        if many {
+            shared.patience.look_now();
+        }
         // While the run is paused a call gets no answer.
         let acting = shared.standstill.act();
         let called = need == Need::Nobody || shared.duty.call();
-        if need == Need::Somebody && !called && count(shared) < MOST_WORKERS {
+        // Whoever is started by one who gives way gives way as well, so that only ordinary ones start others: one of them is
+        // always left to be called.
+        let nobody = need == Need::Somebody && !called;
+        if crew == Crew::Ordinary
+            && (nobody || shared.duty.has_no_reserve())
+            && shared.workers.count() < MOST_WORKERS
+        {
             // Where none can be started the call in hand still gets its answer, and the next waits for it.
-            let _ = start_worker(shared);
+            let _ = start_worker(shared, crew);
         }
         let Some(acting) = acting else { break };
-        handle(shared, notice, call);
+        handle(shared, &own, notice, call);
         drop(acting);
-        if !shared.duty.returns() {
+        own.is_done();
+        if crew == Crew::Ordinary && shared.duty.lacks() {
+            let _ = start_worker(shared, Crew::Yielding);
+        }
+        if !shared.duty.returns(crew) {
             break;
         }
     }
-    shared.workers.lock().unwrap_or_else(PoisonError::into_inner).retain(|tid| *tid != own);
-}
-
-fn count(shared: &Shared) -> usize {
-    shared.workers.lock().unwrap_or_else(PoisonError::into_inner).len()
+    shared.workers.leave(&own);
 }
 
 /// A umask and a working directory of this thread's own.
@@ -354,10 +378,10 @@ fn isolate() {
 }
 
 /// Answers one call, whatever happens.
-fn handle(shared: &Shared, notice: Notice, call: u64) {
+fn handle(shared: &Shared, worker: &Worker, notice: Notice, call: u64) {
     // A fault of ours is a refusal.
-    let reply = catch_unwind(AssertUnwindSafe(|| answer(shared, notice))).unwrap_or(Err(Errno::IO));
-    shared.duty.answers(call);
+    let reply = catch_unwind(AssertUnwindSafe(|| answer(shared, worker, notice))).unwrap_or(Err(Errno::IO));
+    shared.duty.answers(call, worker.crew());
     let sent = match reply {
         Ok(Answer::Value(value)) => shared.listener.succeed(&notice, value),
         Ok(Answer::Proceed) => shared.listener.proceed(&notice),
@@ -388,7 +412,7 @@ fn handle(shared: &Shared, notice: Notice, call: u64) {
     let _ = sent;
 }
 
-fn answer(shared: &Shared, notice: Notice) -> Reply {
+fn answer(shared: &Shared, worker: &Worker, notice: Notice) -> Reply {
     if shared.probing.load(SeqCst) {
         return Err(Errno::from_raw_os_error(PROBED));
     }
@@ -405,7 +429,7 @@ fn answer(shared: &Shared, notice: Notice) -> Reply {
     if process.is_changing() && !shared.verify(&process, Some(notice.tid)) {
         return Err(Errno::ACCESS);
     }
-    let call = Call { shared, notice, process };
+    let call = Call { shared, worker, notice, process };
     let Some(row) = row(notice.nr) else { return unmapped(&call, "a call without a name") };
     let (rule, witness) = (ruling(row.rule, &notice.args), shared.parent.witness.as_deref());
     if let Some(witness) = witness {
