@@ -136,9 +136,13 @@ fn once(call: &Call<'_>, start: &Start, asked: &[u8], how: &How) -> Reply {
     let creates = how.flags.contains(OFlags::CREATE);
     let itself = how.flags.contains(OFlags::NOFOLLOW) || how.flags.contains(OFlags::CREATE | OFlags::EXCL);
     let follow = !itself;
-    if let Some(object) = as_before(call, asked, how) {
-        return existing(call, asked, object, true, how);
-    }
+    // What else than a regular file is there now is held until it is opened as it has to be: a FIFO's writer may have met it.
+    let _other = match as_before(call, asked, how) {
+        Some(object) if object.is(FileType::RegularFile) => {
+            return existing(call, asked, object, true, how);
+        }
+        other => other,
+    };
     // What is created is no directory, whatever is there (open_last_lookups in fs/namei.c).
     if creates && asked.ends_with(b"/") && how.resolve.is_empty() {
         let end = asked.iter().rposition(|byte| *byte != b'/').map_or(1, |last| last + 1);
@@ -190,31 +194,31 @@ const PLAIN: OFlags =
     OFlags::CLOEXEC.union(OFlags::NOCTTY).union(OFlags::NONBLOCK).union(OFlags::from_bits_retain(0o100_000));
 
 /// The regular file that was granted to be read at this path before, opened to be read at once and not first for its path
-/// alone. `None` where nothing was, or something else is there now: then it is as if nothing had happened.
+/// alone. `None` where nothing was.
 ///
 /// What is opened before it is judged is no more than a regular file whose reading was granted at this very path, or what
-/// somebody has put there since; the latter is closed again.
+/// somebody has put there since.
 fn as_before(call: &Call<'_>, asked: &[u8], how: &How) -> Option<Object> {
     let likely = &call.shared.likely;
     if !PLAIN.contains(how.flags) || !how.resolve.is_empty() || !asked.starts_with(b"/") {
         return None;
     }
-    let past = likely.has(walk::first(asked)).then(|| walk::past_first_link(asked)).flatten();
+    let past = if likely.has(asked) {
+        None
+    } else {
+        let past = likely.has(walk::first(asked)).then(|| walk::past_first_link(asked)).flatten();
+        Some(past.filter(|past| likely.has(past))?)
+    };
     let path = past.as_deref().unwrap_or(asked);
-    if !likely.has(path) {
-        return None;
-    }
-    // Should it be something else by now that waits for somebody, this is interrupted.
     let flags = how.flags | OFlags::NOCTTY | OFlags::CLOEXEC;
     let opened = call.worker.guess(|| openat2(CWD, path, flags, Mode::empty(), walk::NO_LINKS));
     let object = opened.and_then(|fd| {
         Ok(Object { stat: fstat(&fd)?, path: AbsPath::new(path).map_err(|_| Errno::INVAL)?, fd })
     });
-    let object = object.ok().filter(|object| object.is(FileType::RegularFile));
-    if object.is_none() {
+    if !object.as_ref().is_ok_and(|object| object.is(FileType::RegularFile)) {
         likely.forget(path);
     }
-    object
+    object.ok()
 }
 
 /// Remembers a regular file that was granted to be read, if no link led to it but one right below the root.

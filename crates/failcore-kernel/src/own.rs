@@ -38,10 +38,12 @@ impl Own {
         self.lock().events.push(event);
     }
 
-    /// Takes everything out; the bytes it was counted with.
-    pub(crate) fn take(&self) -> (Vec<Event>, u64) {
+    /// Moves everything out into `events`, which is empty and whose room is used for what comes next; the bytes it was
+    /// counted with.
+    pub(crate) fn take(&self, events: &mut Vec<Event>) -> u64 {
         let mut queue = self.lock();
-        (std::mem::take(&mut queue.events), std::mem::take(&mut queue.waiting))
+        std::mem::swap(&mut queue.events, events);
+        std::mem::take(&mut queue.waiting)
     }
 
     /// Whether nothing waits.

@@ -238,6 +238,7 @@ impl Server {
                         writer,
                         joins,
                         members: Vec::new(),
+                        events: Vec::new(),
                         record: Vec::new(),
                         unpacker: Unpacker::default(),
                     };
@@ -501,6 +502,8 @@ struct Drain<'a> {
     writer: Writer,
     joins: mpsc::Receiver<Joined>,
     members: Vec<Member>,
+    /// Events of the parent's own, while they are written.
+    events: Vec<Event>,
     record: Vec<u8>,
     unpacker: Unpacker,
 }
@@ -559,19 +562,22 @@ impl Drain<'_> {
     }
 
     fn own_events(&mut self) -> bool {
-        let (events, bytes) = self.state.own.take();
-        if events.is_empty() {
-            return false;
-        }
+        let mut events = std::mem::take(&mut self.events);
+        let bytes = self.state.own.take(&mut events);
+        let any = !events.is_empty();
         // One write for all that waited; what one of them cannot be is no reason to lose the others.
         for event in &events {
             let tally = &self.state.tally;
             self.write(|writer| writer.stage(event).map(|()| tally.add(event)));
         }
-        self.write(Writer::flush);
-        self.grant();
-        self.state.own.grant(bytes);
-        true
+        if any {
+            self.write(Writer::flush);
+            self.grant();
+            self.state.own.grant(bytes);
+        }
+        events.clear();
+        self.events = events;
+        any
     }
 
     /// Takes everything out of every ring, then assures space for as much again.

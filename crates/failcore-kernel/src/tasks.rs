@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use failcore_model::{Claims, Denial, FileId, Text};
+use rustc_hash::FxHashMap;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -82,7 +83,8 @@ pub(crate) enum Verified {
 #[derive(Default)]
 pub(crate) struct Tasks {
     processes: RwLock<HashMap<u32, Arc<Process>>>,
-    threads: RwLock<HashMap<u32, u32>>,
+    /// Whose thread each is.
+    threads: RwLock<FxHashMap<u32, Arc<Process>>>,
     /// Whether any fork was made in a tool scope: in most runs there is none, and nothing to be found out.
     scoped: AtomicBool,
     /// Scopes of children that were never seen before their parents ended.
@@ -100,20 +102,26 @@ impl Tasks {
     /// # Errors
     /// `ESRCH` where it is gone.
     pub(crate) fn of(&self, tid: u32) -> Result<(Arc<Process>, bool), Errno> {
-        let remembered = read(&self.threads).get(&tid).copied();
-        if let Some(pid) = remembered
-            && let Some(process) = read(&self.processes).get(&pid)
-            && process.has_thread(tid)
-        {
-            return Ok((Arc::clone(process), false));
+        let remembered = read(&self.threads).get(&tid).cloned();
+        if let Some(process) = remembered.filter(|process| process.has_thread(tid)) {
+            return Ok((process, false));
         }
-        let Found { pid, parent, pidfd } = Found::leader(tid).map_or_else(|| Found::thread(tid), Ok)?;
+        let (process, new) = self.found(tid)?;
         let mut threads = write(&self.threads);
         if threads.len() >= MOST_THREADS {
             threads.clear();
         }
-        threads.insert(tid, pid);
-        drop(threads);
+        if new {
+            // Of an earlier process of its number.
+            threads.retain(|_, other| other.pid != process.pid);
+        }
+        threads.insert(tid, Arc::clone(&process));
+        Ok((process, new))
+    }
+
+    /// As [`Tasks::of`], of a thread that is not remembered.
+    fn found(&self, tid: u32) -> Result<(Arc<Process>, bool), Errno> {
+        let Found { pid, parent, pidfd } = Found::leader(tid).map_or_else(|| Found::thread(tid), Ok)?;
         if let Some(process) = read(&self.processes).get(&pid)
             && !process.has_ended()
         {
@@ -183,7 +191,7 @@ impl Tasks {
                 }
             }
             drop((processes, orphaned));
-            write(&self.threads).retain(|_, pid| !ended.contains(pid));
+            write(&self.threads).retain(|_, process| !ended.contains(&process.pid));
         }
         ended
     }

@@ -2,10 +2,7 @@
 
 #![allow(unsafe_code, reason = "sched_setscheduler has no safe wrapper; each block says why it is sound")]
 
-use std::sync::atomic::{
-    AtomicBool, AtomicU64,
-    Ordering::{Relaxed, SeqCst},
-};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::notify::{Listener, Notice};
@@ -23,9 +20,9 @@ pub(crate) struct Worker {
     crew: Crew,
     /// The call in hand, 0 where there is none (seccomp_unotify(2), `id`).
     call: AtomicU64,
-    /// Whether it opens what it has only guessed to be a regular file, which nobody has to wait for.
+    /// Whether it opens what was a regular file before.
     guesses: AtomicBool,
-    /// The call in hand while it guessed at the last look.
+    /// The call in hand while it did so at the last look.
     guessed: AtomicU64,
 }
 
@@ -77,11 +74,11 @@ impl Workers {
         workers.iter().any(|worker| worker.crew == Crew::Yielding && waits(worker.call.load(SeqCst)))
     }
 
-    /// Interrupts who opened what it guessed already at the last look: it was no regular file.
+    /// Interrupts who opened what was a regular file before already at the last look: it is none, and waits for somebody.
     pub(crate) fn look_at_guesses(&self) {
         for worker in self.lock().iter() {
             let guessing = if worker.guesses.load(SeqCst) { worker.call.load(SeqCst) } else { 0 };
-            if worker.guessed.swap(guessing, Relaxed) == guessing && guessing != 0 {
+            if worker.guessed.swap(guessing, SeqCst) == guessing && guessing != 0 {
                 interrupt(worker.tid);
             }
         }
@@ -103,7 +100,7 @@ impl Worker {
         self.call.store(notice.id, SeqCst);
     }
 
-    /// Opens what is guessed to be a regular file. Should it wait, as none does, it is interrupted after a moment.
+    /// Opens what was a regular file before. Should it be something that waits for somebody by now, it is interrupted.
     pub(crate) fn guess<T>(&self, open: impl FnOnce() -> T) -> T {
         self.guesses.store(true, SeqCst);
         let opened = open();

@@ -366,6 +366,63 @@ int main(void) {
     F(syscall(SYS_openat2, AT_FDCWD, "f", NOWHERE, sizeof(struct open_how)));
     F(syscall(SYS_openat2, 99, NOWHERE, &larger, sizeof(struct open_how)));
 
+    SECTION("what was a file is a FIFO");
+    int status;
+    char place[4200], text[8] = "";
+    snprintf(place, sizeof place, "%s/once", getcwd((char[4096]){0}, 4096));
+    put("once", "file");
+    for (int n = 0; n < 8; n++) F(open(place, O_RDONLY));
+    unlink("once");
+    mkfifo("once", 0644);
+    fflush(stdout);
+    pid_t writer = fork();
+    if (!writer) {
+        usleep(300000);
+        int to = open("once", O_WRONLY);
+        usleep(100000);
+        _exit(write(to, "pipe", 4) != 4);
+    }
+    fd = T(open(place, O_RDONLY));
+    D(read(fd, text, 4));
+    TEXT(text);
+    D((waitpid(writer, &status, 0), status));
+    D(fcntl(fd, F_GETFL) & O_NONBLOCK);
+    close(fd);
+    unlink("once");
+    put("once", "file");
+    for (int n = 0; n < 8; n++) F(open(place, O_RDONLY));
+    unlink("once");
+    mkfifo("once", 0644);
+    fflush(stdout);
+    writer = fork();
+    if (!writer) {
+        int to = open("once", O_WRONLY);
+        _exit(write(to, "PIPE", 4) != 4);
+    }
+    usleep(200000);
+    fd = T(open(place, O_RDONLY));
+    D(read(fd, text, 4));
+    TEXT(text);
+    D((waitpid(writer, &status, 0), status));
+    close(fd);
+    fflush(stdout);
+    writer = fork();
+    if (!writer) {
+        open(place, O_RDONLY);
+        _exit(0);
+    }
+    usleep(200000);
+    kill(writer, SIGKILL);
+    D((waitpid(writer, &status, 0), status));
+    unlink("once");
+    put("once", "file");
+    fd = T(open(place, O_RDONLY | O_NONBLOCK));
+    D((fcntl(fd, F_GETFL) & O_NONBLOCK) != 0);
+    close(fd);
+    fd = T(open(place, O_RDONLY));
+    D(fcntl(fd, F_GETFL) & O_NONBLOCK);
+    close(fd);
+
     SECTION("no descriptor free");
     struct rlimit before, few = {0, 0};
     getrlimit(RLIMIT_NOFILE, &before);
