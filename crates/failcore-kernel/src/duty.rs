@@ -243,10 +243,16 @@ impl Duty {
     }
 
     /// Calls somebody to the listener where the call that was in hand alone at the last look still is, and decides which
-    /// crew serves; `waits` says whether a call waits to be taken, or for one who gives way. Whether to look again soon.
-    pub(crate) fn look(&self, last: &mut Looks, waits: impl FnOnce() -> bool) -> bool {
+    /// crew serves; `waits` says whether a call waits to be taken, or for one who gives way, `crowded` whether others want
+    /// the processors. Whether to look again soon.
+    pub(crate) fn look(
+        &self,
+        last: &mut Looks,
+        waits: impl FnOnce() -> bool,
+        crowded: impl FnOnce() -> bool,
+    ) -> bool {
         if self.may_yield {
-            return self.choose(last, waits);
+            return self.choose(last, waits, crowded);
         }
         if self.places > 1 {
             return false;
@@ -264,7 +270,7 @@ impl Duty {
         soon || self.alone.load(SeqCst) != 0
     }
 
-    fn choose(&self, last: &mut Looks, waits: impl FnOnce() -> bool) -> bool {
+    fn choose(&self, last: &mut Looks, waits: impl FnOnce() -> bool, crowded: impl FnOnce() -> bool) -> bool {
         let (calls, turns) = (self.calls.load(SeqCst), self.turns.load(SeqCst));
         let seen = Seen {
             now: last.began.elapsed(),
@@ -276,7 +282,7 @@ impl Duty {
         self.looked_at.store(calls, Relaxed);
         // What was seen since a look long ago says little: it is looked again before anything changes.
         let soon = self.is_looked_after.load(SeqCst);
-        let serving = if soon { last.roster.look(seen) } else { Crew::Ordinary };
+        let serving = if soon { last.roster.look(seen, crowded) } else { Crew::Ordinary };
         let yields = serving == Crew::Yielding;
         if self.yields.swap(yields, SeqCst) != yields {
             self.lacking.store(if yields { self.places } else { 0 }, SeqCst);
@@ -393,7 +399,7 @@ mod tests {
             duty.comes(Crew::Ordinary);
             while !duty.wants(Crew::Yielding) {
                 calls(Crew::Ordinary);
-                duty.look(&mut looks, || true);
+                duty.look(&mut looks, || true, || false);
             }
             assert!(duty.lacks() && duty.lacks() && !duty.lacks());
             duty.comes(Crew::Yielding);
@@ -402,7 +408,7 @@ mod tests {
             duty.until((0, 2));
             assert!(duty.returns(Crew::Yielding) && !duty.has_no_reserve());
             while duty.wants(Crew::Yielding) {
-                duty.look(&mut looks, || true);
+                duty.look(&mut looks, || true, || false);
             }
             duty.until((2, 0));
             assert_eq!(duty.took(TASK, Crew::Yielding).need, Need::Nobody);
@@ -427,13 +433,13 @@ mod tests {
     fn on_one_processor_nobody_is_called_while_one_task_alone_calls() {
         let (duty, mut looks) = (Duty::new(1, true), Looks::default());
         with_another(&duty, || {
-            assert!(duty.look(&mut looks, || false));
+            assert!(duty.look(&mut looks, || false, || false));
             let (call, alone) = duty.takes(TASK);
             assert!(alone, "another task had called before");
             duty.answers(call, Crew::Ordinary);
             for _ in 0..3 {
                 let (call, alone) = duty.takes(TASK);
-                duty.look(&mut looks, || false);
+                duty.look(&mut looks, || false, || false);
                 assert!(!alone);
                 duty.answers(call, Crew::Ordinary);
             }
@@ -445,16 +451,16 @@ mod tests {
     fn who_is_long_at_a_call_does_not_stay_alone() {
         let (duty, mut looks) = (Duty::new(1, true), Looks::default());
         with_another(&duty, || {
-            duty.look(&mut looks, || false);
+            duty.look(&mut looks, || false, || false);
             let (call, _) = duty.takes(TASK);
             duty.answers(call, Crew::Ordinary);
             let (long, alone) = duty.takes(TASK);
             assert!(!alone);
-            duty.look(&mut looks, || false);
+            duty.look(&mut looks, || false, || false);
             assert_eq!(duty.counted(), (0, 1), "at one look it may have been taken just now");
-            duty.look(&mut looks, || false);
+            duty.look(&mut looks, || false, || false);
             assert_eq!(duty.counted(), (1, 0));
-            duty.look(&mut looks, || false);
+            duty.look(&mut looks, || false, || false);
             duty.answers(long, Crew::Ordinary);
             assert_eq!(duty.counted(), (2, 0));
         });
@@ -472,9 +478,9 @@ mod tests {
                 })
             };
             assert!(calls());
-            while duty.look(&mut looks, || false) {}
+            while duty.look(&mut looks, || false, || false) {}
             assert!(calls(), "it was quiet for so long that nobody looks");
-            assert!(duty.look(&mut looks, || false), "calls were seen");
+            assert!(duty.look(&mut looks, || false, || false), "calls were seen");
             assert!(!calls());
         });
     }

@@ -63,8 +63,8 @@ impl Default for Roster {
 }
 
 impl Roster {
-    /// Who serves from now on.
-    pub(crate) fn look(&mut self, seen: Seen) -> Crew {
+    /// Who serves from now on; `crowded` says whether others want the processors.
+    pub(crate) fn look(&mut self, seen: Seen, crowded: impl FnOnce() -> bool) -> Crew {
         let Seen { now, calls, turns, waits } = seen;
         let against = match self.serving {
             Crew::Ordinary => calls >= MANY && turns * 16 <= calls && now >= self.rests_until,
@@ -73,6 +73,9 @@ impl Roster {
         self.against = if against { self.against + 1 } else { 0 };
         self.quiet = if calls == 0 { self.quiet + 1 } else { 0 };
         match self.serving {
+            Crew::Ordinary if self.against >= AGREED && crowded() => {
+                (self.against, self.rests_until) = (0, now + REST);
+            }
             Crew::Ordinary if self.against >= AGREED => self.changes(Crew::Yielding),
             Crew::Yielding if self.against >= AGREED => {
                 self.rests_until = now + self.rest;
@@ -96,6 +99,17 @@ impl Roster {
     }
 }
 
+/// Whether more threads want to run than there are processors, beside whoever calls, serves and looks.
+pub(crate) fn is_crowded(processors: u32) -> bool {
+    const OURS: u32 = 3;
+    // `0.20 0.18 0.12 RUNNING/ALL LAST` (proc_loadavg(5)); who cannot tell finds out.
+    let running = std::fs::read_to_string("/proc/loadavg").ok().and_then(|text| {
+        let (running, _) = text.split(' ').nth(3)?.split_once('/')?;
+        running.parse::<u32>().ok()
+    });
+    running.is_some_and(|running| running >= processors + OURS)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,7 +121,7 @@ mod tests {
     impl Looked {
         fn look(&mut self, calls: u64, turns: u64, waits: bool) -> Crew {
             self.1 += Duration::from_millis(2);
-            self.0.look(Seen { now: self.1, calls, turns, waits })
+            self.0.look(Seen { now: self.1, calls, turns, waits }, || false)
         }
 
         /// How many looks at a task that calls all the time it takes until somebody else serves.
@@ -130,6 +144,20 @@ mod tests {
         assert_eq!(looked.looks(100, true), AGREED);
         assert_eq!(looked.look(100, 90, true), Crew::Ordinary, "several tasks call");
         (0..200).for_each(|_| assert_eq!(looked.look(100, 50, true), Crew::Ordinary));
+    }
+
+    #[test]
+    fn ordinary_ones_serve_where_others_want_the_processors() {
+        let (mut roster, mut asked) = (Roster::default(), 0);
+        for look in 0..1000 {
+            let now = Duration::from_millis(2 * look);
+            let crowded = || {
+                asked += 1;
+                true
+            };
+            assert_eq!(roster.look(Seen { now, calls: 100, turns: 0, waits: true }, crowded), Crew::Ordinary);
+        }
+        assert_eq!(asked, 8, "four times a second");
     }
 
     #[test]

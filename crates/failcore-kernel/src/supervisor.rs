@@ -30,7 +30,7 @@ use crate::likely::Likely;
 use crate::notify::{Listener, Notice};
 use crate::patience::{self, Patience};
 use crate::privileges::Lacks;
-use crate::roster::Crew;
+use crate::roster::{Crew, is_crowded};
 use crate::standstill::Standstill;
 use crate::tasks::{Process, Tasks, Verified, descends};
 use crate::unheard::Unheard;
@@ -93,6 +93,8 @@ pub(crate) struct Shared {
     /// Before the program starts every call is refused in a way that shows it was us.
     probing: AtomicBool,
     over: AtomicBool,
+    /// How many processors are ours.
+    processors: u32,
     /// Which workers wait for calls.
     duty: Duty,
     workers: Workers,
@@ -110,6 +112,8 @@ impl Shared {
     ) -> Result<Arc<Self>, Errno> {
         // Before Linux 6.6 the kernel cannot; wake-ups then cross processors and cost more.
         let in_place = listener.wake_in_place().is_ok();
+        // Where it cannot be told, it is as on any machine of today.
+        let processors = rustix::thread::sched_getaffinity(None).map_or(2, |ours| ours.count());
         let own = openat(CWD, "/proc/self/fd", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Arc::new(Self {
             own,
@@ -136,8 +140,8 @@ impl Shared {
             root,
             probing: AtomicBool::new(true),
             over: AtomicBool::new(false),
-            // Where it cannot be told, it is as on any machine of today.
-            duty: Duty::new(rustix::thread::sched_getaffinity(None).map_or(2, |ours| ours.count()), in_place),
+            processors,
+            duty: Duty::new(processors, in_place),
             workers: Workers::default(),
             changing: AtomicUsize::new(0),
             last_refusal: Mutex::default(),
@@ -245,7 +249,7 @@ impl Shared {
     /// Looks which workers serve, and whether to look again soon.
     fn look(&self, looks: &mut Looks) -> bool {
         let waits = || self.listener.has_calls() || self.workers.keep_waiting(&self.listener);
-        let soon = self.duty.look(looks, waits);
+        let soon = self.duty.look(looks, waits, || is_crowded(self.processors));
         if !self.duty.wants(Crew::Yielding) {
             self.workers.relieve();
         }
