@@ -136,13 +136,9 @@ fn once(call: &Call<'_>, start: &Start, asked: &[u8], how: &How) -> Reply {
     let creates = how.flags.contains(OFlags::CREATE);
     let itself = how.flags.contains(OFlags::NOFOLLOW) || how.flags.contains(OFlags::CREATE | OFlags::EXCL);
     let follow = !itself;
-    // What else than a regular file is there now is held until it is opened as it has to be: a FIFO's writer may have met it.
-    let _other = match as_before(call, asked, how) {
-        Some(object) if object.is(FileType::RegularFile) => {
-            return existing(call, asked, object, true, how);
-        }
-        other => other,
-    };
+    if let Some(object) = as_before(call, asked, how) {
+        return existing(call, asked, object, true, how);
+    }
     // What is created is no directory, whatever is there (open_last_lookups in fs/namei.c).
     if creates && asked.ends_with(b"/") && how.resolve.is_empty() {
         let end = asked.iter().rposition(|byte| *byte != b'/').map_or(1, |last| last + 1);
@@ -194,7 +190,8 @@ const PLAIN: OFlags =
     OFlags::CLOEXEC.union(OFlags::NOCTTY).union(OFlags::NONBLOCK).union(OFlags::from_bits_retain(0o100_000));
 
 /// The regular file that was granted to be read at this path before, opened to be read at once and not first for its path
-/// alone. `None` where nothing was.
+/// alone; or the FIFO that is there now, whose writer may have met it by this and gone. `None` where nothing was, or
+/// something else is there now: then it is as if nothing had happened.
 ///
 /// What is opened before it is judged is no more than a regular file whose reading was granted at this very path, or what
 /// somebody has put there since.
@@ -215,10 +212,11 @@ fn as_before(call: &Call<'_>, asked: &[u8], how: &How) -> Option<Object> {
     let object = opened.and_then(|fd| {
         Ok(Object { stat: fstat(&fd)?, path: AbsPath::new(path).map_err(|_| Errno::INVAL)?, fd })
     });
-    if !object.as_ref().is_ok_and(|object| object.is(FileType::RegularFile)) {
+    let object = object.ok().filter(|object| object.is(FileType::RegularFile) || object.is(FileType::Fifo));
+    if !object.as_ref().is_some_and(|object| object.is(FileType::RegularFile)) {
         likely.forget(path);
     }
-    object.ok()
+    object
 }
 
 /// Remembers a regular file that was granted to be read, if no link led to it but one right below the root.
