@@ -199,8 +199,11 @@ impl Call<'_> {
         self.judge_as_before(action)
     }
 
-    /// As [`Call::judge`], for what was granted to the run before, and whose effect is a descriptor in the task alone:
-    /// whether the task still waits shows when that is handed over.
+    /// As [`Call::judge`], for a descriptor that is open already (`open::as_before`) and that nobody has but us: whether the
+    /// task still waits shows when it is handed over.
+    ///
+    /// # Errors
+    /// The denial's errno.
     pub(crate) fn judge_as_before(&self, action: Action) -> Result<Grant, Errno> {
         let claims = self.process.claims(self.notice.tid);
         // Deciding is no act: a person may take long to answer, and may answer while the run is paused.

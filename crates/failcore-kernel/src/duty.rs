@@ -212,12 +212,8 @@ impl Duty {
     /// more.
     pub(crate) fn returns(&self, crew: Crew) -> bool {
         if crew == Crew::Yielding {
-            // Those who take its place at the listener stand by there, and it may start none of them.
-            let wanted = self.wants(crew);
-            if !wanted {
-                self.leaves(crew);
-            }
-            return wanted;
+            // It does not stand by: it looks itself whether it is still wanted, as it does when it is interrupted.
+            return true;
         }
         let enough = |waiting: usize| {
             let yielding = self.present().saturating_sub(self.waiting.load(SeqCst));
@@ -412,8 +408,7 @@ mod tests {
             }
             duty.until((2, 0));
             assert_eq!(duty.took(TASK, Crew::Yielding).need, Need::Nobody);
-            duty.comes(Crew::Yielding);
-            assert!(!duty.returns(Crew::Yielding), "it does not serve any more");
+            assert!(!duty.wants(Crew::Yielding), "it does not serve any more");
             assert!(duty.returns(Crew::Ordinary), "the ordinary ones are not too many for that");
             duty.close();
         });

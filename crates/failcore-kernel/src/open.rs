@@ -16,7 +16,6 @@ pub(crate) const MULTIPLEXER: &[u8] = b"/dev/ptmx";
 /// How often an open that creates is tried anew when somebody makes the file between look and open.
 const TRIES: u32 = 32;
 
-/// `struct open_how` (openat2(2)).
 /// The flag of `O_TMPFILE` that is its own (asm-generic/fcntl.h).
 const UNNAMED: OFlags = OFlags::TMPFILE.difference(OFlags::DIRECTORY);
 /// What the kernel knows as flags of an open (`VALID_OPEN_FLAGS` in linux/fcntl.h); `O_ASYNC` and `O_LARGEFILE` last.
@@ -45,6 +44,7 @@ const RESTRICTIONS: ResolveFlags = ResolveFlags::NO_XDEV
     .union(ResolveFlags::BENEATH)
     .union(ResolveFlags::IN_ROOT);
 
+/// `struct open_how` (openat2(2)).
 struct How {
     flags: OFlags,
     mode: Mode,

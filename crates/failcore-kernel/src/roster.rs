@@ -22,10 +22,9 @@ const REST: Duration = Duration::from_millis(250);
 const LONGEST_REST: Duration = Duration::from_secs(5);
 
 /// A kind of worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Crew {
     /// As urgent as any thread.
-    #[default]
     Ordinary,
     /// Runs where nobody else wants to.
     Yielding,

@@ -1,7 +1,7 @@
 //! The supervisor: takes an agent's system calls one by one, has each decided and recorded, performs it or refuses.
 //!
-//! Workers take turns in waiting for notifications (`duty`), and more are started whenever all have a call in hand, so that
-//! no call ever waits for another one's end.
+//! Workers take turns in waiting for notifications (`duty`), those of one kind or of the other (`roster`), and more are started
+//! whenever all have a call in hand, so that no call ever waits for another one's end.
 
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
