@@ -9,6 +9,7 @@
 mod alive;
 mod attach;
 mod attributes;
+mod beside;
 mod births;
 mod brokered;
 mod call;
@@ -67,6 +68,7 @@ mod workers;
 mod world;
 
 pub use attach::{AttachError, Attachment, Supervised};
+pub use beside::beside;
 pub use cgroup::{Cgroup, CgroupError, CgroupMounts};
 pub use features::Features;
 pub use inherited::close_on_exec;

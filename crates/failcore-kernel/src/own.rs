@@ -9,52 +9,81 @@ use failcore_model::{Action, Endpoint, Event, FileRef, Text};
 
 use crate::page::RunPage;
 
-/// Bytes of records that may wait for the writer; as much space is assured for them.
-pub(crate) const CAPACITY: u64 = 4 << 20;
+/// Bytes of records that may wait for the writer at most; as much space is assured for them.
+const CAPACITY: u64 = 4 << 20;
+/// And at first: taking space costs time and memory where the trace lies in memory (tmpfs(5)), and most runs need little.
+pub(crate) const FIRST: u64 = 64 << 10;
 /// How long to wait for room before looking again whether there will ever be any.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Records on their way from the parent's threads to the writer.
-#[derive(Default)]
 pub(crate) struct Own {
     queue: Mutex<Queue>,
     room: Condvar,
 }
 
-#[derive(Default)]
 struct Queue {
     events: Vec<Event>,
     /// Bytes that the waiting events come to.
     waiting: u64,
     /// Bytes taken from the space assured.
     used: u64,
+    /// Bytes that may be taken.
+    credit: u64,
+    /// Whether that is too little for somebody.
+    pressed: bool,
     /// Why nothing is taken any more.
     closed: Option<String>,
 }
 
+/// What the writer took.
+pub(crate) struct Taken {
+    /// The bytes that the events were counted with.
+    pub(crate) bytes: u64,
+    /// The credit that there should be from now on.
+    pub(crate) credit: u64,
+}
+
 impl Own {
+    /// With credit for the [`FIRST`] bytes.
+    pub(crate) fn new() -> Self {
+        let queue =
+            Queue { events: Vec::new(), waiting: 0, used: 0, credit: FIRST, pressed: false, closed: None };
+        Self { queue: Mutex::new(queue), room: Condvar::new() }
+    }
+
+    /// The space that must be assured for a credit: what waits, and what is taken while that is written.
+    pub(crate) fn space(credit: u64) -> u64 {
+        2 * credit
+    }
+
     /// Puts an event in without asking for room: for the few facts that the parent must state.
     pub(crate) fn push(&self, event: Event) {
         self.lock().events.push(event);
     }
 
-    /// Moves everything out into `events`, which is empty and whose room is used for what comes next; the bytes it was
-    /// counted with.
-    pub(crate) fn take(&self, events: &mut Vec<Event>) -> u64 {
+    /// Moves everything out into `events`, which is empty and whose room is used for what comes next.
+    pub(crate) fn take(&self, events: &mut Vec<Event>) -> Taken {
         let mut queue = self.lock();
         std::mem::swap(&mut queue.events, events);
-        std::mem::take(&mut queue.waiting)
+        let bytes = std::mem::take(&mut queue.waiting);
+        // All of it, before anybody has to wait.
+        let credit = if queue.pressed || bytes > FIRST / 4 { CAPACITY } else { queue.credit };
+        Taken { bytes, credit }
     }
 
     /// Whether nothing waits.
     pub(crate) fn is_empty(&self) -> bool {
-        self.lock().events.is_empty()
+        let queue = self.lock();
+        queue.events.is_empty() && !queue.pressed
     }
 
-    /// Space for `bytes` was assured anew.
-    pub(crate) fn grant(&self, bytes: u64) {
+    /// Space for what was taken was assured anew, and for its credit.
+    pub(crate) fn grant(&self, taken: &Taken) {
         let mut queue = self.lock();
-        queue.used = queue.used.saturating_sub(bytes);
+        queue.used = queue.used.saturating_sub(taken.bytes);
+        queue.credit = queue.credit.max(taken.credit);
+        queue.pressed &= queue.credit < CAPACITY;
         drop(queue);
         self.room.notify_all();
     }
@@ -91,8 +120,12 @@ impl Sink for OwnSink {
             if let Some(why) = &queue.closed {
                 return Err(SinkError(why.clone().into()));
             }
-            if queue.used + len <= CAPACITY {
+            if queue.used + len <= queue.credit {
                 break;
+            }
+            if queue.credit < CAPACITY && !queue.pressed {
+                queue.pressed = true;
+                self.page.ring();
             }
             queue = match self.own.room.wait_timeout(queue, LOOK) {
                 Ok((queue, _)) => queue,
@@ -180,6 +213,33 @@ mod tests {
     };
 
     use super::*;
+
+    #[test]
+    fn whoever_needs_more_credit_than_there_is_at_first_gets_all_of_it() {
+        let own = Arc::new(Own::new());
+        let page = RunPage::alone(failcore_model::Timestamp(0)).unwrap();
+        let sink = OwnSink { own: Arc::clone(&own), page };
+        let text = "x".repeat(2 * usize::try_from(FIRST).unwrap());
+        let big = Event::Notice { text };
+        std::thread::scope(|scope| {
+            let said = scope.spawn(|| sink.append(&big));
+            while own.is_empty() {
+                std::thread::yield_now();
+            }
+            let mut events = Vec::new();
+            let taken = own.take(&mut events);
+            assert_eq!((events.len(), taken.bytes, taken.credit), (0, 0, CAPACITY));
+            own.grant(&taken);
+            said.join().unwrap().unwrap();
+            let taken = own.take(&mut events);
+            assert_eq!(events, std::slice::from_ref(&big));
+            own.grant(&taken);
+            assert!(own.is_empty());
+        });
+        own.close("over");
+        assert!(sink.append(&big).is_err());
+        assert!(sink.append(&Event::Notice { text: "x".repeat(CAPACITY as usize) }).is_err());
+    }
 
     #[test]
     fn the_estimate_is_never_too_small() {

@@ -22,6 +22,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, Resource, getrlimit, pidfd_open};
 
 use crate::alive::{self, Holding};
+use crate::beside::beside;
 use crate::own::{self, Own, OwnSink};
 use crate::page::{RunPage, Sampled};
 use crate::peer::Peer;
@@ -208,7 +209,7 @@ impl Server {
             stopping: AtomicBool::new(false),
             processes: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
-            own: Arc::default(),
+            own: Arc::new(Own::new()),
             answered: Mutex::default(),
             tally: Counts::default(),
             broken: Mutex::default(),
@@ -216,35 +217,33 @@ impl Server {
         let (tell, opened) = mpsc::channel();
         let drainer = {
             let state = Arc::clone(&state);
-            std::thread::Builder::new()
-                .name("failcore-trace".into())
-                .spawn(move || {
-                    let reserve = EXPANSION * CAPACITY as u64 + 2 * own::CAPACITY;
-                    let mut writer = match open() {
-                        Ok(writer) => writer,
-                        Err(error) => {
-                            let _ = tell.send(Err(error));
-                            return None;
-                        }
-                    };
-                    let assured = writer.reserve(reserve);
-                    let is_assured = assured.is_ok();
-                    let _ = tell.send(assured);
-                    if !is_assured {
-                        return Some(writer);
+            beside("failcore-trace", move || {
+                let mut writer = match open() {
+                    Ok(writer) => writer,
+                    Err(error) => {
+                        let _ = tell.send(Err(error));
+                        return None;
                     }
-                    let drain = Drain {
-                        state: &state,
-                        writer,
-                        joins,
-                        members: Vec::new(),
-                        events: Vec::new(),
-                        record: Vec::new(),
-                        unpacker: Unpacker::default(),
-                    };
-                    Some(drain.run())
-                })
-                .map_err(ServerError::Thread)?
+                };
+                let assured = writer.reserve(Own::space(own::FIRST));
+                let is_assured = assured.is_ok();
+                let _ = tell.send(assured);
+                if !is_assured {
+                    return Some(writer);
+                }
+                let drain = Drain {
+                    state: &state,
+                    writer,
+                    joins,
+                    members: Vec::new(),
+                    credit: own::FIRST,
+                    events: Vec::new(),
+                    record: Vec::new(),
+                    unpacker: Unpacker::default(),
+                };
+                Some(drain.run())
+            })
+            .map_err(ServerError::Thread)?
         };
         let accept = |state: Arc<State>| {
             std::thread::Builder::new().name("failcore-accept".into()).spawn(move || {
@@ -502,6 +501,8 @@ struct Drain<'a> {
     writer: Writer,
     joins: mpsc::Receiver<Joined>,
     members: Vec<Member>,
+    /// What the parent's own threads may have waiting, in bytes.
+    credit: u64,
     /// Events of the parent's own, while they are written.
     events: Vec<Event>,
     record: Vec<u8>,
@@ -563,8 +564,9 @@ impl Drain<'_> {
 
     fn own_events(&mut self) -> bool {
         let mut events = std::mem::take(&mut self.events);
-        let bytes = self.state.own.take(&mut events);
-        let any = !events.is_empty();
+        let taken = self.state.own.take(&mut events);
+        let any = !events.is_empty() || taken.credit > self.credit;
+        self.credit = taken.credit;
         // One write for all that waited; what one of them cannot be is no reason to lose the others.
         for event in &events {
             let tally = &self.state.tally;
@@ -573,7 +575,7 @@ impl Drain<'_> {
         if any {
             self.write(Writer::flush);
             self.grant();
-            self.state.own.grant(bytes);
+            self.state.own.grant(&taken);
         }
         events.clear();
         self.events = events;
@@ -650,7 +652,7 @@ impl Drain<'_> {
             return;
         }
         let rings = self.members.iter().filter(|member| !member.shunned).count() as u64;
-        let room = rings * EXPANSION * CAPACITY as u64 + 2 * own::CAPACITY;
+        let room = rings * EXPANSION * CAPACITY as u64 + Own::space(self.credit);
         let assured = self.write(|writer| writer.reserve(room));
         if assured && lock(&self.state.broken).is_none() {
             for member in self.members.iter().filter(|member| !member.shunned) {

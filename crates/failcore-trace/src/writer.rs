@@ -30,7 +30,7 @@ pub struct Options {
     pub redactor: Option<Redactor>,
 }
 
-/// Space taken beyond what was asked for, in bytes; given back when the trace is closed.
+/// Space taken beyond what was asked for at most, in bytes; given back when the trace is closed.
 const RESERVE_STEP: u64 = 1 << 20;
 
 impl Default for Options {
@@ -260,7 +260,7 @@ impl Writer {
     pub fn reserve(&mut self, bytes: u64) -> Result<(), TraceError> {
         if self.reserved < self.len + bytes {
             // In large steps, so that a caller who asks before every batch costs no system call each time.
-            let step = bytes.saturating_add(RESERVE_STEP);
+            let step = bytes.saturating_add(bytes.min(RESERVE_STEP));
             let assured = match assure(&self.file, self.len, step) {
                 Ok(()) => step,
                 Err(_) => assure(&self.file, self.len, bytes)
