@@ -1,8 +1,9 @@
-//! Threads that run beside the one that starts them, from the first moment.
+//! On which processor a thread begins.
 //!
-//! Linux often puts the first thread of a process behind its parent, on the same processor, and moves it only once the
-//! parent sleeps, though another processor is idle (`select_task_rq_fair`, measured on 6.18: 0.5 ms on average). Work that
-//! is to overlap with what the parent goes on to do is sent to another processor by hand.
+//! Linux often puts a process's first thread behind its parent, on the same processor, and moves it only once the parent
+//! sleeps, though another processor is idle; and later ones behind a thread that is at work elsewhere, though the parent is
+//! about to sleep (`select_task_rq_fair`; measured on 6.18, half a millisecond each on average). Where it matters to a
+//! program's start, who starts a thread says which it is to be. The thread may run anywhere from then on.
 
 #![allow(unsafe_code, reason = "rustix cannot move another thread; the block says why it is sound")]
 
@@ -11,21 +12,47 @@ use std::thread::{Builder, JoinHandle};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu};
 
-/// Starts a thread named `name`, on another processor than this where there is one.
+/// Starts a thread that works while the calling one does: on another processor, where there is one.
 ///
 /// # Errors
 /// Those of [`Builder::spawn`].
 pub fn beside<T: Send + 'static>(
-    name: &str,
+    builder: Builder,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> std::io::Result<JoinHandle<T>> {
-    let thread = Builder::new().name(name.into()).spawn(work)?;
+    begin(builder, work, |ours, here| {
+        let mut others = *ours;
+        others.unset(here);
+        others
+    })
+}
+
+/// Starts a thread that takes over when the calling one sleeps: on the same processor.
+///
+/// # Errors
+/// Those of [`Builder::spawn`].
+pub(crate) fn behind<T: Send + 'static>(
+    builder: Builder,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> std::io::Result<JoinHandle<T>> {
+    begin(builder, work, |_, here| {
+        let mut only = CpuSet::new();
+        only.set(here);
+        only
+    })
+}
+
+fn begin<T: Send + 'static>(
+    builder: Builder,
+    work: impl FnOnce() -> T + Send + 'static,
+    on: impl FnOnce(&CpuSet, usize) -> CpuSet,
+) -> std::io::Result<JoinHandle<T>> {
+    let thread = builder.spawn(work)?;
     if let Ok(ours) = sched_getaffinity(None) {
-        let mut others = ours;
-        others.unset(sched_getcpu());
-        if others.count() > 0 {
-            // A thread that is waiting for its turn is moved at once, and stays where it is when it may run anywhere again.
-            place(&thread, &others);
+        let on = on(&ours, sched_getcpu());
+        if on.count() > 0 {
+            // A thread that waits for its turn is moved at once, and stays where it is when it may run anywhere again.
+            place(&thread, &on);
             place(&thread, &ours);
         }
     }
@@ -35,7 +62,7 @@ pub fn beside<T: Send + 'static>(
 /// Where it may not be placed, it runs where it is.
 fn place<T>(thread: &JoinHandle<T>, on: &CpuSet) {
     // SAFETY: a thread that was neither joined nor detached, and a set of the size said. Of a thread that has ended the
-    // number is 0, which means the calling one: it is placed as it was in the end (sched_setaffinity(2)).
+    // number is 0, which means the calling one: that is placed, and placed back (sched_setaffinity(2)).
     unsafe {
         libc::pthread_setaffinity_np(thread.as_pthread_t(), size_of::<CpuSet>(), (&raw const *on).cast())
     };
@@ -50,14 +77,15 @@ mod tests {
         let ours = sched_getaffinity(None).unwrap();
         for _ in 0..100 {
             let (tell, told) = std::sync::mpsc::channel::<()>();
-            let thread = beside("beside", move || {
+            let thread = beside(Builder::new(), move || {
                 let _ = told.recv();
                 sched_getaffinity(None).unwrap()
             });
             drop(tell);
             assert_eq!(thread.unwrap().join().unwrap(), ours);
-            // Of one that may have ended before it was placed.
-            beside("beside", || ()).unwrap().join().unwrap();
+            // Those that may have ended before they were placed.
+            beside(Builder::new(), || ()).unwrap().join().unwrap();
+            behind(Builder::new(), || ()).unwrap().join().unwrap();
             assert_eq!(sched_getaffinity(None).unwrap(), ours);
         }
     }
@@ -69,7 +97,8 @@ mod tests {
         }
         let began = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
         let said = std::sync::Arc::clone(&began);
-        let thread = beside("beside", move || said.store(true, std::sync::atomic::Ordering::SeqCst)).unwrap();
+        let thread =
+            beside(Builder::new(), move || said.store(true, std::sync::atomic::Ordering::SeqCst)).unwrap();
         // A parent that never sleeps; the kernel would not leave it alone for as long as this either.
         while !began.load(std::sync::atomic::Ordering::SeqCst) {
             std::hint::spin_loop();

@@ -24,6 +24,7 @@ use rustix::process::{
     Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, getrlimit, pidfd_getfd, pidfd_open, setrlimit,
 };
 
+use crate::beside::behind;
 use crate::cgroup::Cgroup;
 use crate::filter::assemble;
 use crate::guardian::{Message, Prepared, Raw, Step, start};
@@ -165,20 +166,19 @@ impl Supervisor {
         // ancestor of both. It does so while all is made that it needs then.
         let (hand, handed) = mpsc::sync_channel::<Wanted>(1);
         let keep = plan.keep.clone();
-        worker(0)
-            .spawn(move || {
-                let given_up = give_up(&keep);
-                // Nothing comes where the rest could not be made.
-                let Ok(wanted) = handed.recv() else { return };
-                match wanted.start(given_up) {
-                    Ok((shared, root)) => {
-                        let _ = tell.send(Ok((Arc::clone(&shared), root)));
-                        serve(&shared);
-                    }
-                    Err(why) => drop(tell.send(Err(why))),
+        behind(worker(0), move || {
+            let given_up = give_up(&keep);
+            // Nothing comes where the rest could not be made.
+            let Ok(wanted) = handed.recv() else { return };
+            match wanted.start(given_up) {
+                Ok((shared, root)) => {
+                    let _ = tell.send(Ok((Arc::clone(&shared), root)));
+                    serve(&shared);
                 }
-            })
-            .map_err(StartError::kernel("cannot start a thread"))?;
+                Err(why) => drop(tell.send(Err(why))),
+            }
+        })
+        .map_err(StartError::kernel("cannot start a thread"))?;
         let terminal = File::options().read(true).write(true).open("/dev/tty").ok();
         let stdin = launch.stdin.clone();
         let broker = parent.broker.iter().flat_map(|broker| broker.tcp_ports());

@@ -9,7 +9,7 @@ use std::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, SystemTime};
 
 use failcore_gate::{Approver, Meter, Sink};
@@ -217,7 +217,7 @@ impl Server {
         let (tell, opened) = mpsc::channel();
         let drainer = {
             let state = Arc::clone(&state);
-            beside("failcore-trace", move || {
+            beside(Builder::new().name("failcore-trace".into()), move || {
                 let mut writer = match open() {
                     Ok(writer) => writer,
                     Err(error) => {
@@ -246,7 +246,7 @@ impl Server {
             .map_err(ServerError::Thread)?
         };
         let accept = |state: Arc<State>| {
-            std::thread::Builder::new().name("failcore-accept".into()).spawn(move || {
+            Builder::new().name("failcore-accept".into()).spawn(move || {
                 let Some(reception) = &state.reception else { return };
                 reception.accept(|connection| {
                     // Whoever finds no place sees the connection close, which is a no.
@@ -389,7 +389,7 @@ impl State {
             return Err(Errno::AGAIN);
         }
         let shared = Arc::clone(self);
-        let spawned = std::thread::Builder::new().name("failcore-attend".into()).spawn(move || {
+        let spawned = Builder::new().name("failcore-attend".into()).spawn(move || {
             talk(&shared);
             shared.connections.fetch_sub(1, SeqCst);
         });
