@@ -337,17 +337,25 @@ impl Writer {
         let written = self.write_batch();
         self.discard();
         written?;
-        // What was assured and not used makes room for what goes with the records.
-        self.file.set_len(self.len).map_err(TraceError::io("end", &self.path))?;
         self.reserved = self.len;
         // The disk has the records to write while they are signed.
-        let records = self.file.try_clone().map_err(TraceError::io("sync", &self.path))?;
+        let (file, len) = (self.file.try_clone().map_err(TraceError::io("sync", &self.path))?, self.len);
+        // What was assured and not used is given back.
+        let file = &file;
+        let end = move || file.set_len(len).and_then(|()| file.sync_all());
         let synced = std::thread::scope(|scope| {
-            let records = Syncing::begin(scope, &records);
-            self.checkpoint()?;
-            let leaves = Syncing::begin(scope, &self.leaves);
-            let synced = self.checkpoints.sync_all();
-            Ok::<_, TraceError>(records.end().and(leaves.end()).and(synced))
+            let mut records = Beside::begin(scope, end);
+            let mut signed = self.checkpoint();
+            if signed.is_err() {
+                // On a full disk that is the room which the signature needs.
+                records = Beside::Done(records.end());
+                signed = self.checkpoint();
+            }
+            signed?;
+            let leaves = &self.leaves;
+            let leaves = Beside::begin(scope, move || leaves.sync_all());
+            let checkpoints = self.checkpoints.sync_all();
+            Ok::<_, TraceError>(records.end().and(leaves.end()).and(checkpoints))
         })?;
         self.closed = true;
         synced.map_err(TraceError::io("sync", &self.dir))
@@ -406,23 +414,25 @@ fn create(dir: &Path, path: &Path) -> Result<File, TraceError> {
     })
 }
 
-/// A file that is being brought to the disk, which each waits for by itself: beside whatever else is done, or in the end
-/// where no thread is to be had.
-struct Syncing<'scope> {
-    file: &'scope File,
-    thread: std::io::Result<std::thread::ScopedJoinHandle<'scope, std::io::Result<()>>>,
+/// What is done to a file beside whatever else is done, or at once where no thread is to be had.
+enum Beside<'scope> {
+    Going(std::thread::ScopedJoinHandle<'scope, std::io::Result<()>>),
+    Done(std::io::Result<()>),
 }
 
-impl<'scope> Syncing<'scope> {
-    fn begin(scope: &'scope std::thread::Scope<'scope, '_>, file: &'scope File) -> Self {
+impl<'scope> Beside<'scope> {
+    fn begin(
+        scope: &'scope std::thread::Scope<'scope, '_>,
+        work: impl Fn() -> std::io::Result<()> + Send + Copy + 'scope,
+    ) -> Self {
         let thread = std::thread::Builder::new().name("failcore-sync".into());
-        Self { file, thread: thread.spawn_scoped(scope, || file.sync_all()) }
+        thread.spawn_scoped(scope, work).map_or_else(|_| Self::Done(work()), Self::Going)
     }
 
     fn end(self) -> std::io::Result<()> {
-        match self.thread.map(std::thread::ScopedJoinHandle::join) {
-            Ok(Ok(done)) => done,
-            Ok(Err(_)) | Err(_) => self.file.sync_all(),
+        match self {
+            Self::Going(thread) => thread.join().unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into())),
+            Self::Done(done) => done,
         }
     }
 }

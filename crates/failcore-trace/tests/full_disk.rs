@@ -117,6 +117,17 @@ fn tiny_disk(disk: &Path) {
     let report = verify(&dir, Some(&key.verifying_key())).unwrap();
     assert!(report.is_valid(), "{report:?}");
 
+    // What was assured and not used is the room for the last signature.
+    let dir = disk.join("last");
+    let (mut writer, key) = self::writer(&dir, 16, u64::MAX);
+    writer.reserve(64 << 10).unwrap();
+    ballast(usize::MAX);
+    writer.append(&opened()).unwrap();
+    writer.close(Some(0)).unwrap();
+    let report = verify(&dir, Some(&key.verifying_key())).unwrap();
+    assert!(report.is_valid(), "{report:?}");
+    fs::remove_file(disk.join("ballast")).unwrap();
+
     // A trace that cannot even begin says so.
     ballast(usize::MAX);
     let begun = Writer::create(&disk.join("other"), "session-2", &key, &"x".repeat(8192));
