@@ -229,8 +229,9 @@ impl Supervisor {
         hand.send(Wanted { prepared, acting, link: hold, far, parent, rewriter, held })
             .map_err(|_| gone())?;
         let (shared, root) = told.recv().map_err(|_| gone())??;
+        let watcher = watch(&shared);
         let agent = probed(&mut link).inspect_err(|_| shared.end())?;
-        let watcher = watch(&shared).map_err(StartError::kernel("cannot start a thread"))?;
+        let watcher = watcher.map_err(StartError::kernel("cannot start a thread"))?;
         let supervisor = Self { shared, root, agent, life: Some(life), watcher: Some(watcher) };
         if !ready() {
             supervisor.stop();
@@ -367,12 +368,16 @@ fn hold_agent(
         .map_err(|why| StartError::Kernel { step: "cannot take over the listener", why: why.into() })?;
     let shared = Shared::new(Listener::new(listener), parent, root, rewriter)
         .map_err(|why| StartError::Kernel { step: "cannot open our own descriptors", why: why.into() })?;
+    // It may try what must be refused: this thread is about to answer.
+    if let Err(why) = link.write_all(&[1]) {
+        shared.end();
+        return Err(StartError::kernel("cannot speak to the program's process")(why));
+    }
     Ok((shared, root))
 }
 
-/// Has the agent try what must be refused; its process id.
+/// Waits until the agent has tried what must be refused; its process id.
 fn probed(link: &mut UnixStream) -> Result<u32, StartError> {
-    link.write_all(&[1]).map_err(StartError::kernel("cannot speak to the program's process"))?;
     let message = receive(link).ok_or(StartError::Leaks("the program's process ended at its probes"))?;
     if message.step != Step::Probed as i32 {
         return Err(step_error(message.step, std::io::Error::from_raw_os_error(message.value)));

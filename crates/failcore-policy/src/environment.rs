@@ -1,11 +1,13 @@
 //! What a policy's `~`, `${VAR}`, bare words and presets refer to on this machine.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 
 use failcore_model::AbsPath;
+use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 /// Everything outside a policy's text that its meaning depends on. The resolved policy no longer refers to it.
@@ -237,9 +239,9 @@ pub(crate) fn real(path: &AbsPath) -> Option<AbsPath> {
 /// What was found out about paths: each is looked at once while a policy is read.
 #[derive(Debug, Default)]
 pub(crate) struct Reals {
-    followed: RefCell<HashMap<AbsPath, Real>>,
-    whole: RefCell<HashMap<AbsPath, Option<AbsPath>>>,
-    interpreters: RefCell<HashMap<AbsPath, Option<AbsPath>>>,
+    followed: RefCell<FxHashMap<AbsPath, Real>>,
+    whole: RefCell<FxHashMap<AbsPath, Option<AbsPath>>>,
+    interpreters: RefCell<FxHashMap<AbsPath, Option<AbsPath>>>,
 }
 
 /// Where a path leads, and whether anything is there.
@@ -283,12 +285,13 @@ impl Reals {
         if !above.exists {
             return Real { path: here, exists: false };
         }
-        let found = match std::fs::symlink_metadata(here.as_path()) {
-            Ok(found) if found.is_symlink() => match self.real(&here) {
+        // readlink(2) says in one look whether something is there, and whether that is a link.
+        let found = match std::fs::read_link(here.as_path()) {
+            Ok(_) => match self.real(&here) {
                 Some(path) => Real { path, exists: true },
                 None => Real { path: here, exists: false },
             },
-            found => Real { path: here, exists: found.is_ok() },
+            Err(error) => Real { path: here, exists: error.kind() == ErrorKind::InvalidInput },
         };
         self.followed.borrow_mut().insert(path.clone(), found.clone());
         found
@@ -297,7 +300,7 @@ impl Reals {
 
 /// What is known of a path, found out where it is not known yet.
 fn once(
-    known: &RefCell<HashMap<AbsPath, Option<AbsPath>>>,
+    known: &RefCell<FxHashMap<AbsPath, Option<AbsPath>>>,
     path: &AbsPath,
     find: impl FnOnce() -> Option<AbsPath>,
 ) -> Option<AbsPath> {

@@ -244,25 +244,29 @@ impl<'a> Loader<'a> {
 
 /// Reads the text as far as it makes sense: whatever is wrong is reported, cut out, and the rest read again.
 fn document(text: &str) -> (Document, Vec<(Range<usize>, Wrong)>) {
-    let (mut tree, errors) = DeTable::parse_recoverable(text);
+    let (tree, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         // Only the first: one missing bracket makes nonsense of all that follows.
         let first = errors.iter().take(1);
         let wrongs = first.map(|e| (e.span().unwrap_or_default(), syntax(e.message()))).collect();
         return (Document::default(), wrongs);
     }
+    let mut found = Document::deserialize(toml::Deserializer::from(tree));
     let mut wrongs = Vec::new();
+    let mut mended = None;
     loop {
-        match Document::deserialize(toml::Deserializer::from(tree.clone())) {
+        let error = match found {
             Ok(document) => return (document, wrongs),
-            Err(error) => {
-                let span = error.span().unwrap_or_default();
-                wrongs.push((span.clone(), rephrase(error.message(), text.get(span.clone()))));
-                if wrongs.len() > MAX_PROBLEMS || !cut_from_table(tree.get_mut(), &span) {
-                    return (Document::default(), wrongs);
-                }
-            }
+            Err(error) => error,
+        };
+        // Few policies come to this: it is read once more to be cut.
+        let tree = mended.get_or_insert_with(|| DeTable::parse_recoverable(text).0);
+        let span = error.span().unwrap_or_default();
+        wrongs.push((span.clone(), rephrase(error.message(), text.get(span.clone()))));
+        if wrongs.len() > MAX_PROBLEMS || !cut_from_table(tree.get_mut(), &span) {
+            return (Document::default(), wrongs);
         }
+        found = Document::deserialize(toml::Deserializer::from(tree.clone()));
     }
 }
 
