@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -327,7 +328,9 @@ def test_nothing_survives_a_stop(world: World) -> None:
         ended = run.ended()
         time.sleep(0.2)
         assert beats(world) == before
-    assert "is stopped" in said
+    # All that beat, and the one that sleeps.
+    counted = re.search(r"is stopped: (\d+) processes ended", said)
+    assert counted and int(counted[1]) == len(BEATS), said
     assert ended.code == 137 and "stopped by" in ended.err, ended.explain()
     assert kinds(ended.records) == ["run.stopped"] and ended.records[-1]["exit"] == 137
     assert world.ask("trace", "verify", str(ended.trace)).returncode == 0

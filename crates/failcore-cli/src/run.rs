@@ -335,20 +335,16 @@ impl Started {
     /// there were, and how many are still there.
     fn end(&mut self, mut polite: impl FnMut(Duration) -> bool) -> (usize, usize) {
         self.tree.spare(self.helper());
-        let (supervised, cgroup) = (&self.supervised, &self.cgroup);
+        let supervised = &self.supervised;
         let polite = |elapsed: Duration| {
             let polite = polite(elapsed);
             if !polite && let Some(supervised) = supervised {
                 // Nothing is done for it any more: no process can start.
                 supervised.supervisor.hold(Duration::ZERO);
             }
-            if !polite && let Some(cgroup) = cgroup {
-                // At once, those that are just being born too. Where the kernel is too old for it, the tree is walked.
-                let _ = cgroup.kill();
-            }
             polite
         };
-        self.tree.stop(polite, self.frozen.take())
+        self.tree.stop(polite, self.frozen.take(), self.cgroup.as_deref())
     }
 
     /// Until the program ends, somebody gives an order, or it is time to look again.

@@ -120,7 +120,7 @@ impl Begun {
             match watched {
                 Ok(root) => Ok((control, tree, root, supervised)),
                 Err(problem) => {
-                    tree.stop(|_| false, None);
+                    tree.stop(|_| false, None, cgroup.as_deref());
                     Err(problem)
                 }
             }

@@ -112,13 +112,14 @@ impl Tree {
     }
 
     /// Ends every process of the tree: asks them to for as long as `polite` says, and then makes them. What is `frozen`
-    /// is let go when it has been told to end.
+    /// is let go when it has been told to end. Those of a `cgroup` end at once, those that are just being born too.
     ///
     /// Returns how many there were, and how many are still there: what waits in the kernel uninterruptibly cannot be ended.
     pub(crate) fn stop(
         &mut self,
         mut polite: impl FnMut(Duration) -> bool,
         mut frozen: Option<Frozen>,
+        cgroup: Option<&Cgroup>,
     ) -> (usize, usize) {
         let started = Instant::now();
         let (mut known, mut asked) = (HashSet::new(), HashSet::new());
@@ -131,6 +132,10 @@ impl Tree {
             // Before all of the machine's processes are looked at, which gives those that fork the time to.
             let struck = if polite { Vec::new() } else { self.below.strike() };
             let mut found = struck.into_iter().fold(false, |found, identity| found | known.insert(identity));
+            if !polite && let Some(cgroup) = cgroup {
+                // After they are counted. Where the kernel is too old for it, the tree is walked.
+                let _ = cgroup.kill();
+            }
             // Who cannot be looked at is not gone.
             let Ok(members) = self.below.members() else {
                 if over {
