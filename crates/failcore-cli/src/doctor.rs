@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use failcore_kernel::{Cgroup, CgroupMounts, probe};
+use failcore_kernel::{Cgroup, Mounts, probe};
 use failcore_policy::Limits;
 use serde::Serialize;
 
@@ -250,11 +250,10 @@ fn cgroup() -> Finding {
     // For as long as the question takes; limits that nothing reaches.
     let most = Some(1 << 40);
     let limits = Limits { memory: most, processes: most, ..Limits::default() };
-    let cgroup =
-        match Cgroup::create(&format!("doctor-{}", std::process::id()), &limits, &CgroupMounts::read()) {
-            Ok(cgroup) => cgroup,
-            Err(error) => return Finding::limited(WHAT, error.to_string(), remedy),
-        };
+    let cgroup = match Cgroup::create(&format!("doctor-{}", std::process::id()), &limits, &Mounts::read()) {
+        Ok(cgroup) => cgroup,
+        Err(error) => return Finding::limited(WHAT, error.to_string(), remedy),
+    };
     let lacks: Vec<String> = [("memory", "memory"), ("pids", "threads")]
         .into_iter()
         .filter_map(|(controller, what)| Some(format!("not {what}: {}", cgroup.lacks(controller)?)))

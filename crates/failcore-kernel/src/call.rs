@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use failcore_gate::{Actor, Grant};
-use failcore_model::{Action, Event, FileId, FileRef, Outcome, Text};
+use failcore_model::{Action, Event, FileId, FileRef, Outcome, Reason, Text};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
@@ -240,6 +240,11 @@ impl Call<'_> {
     /// Who calls.
     pub(crate) fn actor(&self) -> Actor {
         Actor { pid: self.process.pid, tid: self.notice.tid, exe: self.process.image().path.clone() }
+    }
+
+    /// Why an operation would be refused; nothing is recorded.
+    pub(crate) fn foresee(&self, action: &Action) -> Option<Reason> {
+        self.shared.parent.gate.foresee(action.clone(), self.process.claims(self.notice.tid), &[])
     }
 
     /// What a granted operation came to; a failure is recorded.

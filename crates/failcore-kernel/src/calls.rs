@@ -131,8 +131,7 @@ const EVERYWHERE: &[Row] = rows! {
     "the process's own memory", Allow =>
         SYS_mmap SYS_munmap SYS_mprotect SYS_mremap SYS_msync SYS_mincore SYS_madvise SYS_brk SYS_mlock SYS_mlock2
         SYS_munlock SYS_mlockall SYS_munlockall SYS_remap_file_pages SYS_pkey_mprotect SYS_pkey_alloc SYS_pkey_free
-        SYS_mbind SYS_set_mempolicy SYS_get_mempolicy SYS_set_mempolicy_home_node SYS_membarrier SYS_mseal
-        SYS_process_madvise;
+        SYS_mbind SYS_set_mempolicy SYS_get_mempolicy SYS_set_mempolicy_home_node SYS_membarrier SYS_mseal;
     "the process itself: its identity within what it has, its end, its time", Allow =>
         SYS_exit SYS_exit_group SYS_wait4 SYS_waitid SYS_getpid SYS_getppid SYS_gettid SYS_getuid SYS_geteuid
         SYS_getgid SYS_getegid SYS_getresuid SYS_getresgid SYS_getgroups SYS_getpgid SYS_getsid SYS_setpgid
@@ -256,8 +255,10 @@ const EVERYWHERE: &[Row] = rows! {
         SYS_migrate_pages SYS_move_pages;
     "limits and scheduling of oneself are free, those of others judged", When(&[(Is(0, 0), Allow)], &Ask) =>
         SYS_prlimit64 SYS_sched_setaffinity SYS_sched_setscheduler SYS_sched_setparam SYS_sched_setattr;
-    "as above; the process is the second argument", When(&[(Is(1, 0), Allow)], &Ask) =>
-        SYS_setpriority SYS_ioprio_set;
+    "as above; the first argument says whether the second is a process, a group or a user",
+        When(&[(Both(0, PRIO_PROCESS as u64, 1, 0), Allow)], &Ask) => SYS_setpriority;
+    "as above", When(&[(Both(0, 1, 1, 0), Allow)], &Ask) => SYS_ioprio_set; // IOPRIO_WHO_PROCESS
+    "the memory of oneself, or of another process", Ask => SYS_process_madvise;
     "whom signals about a descriptor go to",
         When(&[(Is(1, F_SETOWN as u64), Ask), (Is(1, 15), Forbid(EPERM))], &Allow) => SYS_fcntl; // F_SETOWN_EX
     "most are requests to a device that was judged when opened; a few change attributes, type at a terminal, name a \

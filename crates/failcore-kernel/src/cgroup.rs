@@ -1,7 +1,7 @@
 //! The cgroup of a run (kernel documentation, "Control Group v2"): what the kernel counts, freezes and ends as one.
 //!
 //! A process starts in it (clone3(2), `CLONE_INTO_CGROUP`), so that nothing of the run was ever outside; it cannot leave,
-//! since that is a write to a file that no policy permits ([`CgroupMounts`]). Where no cgroup can be made, the run goes without:
+//! since that is a write to a file that no policy permits ([`Mounts`]). Where no cgroup can be made, the run goes without:
 //! its processes are found by descent and measured from time to time.
 
 use std::fs::File;
@@ -17,6 +17,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use rustix::process::Pid;
+
+use crate::mounts::{Hierarchy, Mounts};
 
 /// How names of runs' cgroups begin.
 const PREFIX: &str = "failcore-";
@@ -78,8 +80,8 @@ impl Cgroup {
     ///
     /// # Errors
     /// [`CgroupError`]. Without a controller there is a cgroup all the same: see [`Cgroup::holds_memory`].
-    pub fn create(run: &str, limits: &Limits, mounts: &CgroupMounts) -> Result<Self, CgroupError> {
-        let (own, top) = own(&mounts.0).ok_or(CgroupError::NotThere)?;
+    pub fn create(run: &str, limits: &Limits, mounts: &Mounts) -> Result<Self, CgroupError> {
+        let (own, top) = own(mounts).ok_or(CgroupError::NotThere)?;
         let needs: Vec<&str> = [("memory", limits.memory), ("pids", limits.processes)]
             .into_iter()
             .filter_map(|(controller, limit)| limit.map(|_| controller))
@@ -174,9 +176,9 @@ impl Cgroup {
 
     /// Why it does not hold what a controller would; nothing where it does.
     pub fn lacks(&self, controller: &str) -> Option<&'static str> {
-        let named = |mount: &Mount| mount.controllers.iter().flatten().any(|name| name == controller);
+        let named = |hierarchy: &Hierarchy| matches!(hierarchy, Hierarchy::One(names) if names.iter().any(|name| name == controller));
         let held = (controller == "memory" && self.memory) || (controller == "pids" && self.pids);
-        (!held).then(|| match CgroupMounts::read().0.iter().any(named) {
+        (!held).then(|| match Mounts::read().hierarchies().any(|(_, hierarchy)| named(hierarchy)) {
             true => "the controller belongs to cgroup version 1 here",
             false => "the controller is not to be had for it",
         })
@@ -327,78 +329,17 @@ fn number(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
-/// A mounted hierarchy of cgroups.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Mount {
-    /// What of the hierarchy is mounted.
-    root: PathBuf,
-    /// Where.
-    point: PathBuf,
-    /// The controllers of a hierarchy of version 1; none says that it is version 2.
-    controllers: Option<Vec<String>>,
-}
-
-/// The hierarchies of cgroups that are mounted, of either version: files there move processes out of what confines them,
-/// and of version 1 start programs outside ("release_agent").
-#[derive(Debug, Clone)]
-pub struct CgroupMounts(Vec<Mount>);
-
-impl CgroupMounts {
-    /// Those there are now.
-    pub fn read() -> Self {
-        // The kernel writes it anew at each read: a few large ones.
-        let mut text = Vec::with_capacity(16 << 10);
-        if File::open("/proc/self/mountinfo").and_then(|mut file| file.read_to_end(&mut text)).is_err() {
-            return Self(Vec::new());
-        }
-        Self(text.split(|byte| *byte == b'\n').filter_map(mount).collect())
-    }
-
-    /// Where they are.
-    pub fn points(&self) -> impl Iterator<Item = &Path> {
-        self.0.iter().map(|mount| mount.point.as_path())
-    }
-}
-
-/// A line of /proc/PID/mountinfo (proc_pid_mountinfo(5)), where it is about cgroups.
-fn mount(line: &[u8]) -> Option<Mount> {
-    let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-    let dash = words.iter().skip(6).position(|word| *word == b"-")? + 6;
-    let controllers = match *words.get(dash + 1)? {
-        b"cgroup2" => None,
-        b"cgroup" => {
-            let options = String::from_utf8_lossy(words.get(dash + 3)?).into_owned();
-            Some(options.split(',').map(str::to_owned).collect())
-        }
-        _ => return None,
-    };
-    Some(Mount { root: unescaped(words.get(3)?), point: unescaped(words.get(4)?), controllers })
-}
-
-/// A path in which the kernel wrote blanks and the like as octal numbers.
-fn unescaped(text: &[u8]) -> PathBuf {
-    use std::os::unix::ffi::OsStringExt;
-    let mut out = Vec::new();
-    let mut rest = text;
-    while let Some((byte, after)) = rest.split_first() {
-        let octal = (*byte == b'\\').then(|| after.get(..3)).flatten();
-        let value = octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        out.push(value.unwrap_or(*byte));
-        rest = if value.is_some() { &after[3..] } else { after };
-    }
-    std::ffi::OsString::from_vec(out).into()
-}
-
 /// The directory of this process's own cgroup, and the topmost one that can be seen.
-fn own(mounts: &[Mount]) -> Option<(PathBuf, PathBuf)> {
+fn own(mounts: &Mounts) -> Option<(PathBuf, PathBuf)> {
     let text = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     own_in(mounts, &text)
 }
 
-fn own_in(mounts: &[Mount], cgroups: &str) -> Option<(PathBuf, PathBuf)> {
+fn own_in(mounts: &Mounts, cgroups: &str) -> Option<(PathBuf, PathBuf)> {
     // proc_pid_cgroup(5): hierarchy 0 is version 2.
     let path = Path::new(cgroups.lines().find_map(|line| line.strip_prefix("0::"))?);
-    mounts.iter().filter(|mount| mount.controllers.is_none()).find_map(|mount| {
+    let two = mounts.hierarchies().filter(|(_, hierarchy)| **hierarchy == Hierarchy::Two);
+    two.map(|(mount, _)| mount).find_map(|mount| {
         // Outside of what this process may see, the kernel writes `/..`.
         let below = path.strip_prefix(&mount.root).ok().filter(|below| !below.starts_with(".."))?;
         let own = if below == Path::new("") { mount.point.clone() } else { mount.point.join(below) };
@@ -411,31 +352,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mounts_are_read_as_the_kernel_writes_them() {
-        let line =
-            b"41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate";
-        let two = Mount { root: "/".into(), point: "/sys/fs/cgroup/unified".into(), controllers: None };
-        assert_eq!(mount(line), Some(two));
-        let one = mount(b"35 31 0:32 /a\\040b /c\\134d rw - cgroup cgroup rw,cpu,memory").unwrap();
-        assert_eq!((one.root, one.point), ("/a b".into(), "/c\\d".into()));
-        assert!(one.controllers.unwrap().contains(&"memory".to_owned()));
-        for other in [&b""[..], b"31 23 0:28 / /sys rw - tmpfs tmpfs rw", b"1 2 3 - cgroup2", b"cgroup2"] {
-            assert_eq!(mount(other), None);
-        }
-    }
-
-    #[test]
     fn our_own_is_found_below_what_is_mounted() {
-        let two = |root: &str| Mount { root: root.into(), point: "/cg".into(), controllers: None };
-        let found = |root, own: &str| own_in(&[two(root)], own).map(|(own, _)| own.display().to_string());
+        let two = |root: &str| Mounts::of(format!("41 31 0:38 {root} /cg rw - cgroup2 none rw").as_bytes());
+        let found = |root, own: &str| own_in(&two(root), own).map(|(own, _)| own.display().to_string());
         assert_eq!(found("/", "3:pids:/x\n0::/user/app\n").as_deref(), Some("/cg/user/app"));
         assert_eq!(found("/user", "0::/user/app").as_deref(), Some("/cg/app"));
         assert_eq!(found("/", "0::/").as_deref(), Some("/cg"));
         assert_eq!(found("/", "0::/../other"), None);
         assert_eq!(found("/elsewhere", "0::/user"), None);
         assert_eq!(found("/", "3:pids:/x"), None, "version 1 alone");
-        let one = Mount { controllers: Some(vec!["memory".into()]), ..two("/") };
-        assert_eq!(own_in(&[one], "0::/"), None);
+        let one = Mounts::of(b"35 31 0:32 / /cg rw - cgroup none rw,memory");
+        assert_eq!(own_in(&one, "0::/"), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 
-use failcore_model::{Action, FileId, Text};
+use failcore_model::{Action, Event, FileId, Reason, Rights, Text};
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, open};
 use rustix::io::Errno;
 
@@ -22,6 +22,12 @@ const MOST_ARGUMENTS: usize = 65_536;
 const MOST_BYTES: usize = 6 << 20;
 /// How many interpreters may stand behind one another (fs/exec.c).
 const MOST_INTERPRETERS: usize = 5;
+
+/// What /proc/PID/exe will be, and its path where it has one.
+type Runs = (FileId, Option<Text>);
+
+/// An image may be run and not read.
+struct Unreadable;
 
 /// `execve(path, argv, envp)`.
 pub(crate) fn execve(call: &Call<'_>) -> Reply {
@@ -64,8 +70,14 @@ fn judged(call: &Call<'_>, asked: &[u8], found: Found, argv: u64) -> Reply {
         return Err(Errno::ACCESS);
     }
     let argv = arguments(call.tid(), argv)?;
-    let (runs, path) = what_runs(call, &image)?;
+    let runs = what_runs(call, &image)?;
     let grant = call.judge(Action::Exec { image: call.object_ref(asked, &image), argv })?;
+    let Some((runs, path)) = runs else {
+        // Such a process cannot be looked into (prctl(2), PR_SET_DUMPABLE), so it could not be supervised.
+        let text = format!("{} may be run and not read: it is not started", image.path);
+        let _ = call.shared.parent.gate.record(&Event::Notice { text });
+        return call.concluded(grant, Err(Errno::ACCESS));
+    };
     let before = call.process.image().id;
     call.process.expect(Expected { id: runs, path, tid: call.tid(), before, op: grant.op() });
     call.shared.changing();
@@ -94,17 +106,19 @@ fn arguments(tid: u32, argv: u64) -> Result<Vec<Text>, Errno> {
     }
 }
 
-/// The image that /proc/PID/exe will show, and its path: the file itself, or the interpreter its first line names.
-fn what_runs(call: &Call<'_>, image: &Object) -> Result<(FileId, Option<Text>), Errno> {
+/// The image that /proc/PID/exe will show, and its path: the file itself, or the interpreter its first line names, which its
+/// grant implies unless the policy forbids that one. `None` where it may be run and not read.
+fn what_runs(call: &Call<'_>, image: &Object) -> Result<Option<Runs>, Errno> {
     // Where somebody puts a script into a program that fast, something else runs than is expected, and is ended.
     let state = state(&image.stat);
     if call.shared.programs.has(&state) {
-        return Ok((image.id(), named(image)));
+        return Ok(Some((image.id(), named(image))));
     }
     let mut runs = (image.id(), named(image));
     let mut next: OwnedFd = rustix::io::fcntl_dupfd_cloexec(&image.fd, 0)?;
     for _ in 0..MOST_INTERPRETERS {
-        let Some(interpreter) = interpreter(&next) else { break };
+        let Ok(interpreter) = interpreter(&next) else { return Ok(None) };
+        let Some(interpreter) = interpreter else { break };
         let start = if interpreter.starts_with(b"/") {
             Start::Root
         } else {
@@ -113,13 +127,18 @@ fn what_runs(call: &Call<'_>, image: &Object) -> Result<(FileId, Option<Text>), 
         let Found::Object(object) = walk::object(call, &start, &interpreter, true)? else {
             return Err(Errno::NOENT);
         };
+        let read = Action::Open { file: call.object_ref(&interpreter, &object), rights: Rights::READ };
+        if let Some(Reason::Forbidden | Reason::Always) = call.foresee(&read) {
+            let _forbidden = call.judge(read)?;
+            return Err(Errno::ACCESS);
+        }
         runs = (object.id(), named(&object));
         next = object.fd;
     }
     if runs.0 == image.id() {
         call.shared.programs.note(&state);
     }
-    Ok(runs)
+    Ok(Some(runs))
 }
 
 /// The path of an image as the kernel will tell it; of memory without a name it tells something else.
@@ -143,12 +162,19 @@ fn state(stat: &Stat) -> Vec<u8> {
 }
 
 /// The path after `#!` (execve(2)); the kernel looks at the first 256 bytes.
-fn interpreter(image: &OwnedFd) -> Option<Vec<u8>> {
+///
+/// # Errors
+/// Where it may not be read.
+fn interpreter(image: &OwnedFd) -> Result<Option<Vec<u8>>, Unreadable> {
     let mut head = [0; 256];
-    // What cannot be read can still be run, and is no script then.
-    let file = open(through(image), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    let len = File::from(file).read(&mut head).ok()?;
-    let line = head[..len].strip_prefix(b"#!")?;
-    let line = line.split(|byte| *byte == b'\n').next()?;
-    line.split(|byte| matches!(byte, b' ' | b'\t' | 0)).find(|word| !word.is_empty()).map(<[u8]>::to_vec)
+    let file = match open(through(image), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(file) => file,
+        Err(Errno::ACCESS) => return Err(Unreadable),
+        Err(_) => return Ok(None),
+    };
+    let Ok(len) = File::from(file).read(&mut head) else { return Ok(None) };
+    let Some(line) = head[..len].strip_prefix(b"#!") else { return Ok(None) };
+    let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let mut words = line.split(|byte| matches!(byte, b' ' | b'\t' | 0));
+    Ok(words.find(|word| !word.is_empty()).map(<[u8]>::to_vec))
 }

@@ -133,6 +133,8 @@ fn coverage(policy: &PolicySet, features: &Features, plan: &Plan) -> Coverage {
     let landlock = plan.files.is_some();
     let verbs = Verb::ALL.iter().map(|verb| {
         let (hold, by) = match verb {
+            // Of truncation by name it knows since ABI 3.
+            Verb::FsModify if landlock && features.landlock < 3 => (Hold::Binding, SUPERVISOR),
             Verb::FsOpen
             | Verb::FsRead
             | Verb::FsCreate
@@ -194,6 +196,14 @@ fn coverage(policy: &PolicySet, features: &Features, plan: &Plan) -> Coverage {
     } else if features.landlock < 2 {
         notes.push("this kernel's Landlock lets no file be moved between directories".into());
     }
+    if plan.images.iter().any(|images| matches!(images, Images::Below(_))) {
+        notes.push("programs may start by a pattern with `**`, whatever their interpreters are: Landlock underneath lets every \
+                    file be read and run then, and the supervisor holds that alone"
+            .into());
+    }
+    if !features.killable {
+        notes.push("before Linux 5.19 a signal with a handler can interrupt a call that was done and recorded already".into());
+    }
     Coverage { lane: Lane::Kernel, trace: Hold::Binding, verbs: verbs.collect(), notes }
 }
 
@@ -205,7 +215,7 @@ const NOT_HELD: &[&str] = &[
     "host names are judged by the addresses they were pinned to: a direct grant reaches whatever host shares the address, \
      unless it is carried",
     "open descriptors and connections outlive a grant that ends, until the run stops",
-    "hard links made before the run to files that only a glob denies are not held",
+    "hard links made before the run to files that only a glob denies, or that lie in a denied directory, are not held",
 ];
 
 #[cfg(test)]
@@ -225,7 +235,7 @@ mod tests {
     }
 
     fn features(landlock: u32) -> Features {
-        Features { landlock, notify: true }
+        Features { landlock, notify: true, killable: true }
     }
 
     fn path(text: &str) -> AbsPath {
@@ -264,8 +274,25 @@ mod tests {
             let by = |verb| coverage.verbs.iter().find(|held| held.verb == verb).unwrap();
             assert_eq!(by(Verb::FsOpen).by.contains("Landlock"), abi >= 1, "{abi}");
             assert_eq!(by(Verb::FsOpen).hold, Hold::Binding);
+            assert_eq!(by(Verb::FsModify).by.contains("Landlock"), abi >= 3, "{abi}");
             assert_eq!(by(Verb::NetConnect).by.contains("Landlock"), abi >= 4, "{abi}");
+            assert_eq!(by(Verb::NetBind).by.contains("Landlock"), abi >= 4, "{abi}");
+            assert_eq!(by(Verb::ProcessSignal).by.contains("Landlock"), abi >= 6, "{abi}");
+            let says = |words: &str| coverage.notes.iter().any(|note| note.contains(words));
+            assert_eq!(says("no Landlock"), abi == 0, "{abi}");
+            assert_eq!(says("moved between directories"), abi == 1, "{abi}");
         }
+    }
+
+    #[test]
+    fn what_is_wider_than_it_looks_is_said() {
+        let notes = |text, features| lower(&policy(text), &features).1.notes.join("\n");
+        let (any, one) = ("[process]\nexec = [\"/usr/lib/gcc/**\"]", "[process]\nexec = [\"/usr/bin/*\"]");
+        assert!(
+            notes(any, features(7)).contains("with `**`") && !notes(one, features(7)).contains("with `**`")
+        );
+        let old = Features { killable: false, ..features(7) };
+        assert!(notes(one, old).contains("5.19") && !notes(one, features(7)).contains("5.19"));
     }
 
     #[test]

@@ -39,6 +39,22 @@ pub fn seccomp_notify() -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Whether a call that a supervisor has taken is left alone by signals that do not end its process (seccomp(2),
+/// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`, Linux 5.19).
+pub fn seccomp_waits_killable() -> bool {
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | 1 << 5;
+    // SAFETY: without a filter nothing is installed: the kernel says EFAULT where it knows the flags, EINVAL where not.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            ptr::null::<libc::sock_fprog>(),
+        )
+    };
+    done == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT)
+}
+
 /// Whether this user may make a user namespace (user_namespaces(7)), tried in a child.
 ///
 /// # Errors

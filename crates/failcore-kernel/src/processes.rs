@@ -1,12 +1,19 @@
 //! Processes: signals, tracing, limits of others. Numbers in registers are all these calls go by, so that what is
 //! allowed the kernel performs itself.
 
-use std::os::fd::AsRawFd;
+#![allow(
+    unsafe_code,
+    reason = "rustix sends neither real-time signals nor what goes with one; the block says why it is sound"
+)]
+
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use failcore_model::{Action, SignalTarget, Text};
 use rustix::io::Errno;
 
 use crate::call::{Answer, Call, Reply};
+use crate::guardian::errno;
+use crate::memory;
 use crate::receiver::receiver;
 use crate::tasks::status_number;
 use crate::walk::View;
@@ -33,12 +40,13 @@ pub(crate) fn tgkill(call: &Call<'_>) -> Reply {
     signal(call, call.int(0), call.int(2))
 }
 
-/// `rt_sigqueueinfo(pid, signal, info)`.
+/// `rt_sigqueueinfo(pid, signal, info)` and `rt_tgsigqueueinfo(pid, tid, signal, info)`.
 pub(crate) fn queue(call: &Call<'_>) -> Reply {
     if call.int(0) <= 0 {
         return Err(Errno::PERM);
     }
-    signal(call, call.int(0), call.int(1))
+    let number = if call.notice.nr == libc::SYS_rt_tgsigqueueinfo { 2 } else { 1 };
+    signal(call, call.int(0), call.int(number))
 }
 
 /// `pidfd_send_signal(pidfd, signal, info, flags)`: performed on a duplicate, since the number of a descriptor can come
@@ -46,31 +54,33 @@ pub(crate) fn queue(call: &Call<'_>) -> Reply {
 pub(crate) fn by_descriptor(call: &Call<'_>) -> Reply {
     const GROUP: i32 = 1 << 2;
     const KNOWN: i32 = 1 | 1 << 1 | GROUP;
-    if call.int(3) & !KNOWN != 0 || call.int(3).count_ones() > 1 {
+    /// Of a `siginfo_t` (asm-generic/siginfo.h).
+    const INFO: usize = 128;
+    let (number, at, flags) = (call.int(1), call.arg(2), call.int(3));
+    if flags & !KNOWN != 0 || flags.count_ones() > 1 {
         return Err(Errno::INVAL);
     }
     let pidfd = call.duplicate(call.int(0))?;
-    let info =
-        std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).unwrap_or_default();
-    let pid = info
-        .lines()
-        .find_map(|line| line.strip_prefix("Pid:")?.trim().parse::<i32>().ok())
-        .ok_or(Errno::BADF)?;
-    if pid <= 0 {
-        return Err(Errno::SRCH);
-    }
-    if call.int(3) & GROUP != 0 {
+    let pid = behind(&pidfd)?;
+    if flags & GROUP != 0 {
         return Err(Errno::INVAL);
     }
-    let number = call.int(1);
+    let info = if at == 0 { None } else { Some(memory::bytes(call.tid(), at, INFO)?) };
     let grant = call.judge(Action::Signal { to: target(call, pid)?, pid, signal: number })?;
-    let sent = match rustix::process::Signal::from_named_raw(number) {
-        Some(signal) => rustix::process::pidfd_send_signal(&pidfd, signal),
-        None if number == 0 => Ok(()),
-        None => Err(Errno::INVAL),
-    };
+    let info = info.as_ref().map_or(std::ptr::null(), |info| info.as_ptr());
+    // SAFETY: `info` is nothing, or as many bytes as the kernel reads; the other arguments are numbers.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), number, info, flags) };
+    let sent = if sent == 0 { Ok(()) } else { Err(Errno::from_raw_os_error(errno())) };
     call.concluded(grant, sent)?;
     Ok(Answer::Value(0))
+}
+
+/// The process that a pidfd stands for (`Pid` in its fdinfo, see pidfd_open(2)).
+fn behind(pidfd: &OwnedFd) -> Result<i32, Errno> {
+    let info =
+        std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).unwrap_or_default();
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse::<i32>().ok());
+    pid.ok_or(Errno::BADF).and_then(|pid| if pid > 0 { Ok(pid) } else { Err(Errno::SRCH) })
 }
 
 fn signal(call: &Call<'_>, pid: i32, signal: i32) -> Reply {
@@ -97,11 +107,21 @@ pub(crate) fn owner(call: &Call<'_>) -> Reply {
     }
 }
 
+/// `process_madvise(pidfd, …)`: how the kernel treats its own memory a process may say; of another it is a reach into that.
+pub(crate) fn advise(call: &Call<'_>) -> Reply {
+    /// `PIDFD_SELF_THREAD` and `PIDFD_SELF_THREAD_GROUP` (linux/pidfd.h).
+    const SELF: [i32; 2] = [-10000, -20000];
+    if SELF.contains(&call.int(0)) || behind(&call.duplicate(call.int(0))?)?.cast_unsigned() == call.tgid() {
+        return Ok(Answer::Proceed);
+    }
+    reach(call)
+}
+
 /// Calls that reach into another process's memory, descriptors or registers: refused, whatever the policy says.
 pub(crate) fn reach(call: &Call<'_>) -> Reply {
     let pid = match call.notice.nr {
         libc::SYS_ptrace => call.int(1),
-        libc::SYS_pidfd_getfd | libc::SYS_process_mrelease => -1,
+        libc::SYS_pidfd_getfd | libc::SYS_process_mrelease | libc::SYS_process_madvise => -1,
         _ => call.int(0),
     };
     let _ = call.judge(Action::Trace { pid });

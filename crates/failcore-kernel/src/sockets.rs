@@ -287,8 +287,8 @@ fn enter(call: &Call<'_>, door: &Door) -> Reply {
 fn is_probe(call: &Call<'_>, addr: SocketAddr) -> bool {
     let connect = |transport| Action::Connect(Endpoint::Inet { transport, addr });
     addr.port() == 0
-        || is_refused(call, &connect(Transport::Udp))
-            && (addr.port() == u16::MAX || !is_refused(call, &connect(Transport::Tcp)))
+        || call.foresee(&connect(Transport::Udp)).is_some()
+            && (addr.port() == u16::MAX || call.foresee(&connect(Transport::Tcp)).is_none())
 }
 
 /// Tells whether an address has a route, and from which address of ours, which the task asks its socket for next; the
@@ -354,17 +354,13 @@ pub(crate) fn bind(call: &Call<'_>) -> Reply {
         _ => return Err(Errno::INVAL),
     };
     let (chooses_nothing, action) = (chooses_nothing(&endpoint), Action::Bind(endpoint));
-    if chooses_nothing && is_refused(call, &action) {
+    // Where the policy refuses it, that changes only how it is done: no decision is made by looking.
+    if chooses_nothing && call.foresee(&action).is_some() {
         return DONE;
     }
     let grant = call.judge(action)?;
     call.concluded(grant, bind_to(&socket, &bytes))?;
     DONE
-}
-
-/// Whether the policy refuses it, where the answer changes only how it is done: no decision is made by this.
-fn is_refused(call: &Call<'_>, action: &Action) -> bool {
-    call.shared.parent.gate.foresee(action.clone(), call.process.claims(call.notice.tid), &[]).is_some()
 }
 
 /// Resolvers bind their datagram socket to any address and any port before they send. Sending does that by itself: so

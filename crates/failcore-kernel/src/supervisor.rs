@@ -566,6 +566,7 @@ fn handler(nr: i64) -> Option<fn(&Call<'_>) -> Reply> {
         | libc::SYS_process_mrelease
         | libc::SYS_migrate_pages
         | libc::SYS_move_pages => processes::reach,
+        libc::SYS_process_madvise => processes::advise,
         libc::SYS_prlimit64
         | libc::SYS_sched_setaffinity
         | libc::SYS_sched_setscheduler

@@ -1,7 +1,7 @@
 //! Which lane a run gets, and what that lane holds. It is never quietly a weaker one than was asked for.
 
 use failcore_gate::coverage;
-use failcore_kernel::{Cgroup, CgroupError, CgroupMounts, Features, Plan, lacking_capabilities};
+use failcore_kernel::{Cgroup, CgroupError, Features, Mounts, Plan, lacking_capabilities};
 use failcore_model::{Coverage, Hold, Lane};
 use failcore_net::BrokerServer;
 use failcore_policy::{Limits, PolicySet};
@@ -72,7 +72,7 @@ pub(super) fn lower(
     lane: Lane,
     session: &str,
     policy: &PolicySet,
-    mounts: &CgroupMounts,
+    mounts: &Mounts,
 ) -> (Option<Cgroup>, Plan, Coverage) {
     let hook = coverage::runtime(Hold::Binding);
     if lane == Lane::Runtime {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use failcore_gate::expected::Expected;
-use failcore_kernel::{Cgroup, CgroupMounts, HOOK_VAR, Plan, SOCKET_VAR, World};
+use failcore_kernel::{Cgroup, HOOK_VAR, Mounts, Plan, SOCKET_VAR, World};
 use failcore_model::input::Start;
 use failcore_model::{
     AbsPath, Action, Context, Coverage, Event, FileId, Lane, Request, RuleId, Subject, Text,
@@ -49,7 +49,7 @@ pub(super) struct Prepared {
     trace: PathBuf,
     /// Whether the trace's directory was made here.
     made: bool,
-    mounts: CgroupMounts,
+    mounts: Mounts,
     /// Where the program's processes attach; closed to them otherwise. Under a supervisor, which knows them, they need but
     /// a path that nobody else uses.
     door: Option<Private>,
@@ -154,11 +154,11 @@ impl Prepared {
         let means = Means::gather(&policy, carrying)?;
         let state = failcore_trace::state_dir().map_err(Problem::trace)?;
         // A write there moves a process out of what holds the run.
-        let mounts = CgroupMounts::read();
+        let mounts = Mounts::read();
         let gates_own = [&trace, &hook, &preload, &state, &own]
             .into_iter()
             .map(PathBuf::as_path)
-            .chain(mounts.points())
+            .chain(mounts.cgroups())
             .chain(file.as_deref())
             .chain(means.as_ref().and_then(Means::certificates))
             .filter(|file| !file.as_os_str().is_empty());
@@ -228,15 +228,16 @@ impl Prepared {
                 .map_err(io_problem("make", &self.trace))?;
             self.made = true;
         }
-        let identities: Vec<(RuleId, FileId)> = self
-            .policy
-            .literal_denies()
-            .into_iter()
-            .filter_map(|(rule, path)| {
-                let found = std::fs::metadata(path.as_path()).ok()?;
-                Some((rule, FileId { dev: found.dev(), ino: found.ino() }))
-            })
-            .collect();
+        let identity = |path: &Path| {
+            let found = std::fs::metadata(path).ok()?;
+            Some(FileId { dev: found.dev(), ino: found.ino() })
+        };
+        let mut identities: Vec<(RuleId, FileId)> = Vec::new();
+        for (rule, path) in self.policy.literal_denies() {
+            // Of what lies below it, too, where that is mounted elsewhere.
+            let places = std::iter::once(path.as_path()).chain(self.mounts.elsewhere(path.as_path()));
+            identities.extend(places.filter_map(identity).map(|found| (rule.clone(), found)));
+        }
         let policy = std::mem::take(Arc::make_mut(&mut self.policy));
         self.policy = Arc::new(policy.with_identities(&identities));
         // It is there until this process ends, which then has not to give back each of its many pieces.
