@@ -1,8 +1,11 @@
 """Programs that no rule names: made in memory, copied into the workspace, run through the dynamic linker."""
 
+import errno
 import glob
+import os
+import shutil
 
-from tests.conftest import WORKSPACE, World
+from tests.conftest import WORKSPACE, World, only
 
 
 def test_only_granted_images_start(world: World) -> None:
@@ -77,3 +80,51 @@ attempt("in a directory that is renamed", lambda: (os.mkdir("bin"), os.symlink("
     )
     for attempt in run.attempts.values():
         assert not attempt.ok, run.explain()
+
+
+@only("kernel")
+def test_a_script_does_not_bring_an_interpreter_that_is_forbidden(world: World) -> None:
+    """Its interpreter is implied by a script's grant, but no deny is lifted by that."""
+    for name in ("forbidden", "free"):
+        shutil.copy(os.path.realpath("/bin/sh"), world.outside / name)
+        (world.outside / f"{name}.script").write_text(f"#!{world.outside / name}\nexit 3\n")
+        (world.outside / f"{name}.script").chmod(0o755)
+    through = world.outside / "through.script"
+    through.write_text(f"#!{world.outside / 'forbidden.script'}\n")
+    through.chmod(0o755)
+    policy = WORKSPACE.replace("[fs]", '[fs]\ndeny = ["./outside/forbidden"]')
+    run = world.attack(
+        """
+import subprocess
+for name in ("free", "forbidden", "through"):
+    attempt(name, lambda: subprocess.run([OUTSIDE + "/%s.script" % name]).returncode)
+""",
+        policy=policy + '\n[process]\nexec = ["./outside/*.script"]\n',
+    )
+    run.worked("free")
+    assert run.attempts["free"].value == "3", run.explain()
+    # The child that Python forks hears an errno only; the owner reads why at the end.
+    assert run.attempts["forbidden"].errno == run.attempts["through"].errno == errno.EACCES, run.explain()
+    assert len(run.denied("fs.open", world.outside / "forbidden")) == 2
+    assert "fs.deny[0]" in run.err, run.explain()
+
+
+@only("kernel")
+def test_what_may_be_run_and_not_read_is_not_started(world: World) -> None:
+    """Nobody can look into such a process, so that it could not be supervised; it is refused, and not ended later."""
+    hidden = world.outside / "hidden"
+    shutil.copy(os.path.realpath("/bin/true"), hidden)
+    hidden.chmod(0o111)
+    run = world.run(
+        """
+import subprocess
+attempt("hidden", lambda: subprocess.run([OUTSIDE + "/hidden"], check=True))
+attempt("after", lambda: open("in.txt", "w"))
+""",
+        policy=WORKSPACE + '\n[process]\nexec = ["./outside/hidden"]\n',
+    )
+    run.worked("after")
+    assert run.attempts["hidden"].errno == errno.EACCES, run.explain()
+    notices = [record["text"] for record in run.records if record["type"] == "notice"]
+    assert any("may be run and not read" in text for text in notices), run.explain()
+    assert run.code == 0, run.explain()

@@ -4,7 +4,7 @@ import errno
 import os
 import subprocess
 
-from tests.conftest import WORKSPACE, World
+from tests.conftest import WORKSPACE, World, only
 
 
 def test_only_what_the_policy_grants_is_signalled(world: World) -> None:
@@ -233,3 +233,71 @@ attempt("inside afterwards", lambda: open("in.txt", "w").close())
     assert "done" in outcomes["inside"]
     run.refused("afterwards")
     run.worked("inside afterwards")
+
+
+@only("kernel")
+def test_native_code_slows_down_nobody_else(world: World) -> None:
+    """setpriority(2) and ioprio_set(2) for groups and users, process_madvise(2) on others: what no hook sees."""
+    decoy = subprocess.Popen([*world.as_user, "sleep", "60"], start_new_session=True)
+    numbers = {"x86_64": 251, "aarch64": 30}
+    try:
+        run = world.attack(
+            f"""
+import ctypes
+IOPRIO_SET = {numbers[os.uname().machine]}
+"""
+            + """
+decoy = int(sys.argv[1])
+libc = ctypes.CDLL(None, use_errno=True)
+def call(function, *arguments):
+    if function(*map(ctypes.c_long, arguments)) < 0:
+        raise OSError(ctypes.get_errno(), "refused")
+PROCESS, GROUP, USER = 0, 1, 2
+attempt("own", call, libc.setpriority, PROCESS, 0, 1)
+attempt("own input and output", call, libc.syscall, IOPRIO_SET, 1, 0, 3 << 13)
+attempt("group", call, libc.setpriority, GROUP, 0, 19)
+attempt("user", call, libc.setpriority, USER, 0, 19)
+attempt("user by number", call, libc.setpriority, USER, os.getuid(), 19)
+attempt("decoy", call, libc.setpriority, PROCESS, decoy, 19)
+attempt("group's input and output", call, libc.syscall, IOPRIO_SET, 2, 0, 3 << 13)
+attempt("user's input and output", call, libc.syscall, IOPRIO_SET, 3, 0, 3 << 13)
+page = ctypes.create_string_buffer(8192)
+vector = (ctypes.c_size_t * 2)((ctypes.addressof(page) + 4095) & ~4095, 4096)
+def advise(pid):
+    call(libc.syscall, 440, os.pidfd_open(pid), ctypes.addressof(vector), 1, 20, 0)
+attempt("own memory", advise, os.getpid())
+attempt("decoy's memory", advise, decoy)
+""",
+            str(decoy.pid),
+            policy=WORKSPACE + '\n[native]\nload = ["ctypes"]\n',
+        )
+        assert os.getpriority(os.PRIO_PROCESS, decoy.pid) == 0
+    finally:
+        decoy.kill()
+        decoy.wait()
+    run.worked("own", "own input and output", "own memory")
+    # Native code hears an errno only.
+    for name in ("group", "user", "user by number", "decoy", "group's input and output", "user's input and output"):
+        assert run.attempts[name].errno == errno.EPERM, run.explain()
+    assert run.attempts["decoy's memory"].errno == errno.EPERM, run.explain()
+    assert len(run.denied("process.limit")) == 6 and len(run.denied("process.trace")) == 1
+
+
+@only("kernel")
+def test_real_time_signals_and_what_goes_with_them_arrive(world: World) -> None:
+    script = """
+import ctypes, signal
+libc = ctypes.CDLL(None, use_errno=True)
+number = signal.SIGRTMIN + 1
+signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+own = os.pidfd_open(os.getpid())
+signal.pidfd_send_signal(own, number)
+tell("plain", signal.sigwaitinfo({number}).si_signo - signal.SIGRTMIN)
+info = (ctypes.c_int * 32)(number, 0, -1, 0, os.getpid(), os.getuid(), 7)
+assert libc.syscall(424, own, number, info, 0) == 0, ctypes.get_errno()
+heard = signal.sigwaitinfo({number})
+tell("queued", [heard.si_code, heard.si_pid == os.getpid()])
+"""
+    run = world.run(script, policy=WORKSPACE + '\n[native]\nload = ["ctypes"]\n')
+    assert run.attempts["plain"].value == 1, run.explain()
+    assert run.attempts["queued"].value == [-1, True]
