@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use failcore_model::{AbsPath, Coverage, Hold, Lane, Rights, Verb, VerbCoverage};
-use failcore_policy::{Capability, Effect, Mode, Object, Over, Part, Pattern, PolicySet, Rule, Way};
+use failcore_policy::{Capability, Effect, Mode, Object, Over, Part, Pattern, PolicySet, Reads, Rule, Way};
 
 use crate::features::Features;
 use crate::open::MULTIPLEXER;
@@ -200,6 +200,11 @@ fn coverage(policy: &PolicySet, features: &Features, plan: &Plan) -> Coverage {
         notes.push("programs may start by a pattern with `**`, whatever their interpreters are: Landlock underneath lets every \
                     file be read and run then, and the supervisor holds that alone"
             .into());
+    }
+    if policy.reads() == Reads::Advisory {
+        notes.push(
+            "`reads = \"advisory\"` is not used: every read is decided and recorded all the same".into(),
+        );
     }
     if !features.killable {
         notes.push("before Linux 5.19 a signal with a handler can interrupt a call that was done and recorded already".into());

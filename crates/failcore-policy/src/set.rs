@@ -55,7 +55,7 @@ pub enum Reads {
     /// Each is mediated and recorded by the binding lane.
     #[default]
     Binding,
-    /// Compiled layers hold them; the record is the interpreter hook's.
+    /// Compiled layers may hold them, and the record be the interpreter hook's. No lane does so yet.
     Advisory,
 }
 

@@ -15,7 +15,7 @@ use failcore_model::{
     AbsPath, Action, Context, Coverage, Event, FileId, Lane, Request, RuleId, Subject, Text,
 };
 use failcore_net::Resolver;
-use failcore_policy::{Environment, Mode, PolicySet, Python};
+use failcore_policy::{Environment, Mode, PolicySet, Python, Reads};
 use failcore_record::{Given, Keeping, Replayed};
 use failcore_trace::{Options, Redactor, SigningKey, TraceError, Writer};
 use tempfile::TempDir;
@@ -138,6 +138,9 @@ impl Prepared {
         let terminal = keeping.is_some() && !null && matches!(Kind::of_ours(), Kind::Terminal);
         if terminal {
             ui.note("the standard input is a terminal: what is typed there is not recorded, and a second run reads nothing");
+        }
+        if policy.reads() == Reads::Advisory {
+            ui.note("`reads = \"advisory\"` is not used: every read is decided and recorded all the same");
         }
         if policy.mode() == Mode::Audit {
             ui.note("the policy only audits: what it would refuse is recorded and goes ahead");
