@@ -300,8 +300,9 @@ def main() -> None:
         "",
         "## What was aimed at",
         "",
-        "A floor that is itself above the aim says that the aim cannot be met by user notification on this machine,",
-        "whoever writes the supervisor.",
+        "The floor is what a plain supervisor takes. Where it is itself above the aim, a plain supervisor cannot meet the",
+        "aim on this machine. FailCore's opens can be below it: while one task makes many calls, the threads that take them",
+        "give way to it (`SCHED_IDLE`), which the floor's ordinary ones do not.",
         "",
         *aims(rounds),
     ]
