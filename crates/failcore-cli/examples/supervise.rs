@@ -1,6 +1,7 @@
 //! A program under supervision, for the tests: starts it, waits for its end, and closes the trace.
 //!
-//! Usage: `supervise POLICY TRACE-DIR -- PROGRAM [ARG…]`. Its exit code is the program's; 125 and 126 are our own.
+//! Usage: `supervise POLICY TRACE-DIR -- PROGRAM [ARG…]`. Its exit code is the program's; 125 and 126 are our own. What
+//! the kernel holds underneath is made of the policy that `PLANNED_BY` names, if it is set; `WITHOUT_LANDLOCK` of none.
 
 #![allow(clippy::print_stderr, clippy::unwrap_used, reason = "a program of the tests")]
 
@@ -56,7 +57,9 @@ fn main() -> ExitCode {
     let broker = BrokerServer::start(Arc::clone(&gate), Resolver::system(pins)).unwrap();
     let launch =
         Launch { program, args: args.collect(), env: std::env::vars_os().collect(), ..Launch::default() };
-    let (plan, _) = lower(&policy, &Features::probe());
+    let planned = std::env::var_os("PLANNED_BY")
+        .map(|file| PolicySet::load(Path::new(&file), &Environment::current()).unwrap());
+    let (plan, _) = lower(planned.as_ref().unwrap_or(&policy), &Features::probe());
     let plan = if std::env::var_os("WITHOUT_LANDLOCK").is_some() { Plan::default() } else { plan };
     let parent = Parent { gate, door: None, broker: Some(broker.broker()), relay: None, witness: None };
     let code = match Supervisor::start(&launch, &plan, parent, || server.opened().is_ok()) {

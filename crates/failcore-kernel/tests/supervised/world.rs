@@ -34,6 +34,10 @@ pub struct World {
     pub more: String,
     /// Further programs that may run.
     pub exec: Vec<String>,
+    /// Further grants: beginnings of lists, and what follows them.
+    pub beyond: Vec<(&'static str, String)>,
+    /// Whether the supervisor alone knows of these, and the kernel underneath does not.
+    pub mistaken: bool,
 }
 
 /// What a program did.
@@ -60,7 +64,7 @@ impl World {
             std::fs::write(dir.path().join(name), text).unwrap();
         }
         open_up(dir.path());
-        Self { dir, user, more: String::new(), exec: Vec::new() }
+        Self { dir, user, more: String::new(), exec: Vec::new(), beyond: Vec::new(), mistaken: false }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -109,7 +113,13 @@ signal = "children"
             // By another process: one that we fork meanwhile would hold the copy open for writing.
             assert!(Command::new("cp").arg(supervise).arg(&copy).status().unwrap().success());
         }
-        std::fs::write(self.path("policy.toml"), self.policy()).unwrap();
+        let policy = self.policy();
+        let wider = self
+            .beyond
+            .iter()
+            .fold(policy.clone(), |policy, (list, grant)| policy.replace(list, &format!("{list}{grant}, ")));
+        std::fs::write(self.path("policy.toml"), wider).unwrap();
+        std::fs::write(self.path("plan.toml"), policy).unwrap();
         open_up(self.dir.path());
         drop(std::fs::remove_dir_all(self.path("trace")));
         let mut command = match self.user {
@@ -122,6 +132,9 @@ signal = "children"
         };
         command.arg(self.path("policy.toml")).arg(self.path("trace")).arg("--").args(program);
         command.env_clear().env("PATH", "/usr/bin:/bin").current_dir(self.dir.path());
+        if self.mistaken {
+            command.env("PLANNED_BY", self.path("plan.toml"));
+        }
         command
     }
 
