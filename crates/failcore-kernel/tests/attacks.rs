@@ -45,7 +45,9 @@ static void must_fail(const char *what, long r) { if (r >= 0) { printf("LEAK %s\
 "#;
 
 /// Runs an attack in a fresh world for each user; it must end by saying `held`.
-fn attack(name: &str, source: &str) {
+/// Runs an attack as each user; what was decided, for each.
+fn attack(name: &str, source: &str) -> Vec<Vec<String>> {
+    let mut decided = Vec::new();
     for user in users() {
         let mut world = World::new(*user);
         let program = world.compile(name, &format!("{HEAD}{source}"));
@@ -66,7 +68,9 @@ fn attack(name: &str, source: &str) {
             1,
             "{name}: made where denied"
         );
+        decided.push(ran.decisions());
     }
+    decided
 }
 
 fn tail(decisions: &[String]) -> &[String] {
@@ -237,7 +241,7 @@ fn attributes_and_names_inside_a_denied_directory() {
 
 #[test]
 fn the_supervisors_own_insides() {
-    attack(
+    let decided = attack(
         "insides",
         &r#"int main() { char p[256]; int up = getppid(); FILE *f; int grand = 0;
             sprintf(p, "/proc/%d/stat", up); 
@@ -251,11 +255,18 @@ fn the_supervisors_own_insides() {
             struct { unsigned long a, b; } lim = {1, 1}; must_fail("prlimit", syscall(SYS_prlimit64, up, 7, &lim, 0)); must_fail("setpriority", setpriority_(up)); puts("held"); }"#
             .replace("setpriority_(up)", "syscall(SYS_setpriority, 0, up, 19)"),
     );
+    for decided in decided {
+        let count =
+            |verb: &str| decided.iter().filter(|one| one.starts_with(verb) && one.ends_with("deny")).count();
+        // It was us who refused: not that there was nothing, nor the kernel.
+        assert!(count("process.trace") >= 30, "{decided:#?}");
+        assert_eq!((count("process.signal"), count("process.limit")), (7, 2), "{decided:#?}");
+    }
 }
 
 #[test]
 fn calls_that_no_filter_would_see_or_that_change_what_names_mean() {
-    attack(
+    let decided = attack(
         "refused",
         r#"int main() {
             must_fail("mount", mount("ok", "w", 0, MS_BIND, 0)); must_fail("umount", umount2("w", MNT_DETACH)); must_fail("pivot", syscall(SYS_pivot_root, ".", ".")); must_fail("chroot", chroot("w"));
@@ -264,8 +275,21 @@ fn calls_that_no_filter_would_see_or_that_change_what_names_mean() {
             must_fail("fsopen", syscall(430, "tmpfs", 0)); must_fail("open_tree", syscall(428, AT_FDCWD, "ok", 1)); must_fail("module", syscall(SYS_init_module, 0, 0, "")); must_fail("kexec", syscall(SYS_kexec_load, 0, 0, 0, 0)); must_fail("x32", syscall(0x40000000 | 2, "ok/secret", 0)); must_fail("future", syscall(1023)); must_fail("iopl", syscall(SYS_iopl, 3));
             int e; asm volatile("int $0x80" : "=a"(e) : "a"(5), "b"("ok/secret"), "c"(0), "d"(0) : "memory"); must_fail("int80", e); asm volatile("int $0x80" : "=a"(e) : "a"(20)); must_fail("int80 getpid", e);
             must_fail("tiocsti", ioctl(0, 0x5412, "x")); must_fail("mq", syscall(SYS_mq_open, "/failcore", O_CREAT | O_RDWR, 0600, 0));
+            must_fail("move_mount", syscall(429, -1, "", -1, "", 0)); must_fail("fsconfig", syscall(431, -1, 0, 0, 0, 0)); must_fail("fsmount", syscall(432, -1, 0, 0)); must_fail("fspick", syscall(433, -1, "", 0)); must_fail("mount_setattr", syscall(442, -1, "", 0, 0, 0));
+            must_fail("uring_enter", syscall(426, -1, 0, 0, 0, 0)); must_fail("uring_register", syscall(427, -1, 0, 0, 0)); must_fail("finit_module", syscall(SYS_finit_module, -1, "", 0)); must_fail("delete_module", syscall(SYS_delete_module, "none", 0)); must_fail("kexec_file", syscall(SYS_kexec_file_load, -1, -1, 0, "", 0));
+            must_fail("add_key", syscall(SYS_add_key, "user", "k", "v", 1, -2)); must_fail("request_key", syscall(SYS_request_key, "user", "k", 0, 0)); must_fail("fanotify", syscall(SYS_fanotify_init, 0, 0)); must_fail("handle", syscall(SYS_open_by_handle_at, AT_FDCWD, "", 0)); must_fail("secret", syscall(447, 0));
             puts("held"); }"#,
     );
+    // Most would fail without us as well, for lack of a capability: that it was us is in the record.
+    const REFUSED: &str = "mount umount2 pivot_root chroot unshare clone setns io_uring_setup bpf userfaultfd keyctl \
+        perf_event_open fsopen open_tree init_module kexec_load iopl ioctl mq_open move_mount fsconfig fsmount fspick \
+        mount_setattr io_uring_enter io_uring_register finit_module delete_module kexec_file_load add_key request_key \
+        fanotify_init open_by_handle_at memfd_secret";
+    for (name, decided) in
+        REFUSED.split_whitespace().flat_map(|name| decided.iter().map(move |all| (name, all)))
+    {
+        assert!(decided.contains(&format!("kernel.call {name} deny")), "{name}: {decided:#?}");
+    }
 }
 
 #[test]
