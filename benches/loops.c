@@ -1,6 +1,7 @@
 // Loops of one operation, native. Usage: loops OPERATION ARGUMENT COUNT; prints the median nanoseconds an operation.
 //   open PATH      open and close
-//   read PATH      what no policy touches: read, write, poll, clock, futex, receive
+//   whole PATH     open, read and close
+//   free PATH      what no policy touches: read, write, epoll, clock, futex, receive
 //   connect PORT   socket, connect to loopback, close
 //   spawn PATH     posix_spawn and wait
 #define _GNU_SOURCE
@@ -8,11 +9,11 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <netinet/in.h>
-#include <poll.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -31,7 +32,7 @@ static void must(int held, const char *what) {
 
 static const char *argument;
 static struct sockaddr_in peer = {.sin_family = AF_INET};
-static int file, pair[2];
+static int zeros, ready, pair[2];
 static char *environment[] = {0};
 
 static void open_close(void) {
@@ -40,14 +41,21 @@ static void open_close(void) {
     close(fd);
 }
 
+static void open_read_close(void) {
+    char bytes[4096];
+    int fd = open(argument, O_RDONLY | O_CLOEXEC);
+    must(fd >= 0 && read(fd, bytes, sizeof bytes) > 0, "read");
+    close(fd);
+}
+
 static void untouched(void) {
     char bytes[16];
     int word = 0;
-    struct pollfd ready = {.fd = pair[1], .events = POLLIN};
+    struct epoll_event event;
     struct timespec t;
-    must(pread(file, bytes, 1, 0) == 1, "pread");
+    must(read(zeros, bytes, 1) == 1, "read");
     must(write(pair[0], bytes, 1) == 1, "write");
-    must(poll(&ready, 1, 0) == 1, "poll");
+    must(epoll_wait(ready, &event, 1, 0) == 1, "epoll_wait");
     must(recv(pair[1], bytes, 1, 0) == 1, "recv");
     syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &t);
     syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0);
@@ -77,10 +85,14 @@ static int ascending(const void *a, const void *b) {
 static int loop(const char *operation, long count) {
     void (*once)(void) = 0;
     if (!strcmp(operation, "open")) once = open_close;
-    if (!strcmp(operation, "read")) {
+    if (!strcmp(operation, "whole")) once = open_read_close;
+    if (!strcmp(operation, "free")) {
+        struct epoll_event event = {.events = EPOLLIN};
         once = untouched;
-        file = open(argument, O_RDONLY);
-        must(file >= 0 && !socketpair(AF_UNIX, SOCK_DGRAM, 0, pair), "read");
+        zeros = open("/dev/zero", O_RDONLY);
+        ready = epoll_create1(0);
+        must(zeros >= 0 && ready >= 0 && !socketpair(AF_UNIX, SOCK_DGRAM, 0, pair), "socketpair");
+        must(!epoll_ctl(ready, EPOLL_CTL_ADD, pair[1], &event), "epoll_ctl");
     }
     if (!strcmp(operation, "connect")) {
         once = connect_close;

@@ -16,6 +16,7 @@ import time
 # How often each operation is timed, and in batches of how many.
 COUNTS = {
     "open": (20, 100),
+    "read": (20, 100),
     "os.open": (20, 100),
     "connect": (20, 20),
     "getaddrinfo": (20, 50),
@@ -29,6 +30,10 @@ def operations(port, directory):
 
     def python_open():
         open(path).close()
+
+    def python_read():
+        with open(path, "rb") as file:
+            file.read()
 
     def os_open():
         os.close(os.open(path, os.O_RDONLY))
@@ -45,6 +50,7 @@ def operations(port, directory):
 
     return {
         "open": python_open,
+        "read": python_read,
         "os.open": os_open,
         "connect": connect,
         "getaddrinfo": getaddrinfo,
