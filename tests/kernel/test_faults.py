@@ -1,5 +1,6 @@
 """When something breaks in the middle: nothing is allowed, nothing hangs, nothing is left behind or leaks."""
 
+import errno
 import os
 import signal
 import time
@@ -133,29 +134,48 @@ def test_a_flood_and_callers_that_die_leave_nothing_in_the_parent(world: World) 
     assert len(ended.denied("fs.open", "secret.txt")) == 6001, ended.explain()
 
 
-def test_a_parent_without_descriptors_refuses_and_goes_on(world: World) -> None:
-    run = world.attack(
-        """
+SCARCE = """
 import threading, time
-read, write = os.pipe()
 os.mkfifo(WORK + "/fifo")
 def wait():
     try: os.open(WORK + "/fifo", os.O_RDONLY)
     except OSError: pass
-for n in range(100): threading.Thread(target=wait, daemon=True).start()
+threads = [threading.Thread(target=wait) for n in range(100)]
+for one in threads: one.start()
 time.sleep(0.5)
-errors = set()
+errors, leaks = set(), 0
 for n in range(100):
     try: os.close(os.open(WORK + "/file", os.O_CREAT | os.O_RDWR))
     except OSError as error: errors.add(error.errno)
-    try: os.open(OUTSIDE + "/secret.txt", os.O_RDONLY); errors.add(0)
+    try: os.open(OUTSIDE + "/secret.txt", os.O_RDONLY); leaks += 1
     except OSError: pass
+tell("leaks", leaks)
 tell("errors", sorted(errors))
-other = os.open(WORK + "/fifo", os.O_WRONLY | os.O_NONBLOCK)
-""",
-        policy=POLICY,
-        before=["prlimit", "--nofile=160:160"],
-    )
+for one in threads: one.join()
+attempt("goes on", lambda: os.write(os.open(WORK + "/after", os.O_CREAT | os.O_WRONLY), b"x"))
+attempt("still refused", lambda: open(OUTSIDE + "/secret.txt").read())
+"""
+
+
+def test_a_parent_without_descriptors_refuses_and_goes_on(world: World) -> None:
+    before = world.photograph()
+    with world.under_way(SCARCE, policy=POLICY, before=["prlimit", "--nofile=160:160"]) as under_way:
+        wait_for(
+            lambda: '"errors"' in under_way.said() or under_way.process.poll() is not None, "it is refused"
+        )
+        # A writer from outside lets go those who wait, and with them what the parent holds for each.
+        writer = os.open(world.work / "fifo", os.O_WRONLY | os.O_NONBLOCK)
+        run = under_way.ended()
+        os.close(writer)
     # What cannot be done is refused, and nothing that is not granted is done.
-    errors = run.attempts["errors"].value
-    assert errors and 0 not in errors, run.explain()
+    assert run.code == 0, run.explain()
+    assert run.attempts["errors"].value == [errno.EMFILE], run.explain()
+    assert run.attempts["leaks"].value == 0 and not world.leaks(), run.explain()
+    assert world.photograph() == before, run.explain()
+    run.worked("goes on")
+    run.refused("still refused")
+    assert (world.work / "after").read_text() == "x"
+    assert len(run.allowed("fs.open", world.work / "after")) == 1, run.explain()
+    assert run.records[-1]["type"] == "session.closed" and run.records[-1]["exit"] == 0
+    done = world.ask("trace", "verify", str(run.trace))
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,8 +1,13 @@
 """Isolated tools: a process of their own, plain answers, and a scope that nothing in it can leave."""
 
+import json
+import os
+import re
+import socket
+
 import pytest
 
-from tests.conftest import WORKSPACE, World, only
+from tests.conftest import WORKSPACE, Listener, World, only, wait_for
 
 POLICY = (
     WORKSPACE.replace('write = ["./work"]', 'write = ["./work"]\nread = ["./work"]')
@@ -216,6 +221,140 @@ def test_no_code_in_the_tool_leaves_its_scope(world: World) -> None:
         assert denied and denied[0]["request"]["subject"]["claimed"]["scope"] == ["reader"], (
             way + run.explain()
         )
+
+
+REACHES = """
+import ctypes, failcore, socket, struct, subprocess, threading, time
+ours, theirs = int(sys.argv[1]), int(sys.argv[2])
+libc = ctypes.CDLL(None, use_errno=True)
+libc.popen.restype = ctypes.c_void_p
+EXECVEAT, PATH = {"x86_64": 322}.get(os.uname().machine, 281), 0o10000000
+DIAL = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1]))).sendall(sys.argv[2].encode())"
+
+def isolated(function): return failcore.tool("narrow", isolate=True)(function)
+def forked(call):
+    pid = os.fork()
+    if pid == 0: call(); os._exit(0)
+    os.waitpid(pid, 0)
+def orphaned(call):
+    # Its parent is gone before it makes its first call.
+    ended, held = os.pipe()
+    os.set_inheritable(held, True)
+    def twice():
+        parent = os.getpid()
+        if os.fork() == 0:
+            while os.getppid() == parent: time.sleep(0.01)
+            call(); os._exit(0)
+    forked(twice)
+    os.close(held); os.read(ended, 1); os.close(ended)
+def threaded(call):
+    thread = threading.Thread(target=call); thread.start(); thread.join()
+
+def v4(port): return struct.pack("=HH4s8x", socket.AF_INET, socket.htons(port), bytes([127, 0, 0, 1]))
+def v6(port):
+    mapped = bytes(10) + bytes([255, 255, 127, 0, 0, 1])
+    return struct.pack("=HHI16sI", socket.AF_INET6, socket.htons(port), 0, mapped, 0)
+def dial(name, port, family=socket.AF_INET, address=v4):
+    fd, where = libc.socket(family, socket.SOCK_STREAM, 0), address(port)
+    if libc.connect(fd, where, len(where)) == 0: libc.send(fd, name.encode(), len(name), 0x4000)
+    libc.close(fd)
+def datagram(name, port):
+    fd, where = libc.socket(socket.AF_INET, socket.SOCK_DGRAM, 0), v4(port)
+    libc.sendto(fd, name.encode(), len(name), 0, where, len(where)); libc.close(fd)
+dials = {
+    "straight": dial,
+    "mapped": lambda *at: dial(*at, socket.AF_INET6, v6),
+    "thread": lambda *at: threaded(lambda: dial(*at)),
+    "child": lambda *at: forked(lambda: dial(*at)),
+    "orphan": lambda *at: orphaned(lambda: dial(*at)),
+    "program": lambda name, port: subprocess.run([sys.executable, "-I", "-S", "-c", DIAL, str(port), name], env={}, stderr=subprocess.DEVNULL).returncode,
+    "datagram": datagram,
+}
+
+def strings(*words): return (ctypes.c_char_p * (len(words) + 1))(*[word.encode() for word in words], None)
+def says(name): return "echo x > " + WORK + "/" + name
+def shell(name, argv0="/bin/sh"): return strings(argv0, "-c", says(name))
+def at(name):
+    fd = libc.open(b"/bin/sh", PATH)
+    libc.syscall(EXECVEAT, fd, b"", shell(name), strings(), 0x1000)
+def linked(name):
+    libc.symlink(b"/bin/sh", (WORK + "/cat").encode())
+    libc.execve((WORK + "/cat").encode(), shell(name), strings())
+def spawned(name):
+    pid = ctypes.c_int()
+    if libc.posix_spawn(ctypes.byref(pid), b"/bin/sh", None, None, shell(name), strings()) == 0: os.waitpid(pid.value, 0)
+def piped(name):
+    stream = libc.popen(says(name).encode(), b"r")
+    if stream: libc.pclose(ctypes.c_void_p(stream))
+INNER = "import os, sys; os.spawnv(os.P_WAIT, '/bin/sh', ['/bin/sh', '-c', sys.argv[1]])"
+execs = {
+    "execve": lambda name: forked(lambda: libc.execve(b"/bin/sh", shell(name), strings())),
+    "called cat": lambda name: forked(lambda: libc.execve(b"/bin/sh", shell(name, "/bin/cat"), strings())),
+    "execveat": lambda name: forked(lambda: at(name)),
+    "cat": lambda name: forked(lambda: linked(name)),
+    "posix_spawn": spawned,
+    "system": lambda name: libc.system(says(name).encode()),
+    "popen": piped,
+    "orphan": lambda name: orphaned(lambda: libc.execve(b"/bin/sh", shell(name), strings())),
+    "thread": lambda name: forked(lambda: threaded(lambda: libc.execve(b"/bin/sh", shell(name), strings()))),
+    "program": lambda name: subprocess.run([sys.executable, "-I", "-S", "-c", INNER, says(name)], env={}).returncode,
+}
+# The session first: an orphan is judged in every scope that it could have been born in.
+for where, run in (("session", lambda function: function), ("tool", isolated)):
+    for way, call in dials.items():
+        for port in (ours, theirs): attempt("%s dials %s %d" % (where, way, port), run(call), "(%s-%s)" % (where, way), port)
+    for way, call in execs.items():
+        # A shell that passes for another program is refused to anybody.
+        if where == "session" and "cat" in way: continue
+        name = "%s-%s" % (where, way.replace(" ", "-"))
+        attempt(name, run(call), name)
+tell("ways", [list(dials), list(execs)])
+attempt("what is left", isolated(lambda: forked(lambda: libc.execve(b"/bin/cat", strings("/bin/cat", WORK + "/own"), strings()))))
+"""
+
+
+def said_to(server: Listener) -> set[str]:
+    return set(re.findall(r"\([\w-]+\)", server.received.decode()))
+
+
+@only("kernel")
+def test_no_native_code_in_the_tool_reaches_further_or_runs_more(world: World, listen) -> None:
+    granted, kept = listen(), listen()
+    datagrams = [socket.socket(type=socket.SOCK_DGRAM) for _ in range(2)]
+    for one, server in zip(datagrams, (granted, kept), strict=True):
+        one.bind((server.address, server.port))
+        one.setblocking(False)
+    both = [f"{kind}127.0.0.1:{server.port}" for kind in ("", "udp:") for server in (granted, kept)]
+    (world.work / "own").write_text("cat was run")
+    # By whatever name a shell is asked for, the session may run it.
+    policy = POLICY.replace('"/bin/sh *"', f'"/bin/sh", "{os.path.realpath("/bin/sh")}"')
+    policy = policy.replace("[[tool]]", f"[net]\nconnect = {both}\n[[tool]]") + (
+        '[[tool]]\nname = "narrow"\n'
+        f"net.connect = {[one for one in both if one.endswith(f':{granted.port}')]}\n"
+        f'process.exec = ["/bin/cat *", "{world.python} *"]\n'
+    )
+    run = world.attack(REACHES, str(granted.port), str(kept.port), policy=policy)
+    assert run.code == 0, run.explain()
+    dials, execs = run.attempts["ways"].value
+    for server, one, who in zip((granted, kept), datagrams, ({"tool", "session"}, {"session"}), strict=True):
+        wanted = {f"({where}-{way})" for where in who for way in dials}
+        taken = {one.recv(99).decode() for _ in who}
+        with pytest.raises(BlockingIOError):
+            one.recv(99)
+        one.close()
+        wait_for(lambda: wanted <= taken | said_to(server), f"{wanted} have come\n{run.explain()}", 20)
+        assert taken | said_to(server) == wanted and server.accepted == len(wanted) - len(who), run.explain()
+    made = {path.name for path in world.work.iterdir() if path.name.startswith(("tool-", "session-"))}
+    assert made == {f"session-{way}" for way in execs if "cat" not in way}, f"{made}\n{run.explain()}"
+    assert "cat was run" in run.out, run.explain()
+    # All of it is the supervisor's doing, and it knows who asked.
+    connects, runs = run.denied("net.*", kept.port), run.denied("process.exec", "/work/tool-")
+    assert len(connects) == len(dials) and len(runs) == len(execs), run.explain()
+    for record in connects + runs:
+        assert record["request"]["context"]["lane"] == "kernel", record
+        assert record["request"]["subject"]["claimed"]["scope"] == ["narrow"], record
+        passes_for = re.search(r"/work/tool-(called-)?cat\b", json.dumps(record["request"]["action"]))
+        assert record["decision"]["reason"] == ("not_granted" if passes_for else "outside_scope"), record
 
 
 @only("kernel")
