@@ -104,3 +104,43 @@ def test_under_another_supervisor(either: World) -> None:
     refused_to_start(
         either, run, "is under a supervisor of system calls already", "outside of it", "--lane runtime"
     )
+
+
+EVERYTHING = """
+version = 1
+extends = ["preset:python"]
+[fs]
+read = ["/**"]
+write = ["./work"]
+[net]
+connect = ["unix:/**"]
+listen = ["unix:/**"]
+[process]
+exec = ["/**"]
+signal = "run"
+[native]
+load = ["/**"]
+"""
+
+
+def test_a_run_within_a_run(world: World) -> None:
+    inner = world.work / "inner.toml"
+    inner.write_text('version = 1\nextends = ["preset:native"]\n[fs]\nwrite = ["./work"]\n')
+    state, trace = world.work / "state", world.work / "trace"
+    command = [
+        world.failcore,
+        "run",
+        "--lane",
+        "kernel",
+        "--trace",
+        str(trace),
+        "-p",
+        str(inner),
+        "--",
+        "touch",
+        "ran",
+    ]
+    run = world.run("", argv=["/usr/bin/env", f"XDG_STATE_HOME={state}", *command], policy=EVERYTHING)
+    text = " ".join(run.err.replace("│", " ").split())
+    assert run.code == 126 and "is under a supervisor of system calls already" in text, run.explain()
+    assert not (world.work / "ran").exists() and not trace.exists(), run.explain()
