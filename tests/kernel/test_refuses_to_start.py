@@ -114,7 +114,8 @@ read = ["/**"]
 write = ["./work"]
 [net]
 connect = ["unix:/**"]
-listen = ["unix:/**"]
+# What its broker of names listens at.
+listen = ["unix:/**", "127.0.0.1:0", "udp:127.0.0.1:0", "[::1]:0", "udp:[::1]:0"]
 [process]
 exec = ["/**"]
 signal = "run"

@@ -130,12 +130,13 @@ pub(crate) fn reach(call: &Call<'_>) -> Reply {
 
 /// Limits, priority and placement of another process; one's own by number is free.
 pub(crate) fn limit(call: &Call<'_>) -> Reply {
-    let pid = match call.notice.nr {
-        // `which` says whether it is a process, a group or a user.
-        libc::SYS_setpriority if call.int(0) != 0 => -1,
-        libc::SYS_ioprio_set if call.int(0) != 1 => -1,
-        libc::SYS_setpriority | libc::SYS_ioprio_set => call.int(1),
-        _ => call.int(0),
+    let pid = match (call.notice.nr, call.int(0)) {
+        // `which` says whether it is a process, a group or a user; of anything else the kernel knows nothing.
+        (libc::SYS_setpriority, which) if !(0..3).contains(&which) => return Ok(Answer::Proceed),
+        (libc::SYS_ioprio_set, which) if !(1..4).contains(&which) => return Ok(Answer::Proceed),
+        (libc::SYS_setpriority, 1 | 2) | (libc::SYS_ioprio_set, 2 | 3) => -1,
+        (libc::SYS_setpriority | libc::SYS_ioprio_set, _) => call.int(1),
+        (_, pid) => pid,
     };
     let own = pid == 0 || (pid > 0 && process_of(pid).is_ok_and(|pid| pid.unsigned_abs() == call.tgid()));
     if own {

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use failcore_gate::SockAddr;
 use failcore_model::heard::{Asked, Said};
 use failcore_model::{Action, Endpoint, Family, FileRef, SocketKind, Text, Transport, UnixAddr};
-use rustix::fs::{AtFlags, CWD, OFlags, fcntl_getfl, fstat, statat};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fcntl_getfl, fstat, openat2};
 use rustix::io::Errno;
 use rustix::net::sockopt::{socket_domain, socket_protocol, socket_type};
 use rustix::net::{AddressFamily, SocketType};
@@ -376,7 +376,8 @@ pub(crate) fn bind_to(socket: &Socket, bytes: &[u8]) -> Result<(), Errno> {
 }
 
 /// Binds to a path *as the task wrote it*, since that is what getsockname will tell its peers; while it is bound no
-/// name the agent could change changes, so that the path means what was judged.
+/// name the agent could change changes, so that the path means what was judged. By a magic link of /proc it would not: where
+/// that leads is changed by other calls, and ours are not the task's. There it is bound to the bare name, in the directory held.
 fn bind_path(call: &Call<'_>, socket: &Socket, asked: &Text) -> Reply {
     let asked = asked.as_bytes();
     let find = || -> Result<walk::Entry, Errno> {
@@ -406,13 +407,17 @@ fn bind_path(call: &Call<'_>, socket: &Socket, asked: &Text) -> Reply {
         }
         let split = asked.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
         let above = if split == 0 { b".".as_slice() } else { &asked[..split] };
-        // Where the task's view differs from ours (`/proc/self`) the path cannot be used as it is.
-        let ours = statat(CWD, above, AtFlags::empty())?;
-        if (ours.st_dev, ours.st_ino) != (judged.st_dev, judged.st_ino) {
-            return Err(Errno::ACCESS);
-        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let ours = openat2(CWD, above, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS).and_then(fstat);
+        let as_written = ours.is_ok_and(|ours| (ours.st_dev, ours.st_ino) == (judged.st_dev, judged.st_ino));
+        let path = if as_written {
+            asked
+        } else {
+            rustix::process::fchdir(&entry.dir)?;
+            &entry.name
+        };
         call.take_umask();
-        bind_to(socket, &unix(&[asked, b"\0"].concat()))
+        bind_to(socket, &unix(&[path, b"\0"].concat()))
     })();
     let _ = rustix::process::chdir("/");
     call.concluded(grant, bound)?;
