@@ -10,7 +10,7 @@ use failcore_model::{Action, Endpoint, Event, FileRef, Text};
 use crate::page::RunPage;
 
 /// Bytes of records that may wait for the writer at most; as much space is assured for them.
-const CAPACITY: u64 = 4 << 20;
+pub(crate) const CAPACITY: u64 = 4 << 20;
 /// And at first: taking space costs time and memory where the trace lies in memory (tmpfs(5)), and most runs need little.
 pub(crate) const FIRST: u64 = 64 << 10;
 /// How long to wait for room before looking again whether there will ever be any.

@@ -225,7 +225,14 @@ impl Server {
                         return None;
                     }
                 };
-                let assured = writer.reserve(Own::space(own::FIRST));
+                // For the first process that attaches, and all that our own threads may have waiting: without a supervisor
+                // taken now, so that none attaches in vain; under one looked for, since most programs need little.
+                let all = EXPANSION * CAPACITY as u64 + Own::space(own::CAPACITY);
+                let assured = if state.served.supervised {
+                    writer.has_room(all).and_then(|()| writer.reserve(Own::space(own::FIRST)))
+                } else {
+                    writer.reserve(all)
+                };
                 let is_assured = assured.is_ok();
                 let _ = tell.send(assured);
                 if !is_assured {

@@ -272,6 +272,14 @@ impl Writer {
         Ok(())
     }
 
+    /// Looks whether there is room for `bytes` more, and takes none of it: others may use it up meanwhile.
+    ///
+    /// # Errors
+    /// [`TraceError::Io`] where there is no such space.
+    pub fn has_room(&self, bytes: u64) -> Result<(), TraceError> {
+        room(&self.file, self.len, bytes).map_err(TraceError::io("reserve space in", &self.path))
+    }
+
     /// Signs what the trace holds now. Nothing happens where nothing was added since the last one.
     ///
     /// # Errors
@@ -450,15 +458,26 @@ fn append_or_undo(file: &mut File, path: &Path, bytes: &[u8]) -> Result<(), Trac
 /// A file system that cannot (`EOPNOTSUPP`: NFS before 4.2, ZFS) is asked for its free space instead, which others may
 /// use up meanwhile.
 fn assure(file: &File, from: u64, bytes: u64) -> std::io::Result<()> {
-    // Taking blocks is not stopped by RLIMIT_FSIZE, only writing into them is.
-    if getrlimit(Resource::Fsize).current.is_some_and(|limit| from.saturating_add(bytes) > limit) {
-        return Err(Errno::FBIG.into());
-    }
+    below_the_limit(from, bytes)?;
     match fallocate(file, FallocateFlags::KEEP_SIZE, from, bytes.max(1)) {
-        Err(Errno::OPNOTSUPP) => {
-            let fs = fstatvfs(file)?;
-            if fs.f_bavail.saturating_mul(fs.f_frsize) < bytes { Err(Errno::NOSPC.into()) } else { Ok(()) }
-        }
+        Err(Errno::OPNOTSUPP) => room(file, from, bytes),
         done => Ok(done?),
+    }
+}
+
+/// Looks whether the file may grow so far, and the file system has as much to give.
+fn room(file: &File, from: u64, bytes: u64) -> std::io::Result<()> {
+    below_the_limit(from, bytes)?;
+    let fs = fstatvfs(file)?;
+    if fs.f_bavail.saturating_mul(fs.f_frsize) < bytes { Err(Errno::NOSPC.into()) } else { Ok(()) }
+}
+
+/// Taking blocks is not stopped by `RLIMIT_FSIZE`, only writing into them is.
+fn below_the_limit(from: u64, bytes: u64) -> std::io::Result<()> {
+    let limit = getrlimit(Resource::Fsize).current;
+    if limit.is_some_and(|limit| from.saturating_add(bytes) > limit) {
+        Err(Errno::FBIG.into())
+    } else {
+        Ok(())
     }
 }

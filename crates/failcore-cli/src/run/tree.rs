@@ -128,10 +128,14 @@ impl Tree {
         loop {
             let past = |since: &mut Option<Instant>| since.get_or_insert_with(Instant::now).elapsed();
             let polite = surely.is_none() && polite(started.elapsed());
+            let first = !polite && surely.is_none();
             let over = !polite && past(&mut surely) > PATIENCE;
+            // Whoever ends because another does is counted too.
+            let now = if first { self.below.members_now().unwrap_or_default() } else { Vec::new() };
+            let alive = now.iter().filter(|member| !member.is_dead()).map(Member::identity);
             // Before all of the machine's processes are looked at, which gives those that fork the time to.
             let struck = if polite { Vec::new() } else { self.below.strike() };
-            let mut found = struck.into_iter().fold(false, |found, identity| found | known.insert(identity));
+            let mut found = alive.chain(struck).fold(false, |found, identity| found | known.insert(identity));
             if !polite && let Some(cgroup) = cgroup {
                 // After they are counted. Where the kernel is too old for it, the tree is walked.
                 let _ = cgroup.kill();
