@@ -46,6 +46,14 @@ attempt("open", lambda: open("open/plain").read())
     )
     run.worked("open")
     run.refused(
-        "whole", "whole, deeper", "part", "part listed", "part written", "part removed", "file", "named", "link into it"
+        "whole",
+        "whole, deeper",
+        "part",
+        "part listed",
+        "part written",
+        "part removed",
+        "file",
+        "named",
+        "link into it",
     )
     assert (world.outside / "dir/deep/key").read_text() == "a key"

@@ -277,7 +277,14 @@ attempt("decoy's memory", advise, decoy)
         decoy.wait()
     run.worked("own", "own input and output", "own memory")
     # Native code hears an errno only.
-    for name in ("group", "user", "user by number", "decoy", "group's input and output", "user's input and output"):
+    for name in (
+        "group",
+        "user",
+        "user by number",
+        "decoy",
+        "group's input and output",
+        "user's input and output",
+    ):
         assert run.attempts[name].errno == errno.EPERM, run.explain()
     assert run.attempts["decoy's memory"].errno == errno.EPERM, run.explain()
     assert len(run.denied("process.limit")) == 6 and len(run.denied("process.trace")) == 1

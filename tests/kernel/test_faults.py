@@ -28,6 +28,7 @@ for n in range(10):
 for n in range(40):
     threading.Thread(target=wait, args=(n,), daemon=True).start()
 time.sleep(0.5)
+open(WORK + "/beat", "a").close()
 open(WORK + "/ready", "w").close()
 while True:
     try: open(WORK + "/beat", "a").write("x")

@@ -30,12 +30,16 @@ class Screen(Terminal):
     """A terminal of 100 columns and 40 lines whose screen can be read."""
 
     def __init__(self, world: World, *argv: str, before: tuple[str, ...] = ()) -> None:
+        # As every new terminal is: once it runs, the program may have changed its own already.
+        new = os.openpty()
+        self.modes = termios.tcgetattr(new[0])
+        for end in new:
+            os.close(end)
         super().__init__([*world.as_user, *before, world.failcore, "step", *argv], world, "xterm-256color")
         self.screen = pyte.Screen(100, 40)
         self.stream = pyte.ByteStream(self.screen)
         self.raw = b""
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
-        self.modes = termios.tcgetattr(self.fd)
 
     def look(self) -> str:
         return "\n".join(line.rstrip() for line in self.screen.display)
