@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 
-from tests.conftest import WORKSPACE, World, only, wait_for
+from tests.conftest import WORKSPACE, Run, World, only, wait_for
 
 # Everything that a careless policy could grant.
 WIDE = """
@@ -125,27 +126,38 @@ NEVER = [
 ]
 
 
-def check(world: World, policy: str) -> None:
-    with world.under_way(
-        SCRIPT, world.failcore, policy=policy, env={"XDG_STATE_HOME": str(world.base / "state")}
-    ) as run:
+def attacked(world: World, *script: str, policy: str, env: Mapping[str, str] | None = None) -> Run:
+    """A run that tries everything on its own socket, and is over: the socket is as it was, the only one, and still listens to
+    its owner."""
+    live = world.base / "state/failcore/live"
+
+    def found() -> tuple[object, ...]:
+        of = path.stat()
+        return of.st_ino, of.st_mode, of.st_mtime_ns, live.stat().st_mode
+
+    with world.under_way(*script, policy=policy, env=env) as run:
         run.ready()
-        session = run.session
-        live = world.base / "state/failcore/live"
-        path = live / session
-        before = (path.stat().st_ino, path.stat().st_mode, live.stat().st_mode)
+        path = live / run.session
+        before = found()
         (world.work / "path.new").write_text(str(path))
         (world.work / "path.new").rename(world.work / "path")
         wait_for((world.work / "done").exists, "it has tried everything")
-        # It is as it was, it is the only one, and it still listens to its owner.
-        assert (path.stat().st_ino, path.stat().st_mode, live.stat().st_mode) == before
-        assert [entry.name for entry in live.iterdir()] == [session]
+        assert found() == before and [entry.name for entry in live.iterdir()] == [run.session]
         assert (run.status() or {})["state"] == "running"
         run.order("pause")
         run.order("resume")
         (world.work / "end").touch()
         ended = run.ended()
     assert ended.code == 0, ended.explain()
+    return ended
+
+
+def check(world: World, policy: str) -> None:
+    live = world.base / "state/failcore/live"
+    ended = attacked(
+        world, SCRIPT, world.failcore, policy=policy, env={"XDG_STATE_HOME": str(world.base / "state")}
+    )
+    session = ended.records[0]["session"]
     for name in NEVER:
         assert name in ended.attempts, f"`{name}` was never attempted\n{ended.explain()}"
         assert not ended.attempts[name].ok, f"`{name}` worked: {ended.attempts[name]}\n{ended.explain()}"
@@ -272,23 +284,8 @@ while not os.path.exists("end"): time.sleep(0.01)
 
 @only("kernel")
 def test_nor_does_native_code(world: World) -> None:
-    with world.under_way(NATIVE, policy=WIDE) as run:
-        run.ready()
-        session = run.session
-        live = world.base / "state/failcore/live"
-        path = live / session
-        before = (path.stat().st_ino, path.stat().st_mode, path.stat().st_mtime_ns, live.stat().st_mode)
-        (world.work / "path.new").write_text(str(path))
-        (world.work / "path.new").rename(world.work / "path")
-        wait_for((world.work / "done").exists, "it has tried everything")
-        after = (path.stat().st_ino, path.stat().st_mode, path.stat().st_mtime_ns, live.stat().st_mode)
-        assert after == before and [entry.name for entry in live.iterdir()] == [session]
-        assert (run.status() or {})["state"] == "running"
-        run.order("pause")
-        run.order("resume")
-        (world.work / "end").touch()
-        ended = run.ended()
-    assert ended.code == 0, ended.explain()
+    live = world.base / "state/failcore/live"
+    ended = attacked(world, NATIVE, policy=WIDE)
     tried = {name: said.value for name, said in ended.attempts.items() if name != "racing"}
     assert len(tried) == 24 and all(value == [-1, errno.EACCES] for value in tried.values()), tried
     reached, refused, elsewhere = ended.attempts["racing"].value
@@ -296,7 +293,7 @@ def test_nor_does_native_code(world: World) -> None:
     # It is the supervisor that saw all of it.
     denied = ended.denied(None, live)
     assert {record["request"]["context"]["lane"] for record in denied} == {"kernel"}
-    connects = ended.denied("ipc.connect", path)
+    connects = ended.denied("ipc.connect", live / ended.records[0]["session"])
     assert len(connects) >= 8 + refused, ended.explain()
     for verb in ("net.bind", "fs.open", "fs.link", "fs.rename", "fs.delete", "fs.attr"):
         assert ended.denied(verb, live), f"{verb}\n{ended.explain()}"

@@ -49,7 +49,7 @@ def test_a_full_file_system_under_the_trace(world: World) -> None:
         pytest.skip("only root makes a file system")
     trace, copy = world.base / "trace-1", world.base / "copy"
     trace.mkdir()
-    # Somewhat more than is assured before a run begins; gone with the run, so that a copy is kept.
+    # Somewhat more than there must be before a run begins; gone with the run, so that a copy is kept.
     mounted = (
         f'mount -t tmpfs -o size=20m,mode=700 none {trace} && "$@"; code=$?; cp -a {trace} {copy}; exit $code'
     )

@@ -16,7 +16,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu};
 ///
 /// # Errors
 /// Those of [`Builder::spawn`].
-pub fn beside<T: Send + 'static>(
+pub(crate) fn beside<T: Send + 'static>(
     builder: Builder,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> std::io::Result<JoinHandle<T>> {

@@ -74,7 +74,7 @@ fn judged(call: &Call<'_>, asked: &[u8], found: Found, argv: u64) -> Reply {
     let grant = call.judge(Action::Exec { image: call.object_ref(asked, &image), argv })?;
     let Some((runs, path)) = runs else {
         // Such a process cannot be looked into (prctl(2), PR_SET_DUMPABLE), so it could not be supervised.
-        let text = format!("{} may be run and not read: it is not started", image.path);
+        let text = format!("{}, or its interpreter, may be run and not read: it is not started", image.path);
         let _ = call.shared.parent.gate.record(&Event::Notice { text });
         return call.concluded(grant, Err(Errno::ACCESS));
     };
@@ -129,8 +129,8 @@ fn what_runs(call: &Call<'_>, image: &Object) -> Result<Option<Runs>, Errno> {
         };
         let read = Action::Open { file: call.object_ref(&interpreter, &object), rights: Rights::READ };
         if let Some(Reason::Forbidden | Reason::Always) = call.foresee(&read) {
-            let _forbidden = call.judge(read)?;
-            return Err(Errno::ACCESS);
+            let grant = call.judge(read)?;
+            return call.concluded(grant, Err(Errno::ACCESS));
         }
         runs = (object.id(), named(&object));
         next = object.fd;

@@ -506,14 +506,14 @@ fn become_agent(raw: &Raw<'_>, foreground: bool) -> ! {
 
 /// Installs the filter; its listener.
 fn install(filter: &[Instruction]) -> RawFd {
-    const WAIT_KILLABLE: u64 = 1 << 5;
+    use libc::{
+        SECCOMP_FILTER_FLAG_NEW_LISTENER as LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV as WAIT_KILLABLE,
+    };
     let program = libc::sock_fprog {
         len: u16::try_from(filter.len()).unwrap_or(0),
         filter: filter.as_ptr().cast_mut(),
     };
-    for flags in
-        [libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | WAIT_KILLABLE, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER]
-    {
+    for flags in [LISTENER | WAIT_KILLABLE, LISTENER] {
         // SAFETY: the kernel reads `program` and the instructions it points to, both alive.
         let fd = unsafe {
             libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)

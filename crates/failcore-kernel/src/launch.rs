@@ -152,7 +152,6 @@ impl Supervisor {
         parent: Parent,
         ready: impl FnOnce() -> bool,
     ) -> Result<Self, StartError> {
-        let (tell, told) = mpsc::sync_channel(1);
         let program = locate(launch)?;
         let shown = program.to_string_lossy().into_owned();
         let (life_read, life) = pipe_with(PipeFlags::CLOEXEC)
@@ -162,23 +161,6 @@ impl Supervisor {
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).map_err(
             |why| StartError::Kernel { step: "cannot close this process to others", why: why.into() },
         )?;
-        // What acts for the agent has no more rights than the agent: a thread that gives up its privileges is the
-        // ancestor of both. It does so while all is made that it needs then.
-        let (hand, handed) = mpsc::sync_channel::<Wanted>(1);
-        let keep = plan.keep.clone();
-        behind(worker(0), move || {
-            let given_up = give_up(&keep);
-            // Nothing comes where the rest could not be made.
-            let Ok(wanted) = handed.recv() else { return };
-            match wanted.start(given_up) {
-                Ok((shared, root)) => {
-                    let _ = tell.send(Ok((Arc::clone(&shared), root)));
-                    serve(&shared);
-                }
-                Err(why) => drop(tell.send(Err(why))),
-            }
-        })
-        .map_err(StartError::kernel("cannot start a thread"))?;
         let terminal = File::options().read(true).write(true).open("/dev/tty").ok();
         let stdin = launch.stdin.clone();
         let broker = parent.broker.iter().flat_map(|broker| broker.tcp_ports());
@@ -226,8 +208,19 @@ impl Supervisor {
         let hold = link.try_clone().map_err(StartError::kernel("cannot make a socket"))?;
         let held = (terminal, stdin, life_read, domain);
         let gone = || StartError::Leaks("the thread that starts the program ended");
-        hand.send(Wanted { prepared, acting, link: hold, far, parent, rewriter, held })
-            .map_err(|_| gone())?;
+        let wanted = Wanted { prepared, acting, link: hold, far, parent, rewriter, held };
+        // What acts for the agent has no more rights than the agent: a thread that gives up its privileges is the
+        // ancestor of both.
+        let (tell, told) = mpsc::sync_channel(1);
+        let keep = plan.keep.clone();
+        behind(worker(0), move || match wanted.start(give_up(&keep)) {
+            Ok((shared, root)) => {
+                let _ = tell.send(Ok((Arc::clone(&shared), root)));
+                serve(&shared);
+            }
+            Err(why) => drop(tell.send(Err(why))),
+        })
+        .map_err(StartError::kernel("cannot start a thread"))?;
         let (shared, root) = told.recv().map_err(|_| gone())??;
         let watcher = watch(&shared);
         let agent = probed(&mut link).inspect_err(|_| shared.end())?;

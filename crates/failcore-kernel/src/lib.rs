@@ -69,7 +69,6 @@ mod workers;
 mod world;
 
 pub use attach::{AttachError, Attachment, Supervised};
-pub use beside::beside;
 pub use cgroup::{Cgroup, CgroupError};
 pub use features::Features;
 pub use inherited::close_on_exec;

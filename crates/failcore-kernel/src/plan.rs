@@ -197,7 +197,7 @@ fn coverage(policy: &PolicySet, features: &Features, plan: &Plan) -> Coverage {
         notes.push("this kernel's Landlock lets no file be moved between directories".into());
     }
     if plan.images.iter().any(|images| matches!(images, Images::Below(_))) {
-        notes.push("programs may start by a pattern with `**`, whatever their interpreters are: Landlock underneath lets every \
+        notes.push("programs may start by a pattern that is open before its last part, whatever their interpreters are: Landlock underneath lets every \
                     file be read and run then, and the supervisor holds that alone"
             .into());
     }
@@ -294,7 +294,8 @@ mod tests {
         let notes = |text, features| lower(&policy(text), &features).1.notes.join("\n");
         let (any, one) = ("[process]\nexec = [\"/usr/lib/gcc/**\"]", "[process]\nexec = [\"/usr/bin/*\"]");
         assert!(
-            notes(any, features(7)).contains("with `**`") && !notes(one, features(7)).contains("with `**`")
+            notes(any, features(7)).contains("open before its last part")
+                && !notes(one, features(7)).contains("open before its last part")
         );
         let old = Features { killable: false, ..features(7) };
         assert!(notes(one, old).contains("5.19") && !notes(one, features(7)).contains("5.19"));

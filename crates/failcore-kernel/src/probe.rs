@@ -42,7 +42,7 @@ pub fn seccomp_notify() -> io::Result<()> {
 /// Whether a call that a supervisor has taken is left alone by signals that do not end its process (seccomp(2),
 /// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`, Linux 5.19).
 pub fn seccomp_waits_killable() -> bool {
-    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | 1 << 5;
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
     // SAFETY: without a filter nothing is installed: the kernel says EFAULT where it knows the flags, EINVAL where not.
     let done = unsafe {
         libc::syscall(

@@ -61,7 +61,7 @@ pub(crate) fn by_descriptor(call: &Call<'_>) -> Reply {
         return Err(Errno::INVAL);
     }
     let pidfd = call.duplicate(call.int(0))?;
-    let pid = behind(&pidfd)?;
+    let pid = pid_of(&pidfd)?;
     if flags & GROUP != 0 {
         return Err(Errno::INVAL);
     }
@@ -76,7 +76,7 @@ pub(crate) fn by_descriptor(call: &Call<'_>) -> Reply {
 }
 
 /// The process that a pidfd stands for (`Pid` in its fdinfo, see pidfd_open(2)).
-fn behind(pidfd: &OwnedFd) -> Result<i32, Errno> {
+fn pid_of(pidfd: &OwnedFd) -> Result<i32, Errno> {
     let info =
         std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).unwrap_or_default();
     let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse::<i32>().ok());
@@ -111,7 +111,7 @@ pub(crate) fn owner(call: &Call<'_>) -> Reply {
 pub(crate) fn advise(call: &Call<'_>) -> Reply {
     /// `PIDFD_SELF_THREAD` and `PIDFD_SELF_THREAD_GROUP` (linux/pidfd.h).
     const SELF: [i32; 2] = [-10000, -20000];
-    if SELF.contains(&call.int(0)) || behind(&call.duplicate(call.int(0))?)?.cast_unsigned() == call.tgid() {
+    if SELF.contains(&call.int(0)) || pid_of(&call.duplicate(call.int(0))?)?.cast_unsigned() == call.tgid() {
         return Ok(Answer::Proceed);
     }
     reach(call)
