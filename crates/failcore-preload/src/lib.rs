@@ -155,6 +155,25 @@ fn missing() -> c_int {
 }
 
 /// Whether this process has a CPython in it, linked or shared.
+#[cfg(target_arch = "x86_64")]
+fn in_python() -> bool {
+    let function: *const c_void;
+    // The loader has looked for it when it relocated this object, as for any symbol; in vain, dlsym(3) would make words of it.
+    // SAFETY: reads this object's own table of addresses; a weak symbol that is not there has the address 0 (System V gABI,
+    // "Symbol Table").
+    unsafe {
+        core::arch::asm!(
+            ".weak PySys_AddAuditHook",
+            "mov {function}, qword ptr [rip + PySys_AddAuditHook@GOTPCREL]",
+            function = out(reg) function,
+            options(pure, readonly, nostack, preserves_flags)
+        );
+    }
+    !function.is_null()
+}
+
+/// Whether this process has a CPython in it, linked or shared.
+#[cfg(not(target_arch = "x86_64"))]
 fn in_python() -> bool {
     // SAFETY: a look-up by name in what is loaded already.
     unsafe { !libc::dlsym(libc::RTLD_DEFAULT, c"PySys_AddAuditHook".as_ptr()).is_null() }
