@@ -274,7 +274,8 @@ def expected(asked: Asked, work: str, outside: str, port: int) -> Decided:
             found[verb, "listen, elsewhere", "deny", layer] = number
         elif about not in refused and not about.startswith(outside):
             found[verb, about, "allow", "kernel"] = number
-        elif verb == "fs.open" or about in unseen or about.startswith(f"{outside}/native-"):
+        # Opens, and connections to an address, the hook leaves to the supervisor.
+        elif verb in ("fs.open", "net.connect") or about in unseen or about.startswith(f"{outside}/native-"):
             found[verb, about, "deny", "kernel"] = number
         else:
             found[verb, about, "deny", "runtime"] = number

@@ -127,6 +127,10 @@ impl Host {
         if let Some(v6) = ipv6(text) {
             return Ok(Self::Addr(v6.into()));
         }
+        // Four decimal numbers, which nothing below would make anything else of.
+        if let Ok(v4) = text.parse::<std::net::Ipv4Addr>() {
+            return Ok(Self::Addr(v4.into()));
+        }
         if let Some(c) = text.chars().find(|c| matches!(c, 'ß' | 'ẞ' | 'ς' | '\u{200c}' | '\u{200d}')) {
             return Err(HostError::Deviation(c));
         }

@@ -11,7 +11,7 @@ use crate::hook_object::Object;
 struct Notes {
     /// The path object of an `os.open`, and its directory.
     open: (usize, i64),
-    /// The path object of an exec, the host of a look-up, the address of a connect: judged in full.
+    /// The path object of an exec, the host of a look-up, the address of a connect: judged in full, or left to a supervisor.
     judged: usize,
     /// How the database name of a `sqlite3.connect` is read.
     uri: Option<bool>,

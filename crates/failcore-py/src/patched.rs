@@ -119,7 +119,7 @@ targets! {
         c"gethostbyaddr" => net::gethostbyaddr;
         c"getnameinfo" => net::getnameinfo;
         #[c"socket"] c"connect" => net::connect; // CPython resolves names before the event
-        #[c"socket"] c"connect_ex" => net::connect;
+        #[c"socket"] c"connect_ex" => net::connect_ex;
         #[c"socket"] c"bind" => net::bind;
         #[c"socket"] c"listen" => net::listen;
         #[c"socket"] c"sendto" => net::sendto;

@@ -180,9 +180,30 @@ fn fits(socket: &Socket, addr: &IpAddr) -> bool {
     addr.is_ipv6() == (socket.family == AddressFamily::INET6)
 }
 
-/// `socket.connect(address)`, `socket.connect_ex(address)`.
+/// `socket.connect(address)`.
 pub(crate) fn connect(call: &mut Call) -> Judged {
+    // Where nothing is looked up, a supervisor judges the address that the kernel gets, and says why it refuses.
+    if let Some(address) = call.get(0, "address")
+        && is_literal(address)
+        && monitor::leave_to_supervisor()
+    {
+        call.keep(expected::note_judged(address.as_ptr() as usize));
+        return Ok(());
+    }
     resolved(call, 0, "socket.connect")
+}
+
+/// `socket.connect_ex(address)`, which raises nothing where the supervisor refuses: so it is judged ahead.
+pub(crate) fn connect_ex(call: &mut Call) -> Judged {
+    resolved(call, 0, "socket.connect")
+}
+
+/// Whether it is an address in its usual spelling, and a port.
+fn is_literal(address: Object<'_>) -> bool {
+    let host = address.item(0).and_then(Object::text);
+    let port = address.item(1).and_then(Object::int);
+    host.is_some_and(|host| host.parse::<IpAddr>().is_ok())
+        && port.is_some_and(|port| u16::try_from(port).is_ok())
 }
 
 /// `socket.bind(address)`.
