@@ -494,9 +494,13 @@ def _runs(python: Path, as_user: Sequence[str]) -> bool:
     return done.returncode == 0
 
 
-@pytest.fixture(scope="session")
-def ordinary_prefix() -> Iterator[Path]:
-    """A virtual environment that an ordinary user may read: ours, or a copy on an interpreter of the system."""
+@contextlib.contextmanager
+def installation_for_anybody() -> Iterator[Path]:
+    """A virtual environment that an ordinary user may read: ours, or a copy on an interpreter of the system.
+
+    # Raises
+    `LookupError` where there is no such interpreter.
+    """
     ours = Path(sys.prefix)
     if _runs(ours / "bin" / "python", AS_NOBODY):
         yield ours
@@ -506,7 +510,7 @@ def ordinary_prefix() -> Iterator[Path]:
         if Path(python).exists() and subprocess.run([python, "-c", probe], check=False).returncode == 0:
             break
     else:
-        pytest.skip(f"an ordinary user can read neither {ours}'s interpreter nor another one")
+        raise LookupError(f"an ordinary user can read neither {ours}'s interpreter nor another one")
     base = Path(tempfile.mkdtemp(prefix="failcore-venv-"))
     base.chmod(0o755)
     venv = base / "venv"
@@ -521,8 +525,21 @@ def ordinary_prefix() -> Iterator[Path]:
             path.chmod(
                 path.stat().st_mode | (0o555 if path.is_dir() or path.stat().st_mode & 0o100 else 0o444)
             )
-    yield venv
-    shutil.rmtree(base)
+    try:
+        yield venv
+    finally:
+        shutil.rmtree(base)
+
+
+@pytest.fixture(scope="session")
+def ordinary_prefix() -> Iterator[Path]:
+    """A virtual environment that an ordinary user may read."""
+    with contextlib.ExitStack() as stack:
+        try:
+            prefix = stack.enter_context(installation_for_anybody())
+        except LookupError as error:
+            pytest.skip(str(error))
+        yield prefix
 
 
 @pytest.fixture(params=["runtime", "kernel"])

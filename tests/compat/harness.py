@@ -11,8 +11,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -54,6 +54,11 @@ class Interpreter:
     as_user: tuple[str, ...] = ()
     uid: int = -1
 
+    @property
+    def is_root(self) -> bool:
+        """Whether root runs the tests."""
+        return os.geteuid() == 0 and self.uid in (-1, 0)
+
 
 def interpreters() -> list[Interpreter]:
     """One of each version, from PATH, /usr/bin, /usr/local/bin and pyenv; the first that has its tests."""
@@ -86,6 +91,37 @@ def candidates(version: str) -> Iterable[Path]:
     for place in places:
         if (place / name).is_file():
             yield place / name
+
+
+# Binds what lies in a directory that is root's alone to where it is, below an empty directory that anybody may search.
+UNCOVERED = """
+mount --make-rprivate / && at=$(mktemp -d) && mount --bind "$1" "$at" && mount -t tmpfs -o mode=755 none "$2" &&
+mkdir -p "$1" && mount --move "$at" "$1" && rmdir "$at" && shift 2 && exec "$@"
+"""
+
+
+def for_ordinary_user(interpreter: Interpreter, uid: int, as_user: Sequence[str]) -> Interpreter:
+    """The interpreter as root has another user run it, for whom `as_user` goes before a command.
+
+    # Raises
+    `LookupError` where that user cannot.
+    """
+    assert interpreter.executable
+    ask = [str(interpreter.executable), "-c", "import sys; print(sys.base_prefix)"]
+    prefix = Path(subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip())
+    closed = [place for place in reversed(prefix.parents) if not place.stat().st_mode & 0o001]
+    bound = (
+        ["unshare", "--mount", "--", "/bin/sh", "-c", UNCOVERED, "sh", str(prefix), str(closed[0])]
+        if closed
+        else []
+    )
+    theirs = replace(interpreter, as_user=(*bound, *as_user), uid=uid)
+    # Through `env`, since setpriv itself still has root's way with files when it executes.
+    probe = [*theirs.as_user, "env", str(theirs.executable), "-c", "import test"]
+    done = subprocess.run(probe, capture_output=True, text=True, cwd="/", check=False)
+    if done.returncode != 0:
+        raise LookupError(f"an ordinary user may not run {theirs.executable}: {done.stderr.strip()[-200:]}")
+    return theirs
 
 
 class NotThere(Exception):
@@ -264,7 +300,8 @@ def compare(
                 break
         if differs(before, after):
             last = (after.why.strip().splitlines() or [""])[-1].replace(str(python), "PYTHON")
-            found = (before.outcome, after.outcome, last, reason_for(test, interpreter.version, gate.lane))
+            why = reason_for(test, interpreter.version, gate.lane, interpreter.is_root)
+            found = (before.outcome, after.outcome, last, why)
             differences.append(Difference(gate.lane, interpreter.version, test, *found))
     # Of what neither run came to the end of nothing is known.
     return differences, sum(outcome.outcome not in ("hung", "died") for outcome in without.values())
@@ -276,17 +313,17 @@ def differs(before: Outcome, after: Outcome | None) -> bool:
     return after is None or bad.get(before.outcome, before.outcome) != bad.get(after.outcome, after.outcome)
 
 
-def reason_for(test: str, version: str, lane: str) -> str:
+def reason_for(test: str, version: str, lane: str, is_root: bool) -> str:
     """The reason that the repository keeps for a difference, from reasons.json; empty where there is none.
 
     A pattern names a test, or a version and a test (`3.10.13:*.test_x`). Its reason is a text for every lane, or an
-    object with a text a lane.
+    object with a text a lane. One that begins with `as root:` is none for an ordinary user, nor the other way round.
     """
     for pattern, reason in json.loads((HERE / "reasons.json").read_text()).items():
         if fnmatch.fnmatchcase(test, pattern) or fnmatch.fnmatchcase(f"{version}:{test}", pattern):
-            text = reason.get(lane, "") if isinstance(reason, dict) else reason
-            if text:
-                return str(text)
+            text = str(reason.get(lane, "") if isinstance(reason, dict) else reason)
+            if text and not text.startswith("as an ordinary user:" if is_root else "as root:"):
+                return text
     return ""
 
 

@@ -1,12 +1,13 @@
 """Compares CPython's own tests with and without the gate: run.py [--all] [--lane LANE…] [--write FILE] [--only MODULE…].
 
-Without --all, on this interpreter's version alone. Exits 1 where a difference has no reason in reasons.json, or where
+Without --all, on this interpreter's version alone. With --as-user, root has an ordinary user run them. Exits 1 where a difference has no reason in reasons.json, or where
 something that was asked for could not be compared.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -23,6 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.compat import harness
+from tests.conftest import AS_NOBODY, NOBODY, installation_for_anybody
 
 # What came of each lane, version and module.
 Results = dict[tuple[str, str, str], tuple[list[harness.Difference], int] | str]
@@ -37,6 +39,9 @@ def main() -> int:
     parser.add_argument("--write", type=Path, help="write the table there")
     parser.add_argument("--only", nargs="+", default=harness.MODULES, help="these test modules")
     parser.add_argument("--versions", nargs="+", help="these versions, such as 3.12")
+    parser.add_argument(
+        "--as-user", action="store_true", help="have an ordinary user run them, where we are root"
+    )
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument(
         "--keep", type=Path, help="keep results in this directory, and do not repeat those it has"
@@ -49,8 +54,28 @@ def main() -> int:
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     wanted = options.versions or (harness.VERSIONS if options.all else [here])
     found = [i for i in harness.interpreters() if i.version.startswith(tuple(f"{v}" for v in wanted))]
-    failcore = harness.command()
-    kept = Kept(options.keep)
+    with contextlib.ExitStack() as stack:
+        failcore = harness.command()
+        if options.as_user and os.geteuid() == 0:
+            failcore = stack.enter_context(installation_for_anybody()) / "bin" / "failcore"
+            found = [for_ordinary_user(interpreter) for interpreter in found]
+        return compare(options, found, failcore)
+
+
+def for_ordinary_user(interpreter: harness.Interpreter) -> harness.Interpreter:
+    """An interpreter as an ordinary user runs it, or left out where that one cannot."""
+    if interpreter.executable is None:
+        return interpreter
+    try:
+        return harness.for_ordinary_user(interpreter, NOBODY, AS_NOBODY)
+    except LookupError as error:
+        return replace(interpreter, executable=None, missing=str(error))
+
+
+def compare(options: argparse.Namespace, found: list[harness.Interpreter], failcore: Path) -> int:
+    """Compares what was asked for; the exit code."""
+    is_root = os.geteuid() == 0 and not options.as_user
+    kept = Kept(options.keep, is_root)
     jobs = [(i, module) for i in found if i.executable for module in options.only]
     # Differences and how many were compared, or why it broke. Not there: skipped.
     results: Results = {}
@@ -87,7 +112,7 @@ def main() -> int:
         list(pool.map(job, jobs))
 
     if options.write:
-        options.write.write_text(document(options.lane, found, options.only, results))
+        options.write.write_text(document(options.lane, found, options.only, results, is_root))
         print(f"wrote {options.write}")
     unexplained = [d for r in results.values() if not isinstance(r, str) for d in r[0] if not d.reason]
     broken = [key for key, result in results.items() if isinstance(result, str)]
@@ -106,8 +131,8 @@ class Kept:
     The run without the gate is kept as well: it is the same for every lane.
     """
 
-    def __init__(self, directory: Path | None) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path | None, is_root: bool) -> None:
+        self.directory, self.is_root = directory, is_root
         if directory:
             directory.mkdir(parents=True, exist_ok=True)
 
@@ -126,7 +151,7 @@ class Kept:
             return None
         differences, compared = known
         return [
-            replace(d, reason=harness.reason_for(d.test, d.version, d.lane))
+            replace(d, reason=harness.reason_for(d.test, d.version, d.lane, self.is_root))
             for d in (harness.Difference(*fields) for fields in differences)
         ], compared
 
@@ -144,19 +169,26 @@ class Kept:
             path.with_suffix(".new").replace(path)
 
     def path(self, key: tuple[str, str, str]) -> Path | None:
-        return self.directory / ("-".join(key) + ".json") if self.directory else None
+        # What root found says nothing of others.
+        name = "-".join(key if self.is_root or os.geteuid() != 0 else ("as-user", *key))
+        return self.directory / f"{name}.json" if self.directory else None
 
 
 def document(
-    lanes: Sequence[str], found: Sequence[harness.Interpreter], modules: Sequence[str], results: Results
+    lanes: Sequence[str],
+    found: Sequence[harness.Interpreter],
+    modules: Sequence[str],
+    results: Results,
+    is_root: bool,
 ) -> str:
     """docs/compatibility.md."""
-    user = "root" if os.geteuid() == 0 else "an ordinary user"
+    user = "root" if is_root else "an ordinary user"
+    by = "make compat" if is_root or os.geteuid() != 0 else "tests/compat/run.py --as-user"
     lines = [
         "# Compatibility",
         "",
         "CPython's own test modules, run twice each: without the gate, and under `failcore run` with",
-        "`preset:allow-all`. The same tests must come out the same way. Written by `make compat`; do not edit.",
+        f"`preset:allow-all`. The same tests must come out the same way. Written by `{by}`; do not edit.",
         f"Last written {datetime.date.today()} on {platform.system()} {platform.machine()}, by {user}.",
         "",
         "Each cell is *tests compared* / *tests that come out differently*, a difference being one that three runs",

@@ -1,9 +1,7 @@
 """A fast part of `make compat`, on one interpreter: CPython's own tests come out the same under the gate."""
 
-import dataclasses
 import functools
 import os
-import subprocess
 import sys
 
 import pytest
@@ -45,10 +43,14 @@ def test_the_same_results_with_and_without_the_gate(interpreter, without, module
 @pytest.mark.skipif(os.getuid() != 0, reason="an ordinary user runs all tests here, the one above too")
 @pytest.mark.parametrize("module", ["test_os", "test_shutil", "test_tempfile"])
 def test_the_same_results_for_an_ordinary_user(interpreter, without, module, lane, ordinary_prefix):
-    theirs = dataclasses.replace(interpreter, as_user=tuple(AS_NOBODY), uid=NOBODY)
-    probe = subprocess.run(
-        [*AS_NOBODY, "env", str(theirs.executable), "-c", ""], capture_output=True, cwd="/"
-    )
-    if probe.returncode != 0:
-        pytest.skip(f"an ordinary user may not run {theirs.executable}")
+    try:
+        theirs = harness.for_ordinary_user(interpreter, NOBODY, AS_NOBODY)
+    except LookupError as error:
+        pytest.skip(str(error))
     same(theirs, module, harness.Gate(ordinary_prefix / "bin" / "failcore", lane), without)
+
+
+def test_what_only_root_sees_explains_nothing_to_others():
+    test = "test.test_os.ChownFileTests.test_chown_with_root"
+    assert harness.reason_for(test, "3.11.7", "kernel", True).startswith("as root:")
+    assert harness.reason_for(test, "3.11.7", "kernel", False) == ""

@@ -1,14 +1,18 @@
 """The cgroup of a run: born in it, unable to leave it, gone with it. Where none can be had, that is said."""
 
+import contextlib
+import errno as errno_of
+import json
 import os
 import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.conftest import TIMEOUT, WORKSPACE, World, only
+from tests.conftest import PRELUDE, TIMEOUT, WORKSPACE, World, only, wait_for
 
 pytestmark = only("kernel")
 
@@ -262,3 +266,211 @@ def test_an_ordinary_user_gets_one_where_a_cgroup_was_handed_over(world: World) 
         while (given / "cgroup.procs").read_text() and time.monotonic() < end:
             time.sleep(0.01)
         given.rmdir()
+
+
+# By every way that leads to a file: what came of writing to it, and whether whoever was named is elsewhere then.
+NATIVELY = """
+import ctypes, signal
+libc = ctypes.CDLL(None, use_errno=True)
+TARGETS, AGENTS, PLACES = (one.split(":") if one else [] for one in sys.argv[1:4])
+WORDS = dict(zip(("procs", "threads"), ("cgroup.procs", "cgroup.threads")))
+OPENAT2 = 437
+
+def where(pid="self"): return open("/proc/%s/cgroup" % pid).read()
+def natively(name, opened, what):
+    # In a child, which is gone afterwards wherever it went.
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0); return
+    before = where()
+    ctypes.set_errno(0)
+    fd = opened()
+    errno = ctypes.get_errno() if fd < 0 else 0
+    if fd >= 0 and libc.write(fd, what, len(what)) < 0: errno = ctypes.get_errno()
+    tell(name, [errno, where() != before])
+    os._exit(0)
+def another(name, opened):
+    sleeper = os.fork()
+    if sleeper == 0:
+        signal.pause(); os._exit(0)
+    before, what = where(sleeper), b"%d" % sleeper
+    ctypes.set_errno(0)
+    fd = opened()
+    errno = ctypes.get_errno() if fd < 0 else 0
+    if fd >= 0:
+        if libc.write(fd, what, len(what)) < 0: errno = ctypes.get_errno()
+        libc.close(fd)
+    tell(name, [errno, where(sleeper) != before])
+    os.kill(sleeper, 9); os.waitpid(sleeper, 0)
+def by_directory(path):
+    return libc.openat(libc.open(os.path.dirname(path), os.O_PATH), os.path.basename(path), os.O_WRONLY)
+def anew(path):
+    fd = os.open(path.decode(), os.O_RDONLY)
+    return libc.open(b"/proc/self/fd/%d" % fd, os.O_WRONLY)
+def by_path_alone(path):
+    fd = libc.open(path, os.O_PATH)
+    return libc.open(b"/proc/self/fd/%d" % fd, os.O_WRONLY)
+def by_openat2(path): return libc.syscall(OPENAT2, -100, path, (ctypes.c_uint64 * 3)(os.O_WRONLY, 0, 0), 24)
+def by_link(path):
+    name = (WORK + "/leads-%d" % os.getpid()).encode()
+    libc.symlink(path, name)
+    return libc.open(name, os.O_WRONLY)
+def from_there(path):
+    libc.chdir(os.path.dirname(path))
+    return libc.open(os.path.basename(path), os.O_WRONLY)
+WAYS = {
+    "open": lambda path: libc.open(path, os.O_WRONLY),
+    "open to read and write": lambda path: libc.open(path, os.O_RDWR),
+    "open and truncate": lambda path: libc.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CREAT, 0o600),
+    "openat": by_directory,
+    "openat2": by_openat2,
+    "open again": anew,
+    "open what was a path": by_path_alone,
+    "by a link": by_link,
+    "from there": from_there,
+    "by root": lambda path: libc.open(b"/proc/self/root" + path, os.O_WRONLY),
+    "by cwd": lambda path: (libc.chdir(os.path.dirname(path)), libc.open(b"/proc/thread-self/cwd/" + os.path.basename(path), os.O_WRONLY))[1],
+}
+for n, path in enumerate(TARGETS):
+    for way, call in WAYS.items(): natively("moves %d %s" % (n, way), lambda: call(path.encode()), b"0")
+    another("moves %d a child" % n, lambda: libc.open(path.encode(), os.O_WRONLY))
+for n, path in enumerate(AGENTS):
+    # With what is there already: nothing changes where it can be written.
+    now = open(path).read().encode() or b"\\n"
+    for way, call in WAYS.items(): natively("writes %d %s" % (n, way), lambda: call(path.encode()), now)
+
+class Args(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint64) for name in "flags pidfd child_tid parent_tid exit_signal stack stack_size tls set_tid set_tid_size cgroup".split()]
+def born(path):
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    args = Args(flags=0x200000000, exit_signal=17, cgroup=fd)
+    ctypes.set_errno(0)
+    pid = libc.syscall(435, ctypes.byref(args), ctypes.sizeof(args))
+    if pid == 0: libc.pause(); os._exit(0)
+    errno, elsewhere = ctypes.get_errno() if pid < 0 else 0, pid > 0 and where(pid) != where()
+    if pid > 0: os.kill(pid, 9); os.waitpid(pid, 0)
+    return [errno, elsewhere]
+for n, path in enumerate(PLACES): tell("born %d" % n, born(path))
+tell("handed", [os.path.exists("/proc/self/fd/9")])
+tell("own", where())
+"""
+HANDED_OVER = (
+    "cgroup.procs",
+    "cgroup.threads",
+    "cgroup.subtree_control",
+    "tasks",
+    "notify_on_release",
+    "release_agent",
+)
+GIVEN = """
+mount --make-rprivate / && mount --bind "$1" "$2/work/bound" && mount -t cgroup2 none "$2/two" &&
+echo $$ > "$1/from/cgroup.procs" && exec 9> "$1/else/cgroup.procs" && shift 2 && exec "$@"
+"""
+OLD = """
+mount --make-rprivate / && mount -t cgroup -o "none,name=$1" none "$2/one" && mkdir "$2/one/else" &&
+for file in "$2"/one/tasks "$2"/one/release_agent "$2"/one/else/*; do chown "$3" "$file"; done &&
+mount --bind "$2/one/else" "$2/work/bound"
+if test $? = 0; then base="$2"; shift 3; "$@" 9> "$base/one/else/tasks"; code=$?; umount "$base/work/bound"; rmdir "$base/one/else"; umount "$base/one"; exit $code; fi
+echo no hierarchy of version 1 can be made here; exit 77
+"""
+WRITABLE = 'version = 1\nextends = ["preset:python", "preset:native"]\n[fs]\nread = ["/**"]\nwrite = ["/**"]\n[native]\nload = ["ctypes", "/**"]\n'
+
+
+def without(world: World, before: list[str], *args: str) -> dict[str, Any]:
+    """What the same code comes to without FailCore."""
+    script = world.work / "plain.py"
+    script.write_text(PRELUDE + world.names() + NATIVELY)
+    world.hand_over()
+    plain = [*before, *world.as_user, world.python, str(script), *args]
+    done = subprocess.run(
+        plain, cwd=world.work, env=world.environ(), capture_output=True, text=True, timeout=TIMEOUT
+    )
+    if done.returncode == 77:
+        pytest.skip(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {said["name"]: said["value"] for said in map(json.loads, done.stdout.splitlines())}
+
+
+def nothing_leaves(world: World, policy: str, before: list[str], *args: str) -> None:
+    """Nobody leaves the run's cgroup by code that leads elsewhere without FailCore."""
+    plain = without(world, before, *args)
+    run = world.run(NATIVELY, *args, policy=policy, before=before)
+    assert run.code == 0, run.explain()
+    came = {name: attempt.value for name, attempt in run.attempts.items()}
+    assert set(came) == set(plain), run.explain()
+    tried = [name for name in came if name.split()[0] in ("moves", "writes", "born")]
+    assert len(tried) > 20
+    for name in tried:
+        errno, elsewhere = plain[name]
+        assert errno == 0 and elsewhere == (not name.startswith("writes")), (
+            f"{name} shows nothing: {plain[name]}"
+        )
+        errno, elsewhere = came[name]
+        assert errno != 0 and not elsewhere, f"{name}: {came[name]}\n{run.explain()}"
+        if not name.startswith("born"):
+            assert errno == errno_of.EACCES, f"{name}: {came[name]}\n{run.explain()}"
+    assert plain["handed"] == [True] and came["handed"] == [False], (
+        "it was handed a descriptor by which it could leave"
+    )
+    assert len(run.denied("fs.open")) >= len([name for name in tried if not name.startswith("born")])
+
+
+@pytest.mark.parametrize("policy", [WRITABLE, ALLOW_ALL], ids=["write", "allow-all"])
+def test_native_code_does_not_leave_for_a_cgroup_that_its_user_was_given(world: World, policy: str) -> None:
+    (top, *_) = hierarchies("cgroup2") or [None]
+    if os.getuid() != 0 or top is None:
+        pytest.skip("that takes root, and cgroup 2")
+    given = top / f"given-{os.getpid()}"
+    for name in ("from", "else"):
+        (given / name).mkdir(parents=True)
+    (world.base / "two").mkdir()
+    (world.work / "bound").mkdir()
+    try:
+        for directory in (given, given / "from", given / "else"):
+            for path in (
+                directory,
+                *(directory / name for name in HANDED_OVER if (directory / name).exists()),
+            ):
+                os.chown(path, world.uid, world.uid)
+        before = ["unshare", "--mount", "/bin/sh", "-c", GIVEN, "sh", str(given), str(world.base)]
+        places = [given / "else", world.work / "bound/else", world.base / "two" / given.name / "else"]
+        targets = [place / "cgroup.procs" for place in places] + [given / "cgroup.procs"]
+        args = (targets, [], places)
+        nothing_leaves(world, policy, before, *(":".join(map(str, one)) for one in args))
+    finally:
+        end = time.monotonic() + 10
+        while "populated 1" in (given / "cgroup.events").read_text() and time.monotonic() < end:
+            time.sleep(0.01)
+        for directory in (given / "from", given / "else", given):
+            directory.rmdir()
+
+
+@pytest.mark.parametrize("policy", [WRITABLE, ALLOW_ALL], ids=["write", "allow-all"])
+def test_nor_for_one_of_version_1_nor_names_what_runs_when_one_is_empty(world: World, policy: str) -> None:
+    if os.getuid() != 0:
+        pytest.skip("that takes root")
+    (world.base / "one").mkdir()
+    (world.work / "bound").mkdir()
+    name = world.base.name
+    before = ["unshare", "--mount", "/bin/sh", "-c", OLD, "sh", name, str(world.base), str(world.uid)]
+    one, bound = world.base / "one", world.work / "bound"
+    targets = [one / "else/cgroup.procs", one / "else/tasks", bound / "cgroup.procs", bound / "tasks"]
+    agents = [one / "else/notify_on_release", bound / "notify_on_release"]
+    if world.uid == 0:
+        # To others the kernel itself refuses this one.
+        agents.append(one / "release_agent")
+    try:
+        nothing_leaves(world, policy, before, ":".join(map(str, targets)), ":".join(map(str, agents)), "")
+    finally:
+        gone(name, one)
+
+
+def gone(name: str, point: Path) -> None:
+    """Sees to it that a hierarchy of version 1 is no more: one that was left while its last cgroup went may stay."""
+    again = f'mount -t cgroup -o "none,name={name}" none "$0" && umount "$0"'
+    for _ in range(20):
+        with contextlib.suppress(AssertionError):
+            wait_for(lambda: f"name={name}:" not in Path("/proc/self/cgroup").read_text(), "it is gone", 2)
+            return
+        subprocess.run(["unshare", "--mount", "/bin/sh", "-c", again, str(point)], check=True)
+    raise AssertionError(f"the hierarchy `{name}` stays")

@@ -277,9 +277,11 @@ const EVERYWHERE: &[Row] = rows! {
             (Is(1, 0xc018_9436), Allow),         // FIDEDUPERANGE
             (Type(1, 0x94), Forbid(EOPNOTSUPP)), // the rest of btrfs: subvolumes and snapshots are names
         ], &Allow) => SYS_ioctl;
-    "a process that cannot be looked into cannot be supervised, so it only seems to become one",
+    "a process that cannot be looked into cannot be supervised, so it only seems to become one; who takes orphans over \
+     has children that it did not fork, whose scope is another's",
         When(&[
             (Is(0, PR_SET_DUMPABLE as u64), Refuse(0)),
+            (Is(0, PR_SET_CHILD_SUBREAPER as u64), Ask),
             (Is(0, PR_SET_MM as u64), Forbid(EPERM)),
         ], &Allow) => SYS_prctl;
 

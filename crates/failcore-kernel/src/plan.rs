@@ -227,7 +227,7 @@ const NOT_HELD: &[&str] = &[
 mod tests {
     use std::net::SocketAddr;
 
-    use failcore_model::{Action, Context, Endpoint, FileRef, Request, Subject, Transport};
+    use failcore_model::{Action, Context, Endpoint, FileRef, Request, Subject, Text, Transport, UnixAddr};
     use failcore_policy::Environment;
     use proptest::prelude::*;
 
@@ -310,11 +310,26 @@ mod tests {
         assert!(coverage.notes.iter().any(|note| note.contains("audit")));
     }
 
-    fn allowed(policy: &PolicySet, at: &AbsPath, rights: Rights) -> bool {
-        let action = Action::Open { file: FileRef::at(at.clone()), rights };
+    fn decided(policy: &PolicySet, action: Action) -> bool {
         policy
             .decide(&Request { action, subject: Subject::default(), context: Context::default() })
             .is_allow()
+    }
+
+    fn allowed(policy: &PolicySet, at: &AbsPath, rights: Rights) -> bool {
+        decided(policy, Action::Open { file: FileRef::at(at.clone()), rights })
+    }
+
+    fn exec(at: &AbsPath) -> Action {
+        Action::Exec { image: FileRef::at(at.clone()), argv: vec![Text::from(at.as_bytes())] }
+    }
+
+    fn bind(at: &AbsPath) -> Action {
+        Action::Bind(Endpoint::Unix(UnixAddr::Path(FileRef::at(at.clone()))))
+    }
+
+    fn tcp(port: u16) -> Endpoint {
+        Endpoint::Inet { transport: Transport::Tcp, addr: SocketAddr::from(([10, 0, 0, 1], port)) }
     }
 
     /// Whether Landlock underneath lets a file be used so.
@@ -323,6 +338,22 @@ mod tests {
             let trees = files.iter().filter(|(tree, _)| at.is_within(tree));
             trees.fold(Rights::empty(), |all, (_, rights)| all | *rights).contains(rights)
         })
+    }
+
+    /// Whether it lets an image run. What is below a directory of [`Images::Below`] is the least that it lets run then.
+    fn runs(plan: &Plan, at: &AbsPath) -> bool {
+        plan.files.is_none()
+            || plan.images.iter().any(|images| match images {
+                Images::File(path) => at == path,
+                Images::In(dir) => at.parent().as_ref() == Some(dir),
+                Images::Below(dir) => at.is_within(dir),
+            })
+    }
+
+    /// Whether it lets a unix socket be made, which takes the right to in the directory.
+    fn makes(plan: &Plan, at: &AbsPath) -> bool {
+        let dir = at.parent().unwrap_or(AbsPath::root());
+        lets(plan, &dir, Rights::CREATE) || plan.sockets.iter().any(|tree| dir.is_within(tree))
     }
 
     const ONE: [Rights; 4] = [Rights::READ, Rights::MODIFY, Rights::CREATE, Rights::DELETE];
@@ -378,6 +409,112 @@ mod tests {
             let action = Action::Connect(Endpoint::Inet { transport: Transport::Tcp, addr });
             let decided = policy.decide(&Request { action, subject: Subject::default(), context: Context::default() });
             prop_assert_eq!(plan.connect.unwrap().contains(&asked), decided.is_allow());
+        }
+
+        /// Whatever image the policy lets run, Landlock does; where neither directories nor trees are granted, no other.
+        /// Where it may be more than what lies in a directory that is named, a note says so.
+        #[test]
+        fn no_image_is_missing_and_where_trees_run_it_is_said(
+            files in prop::collection::vec("(/(a|b)){1,3}", 0..3),
+            globs in prop::collection::vec("(/(a|b)){0,2}/(\\*|c\\*|\\{a,cc\\})", 0..2),
+            trees in prop::collection::vec("(/(a|b)){0,2}(/\\*\\*|/\\*\\*/a|/\\*/b|/c\\*/\\*)", 0..2),
+            deny in prop::collection::vec("(/(a|b)){1,3}", 0..2),
+            at in "(/(a|b|cc)){1,4}",
+            abi in 1..=12_u32,
+        ) {
+            let all: Vec<&String> = files.iter().chain(&globs).chain(&trees).collect();
+            let policy = policy(&format!("[fs]\ndeny = {deny:?}\n[process]\nexec = {all:?}"));
+            let (plan, coverage) = lower(&policy, &features(abi));
+            let at = path(&at);
+            let (decided, runs) = (decided(&policy, exec(&at)), runs(&plan, &at));
+            prop_assert!(runs || !decided, "{:?} does not let {at} run", plan.images);
+            if globs.is_empty() && trees.is_empty() && deny.is_empty() {
+                prop_assert_eq!(runs, decided);
+            }
+            // A directory's own files run, and no others, where that is all that is open.
+            if trees.is_empty() && runs && !decided && deny.is_empty() {
+                let dir = at.parent().unwrap();
+                prop_assert!(plan.images.contains(&Images::In(dir)));
+            }
+            let said = coverage.notes.iter().any(|note| note.contains("open before its last part"));
+            prop_assert_eq!(said, !trees.is_empty());
+            let held = coverage.verbs.iter().find(|held| held.verb == Verb::ProcessExec).unwrap();
+            prop_assert!(held.by.contains("supervisor") && held.hold == Hold::Binding);
+        }
+
+        /// Wherever the policy lets a unix socket be bound, Landlock lets it be made.
+        #[test]
+        fn no_directory_is_missing_in_which_a_unix_socket_may_be_bound(
+            listen in prop::collection::vec("unix:(/(a|b|\\*|\\*\\*|c\\*)){1,3}", 0..3),
+            connect in prop::collection::vec("unix:(/(a|b|\\*\\*)){1,3}", 0..2),
+            write in prop::collection::vec("(/(a|b|c\\*)){1,3}", 0..2),
+            deny in prop::collection::vec("(/(a|b)){1,3}", 0..2),
+            at in "(/(a|b|cc)){1,4}",
+            abi in 1..=12_u32,
+        ) {
+            let policy = policy(&format!(
+                "[fs]\nwrite = {write:?}\ndeny = {deny:?}\n[net]\nconnect = {connect:?}\nlisten = {listen:?}"
+            ));
+            let (plan, coverage) = lower(&policy, &features(abi));
+            let at = path(&at);
+            let (decided, makes) = (decided(&policy, bind(&at)), makes(&plan, &at));
+            prop_assert!(makes || !decided, "{:?} does not let {at} be made", plan.sockets);
+            if listen.is_empty() {
+                prop_assert!(plan.sockets.is_empty() && !decided);
+            }
+            let held = coverage.verbs.iter().find(|held| held.verb == Verb::NetBind).unwrap();
+            prop_assert!(held.by.contains("supervisor") && held.hold == Hold::Binding);
+        }
+
+        /// Whatever Landlock can hold on a kernel, of every kind: what is granted goes through it; what is refused and goes
+        /// through is said to be the supervisor's to hold; and where it stops something, it is said to be there.
+        #[test]
+        fn on_every_kernel_what_goes_through_the_wall_is_granted_or_the_supervisors(
+            fs in prop::collection::vec("(/(a|b|c\\*|\\*\\*)){1,3}", 3),
+            run in prop::collection::vec("(/(a|b|\\*|\\*\\*)){1,3}", 0..2),
+            ports in prop::collection::vec("(udp:)?10\\.0\\.0\\.[12]:([1-4]|[1-2]-[3-4]|1-600)", 0..3),
+            local in prop::collection::vec("(udp:)?10\\.0\\.0\\.1:([1-4]|[1-2]-[3-4])|unix:(/(a|b|c\\*)){1,3}", 0..3),
+            audit: bool,
+            at in "(/(a|b|cc)){1,4}",
+            rights in prop::sample::select(&ONE[..]),
+            port in 1..6_u16,
+            abi in 0..=12_u32,
+        ) {
+            let [read, write, deny] = &fs[..] else { unreachable!() };
+            let policy = policy(&format!(
+                "mode = {:?}\n[fs]\nread = [{read:?}]\nwrite = [{write:?}]\ndeny = [{deny:?}]\n\
+                 [process]\nexec = {run:?}\n[net]\nconnect = {ports:?}\nlisten = {local:?}",
+                if audit { "audit" } else { "enforce" },
+            ));
+            let (plan, coverage) = lower(&policy, &features(abi));
+            let at = path(&at);
+            let open = Action::Open { file: FileRef::at(at.clone()), rights };
+            let reads = rights == Rights::READ && runs(&plan, &at);
+            let (none, one) = (plan.files.is_none(), |ports: &Option<BTreeSet<u16>>| {
+                ports.as_ref().is_none_or(|ports| ports.contains(&port))
+            });
+            let tried = [
+                (open, lets(&plan, &at, rights) || reads),
+                (exec(&at), runs(&plan, &at)),
+                (Action::Connect(tcp(port)), one(&plan.connect)),
+                (Action::Bind(tcp(port)), one(&plan.bind)),
+                (bind(&at), none || makes(&plan, &at)),
+                // It knows no connecting to names.
+                (Action::IpcConnect(UnixAddr::Path(FileRef::at(at.clone()))), true),
+            ];
+            for (action, goes_through) in tried {
+                let unix = matches!(action, Action::Bind(Endpoint::Unix(_)));
+                let held = coverage.verbs.iter().find(|held| held.verb == action.verb()).unwrap();
+                match (decided(&policy, action), goes_through) {
+                    (true, goes_through) => prop_assert!(goes_through, "{held:?}: {plan:?}"),
+                    (false, true) => prop_assert!(held.by.contains("supervisor") && held.hold == Hold::Binding),
+                    // Of unix sockets it knows before it knows of ports.
+                    (false, false) => prop_assert!(held.by.contains("Landlock") || unix, "{held:?}"),
+                }
+            }
+            if audit {
+                prop_assert_eq!(plan, Plan { keep: policy.capabilities(), ..Plan::default() });
+            }
         }
     }
 }

@@ -474,6 +474,12 @@ fn fork(call: &Call<'_>) -> Reply {
     Ok(Answer::Proceed)
 }
 
+/// A process that takes over what its descendants leave behind.
+fn adopt(call: &Call<'_>) -> Reply {
+    call.process.forks.adopt();
+    Ok(Answer::Proceed)
+}
+
 /// Every call of the table that asks, and who handles it.
 fn perform(call: &Call<'_>, row: &Row) -> Reply {
     match handler(row.nr) {
@@ -533,6 +539,7 @@ fn handler(nr: i64) -> Option<fn(&Call<'_>) -> Reply> {
         libc::SYS_execve => exec::execve,
         libc::SYS_execveat => exec::execveat,
         libc::SYS_clone => fork,
+        libc::SYS_prctl => adopt,
         libc::SYS_socket | libc::SYS_socketpair => sockets::socket,
         libc::SYS_setsockopt => groups::join,
         libc::SYS_connect => sockets::connect,

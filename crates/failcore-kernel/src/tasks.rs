@@ -31,7 +31,7 @@ pub(crate) struct Process {
     /// The tool scope it was born in.
     pub(crate) born_in: Scope,
     /// Its forks whose child was not seen yet.
-    forks: Forks,
+    pub(crate) forks: Forks,
     /// What its threads say and hear beside their calls, once it has attached.
     slots: RwLock<Option<Arc<Slots>>>,
     /// The image it is about to run, between the verdict and its first call after.
@@ -85,6 +85,8 @@ pub(crate) struct Tasks {
     processes: RwLock<HashMap<u32, Arc<Process>>>,
     /// Whose thread each is.
     threads: RwLock<FxHashMap<u32, Arc<Process>>>,
+    /// Held while a process is met: what it was born in is found out once, however many threads of it call at once.
+    meeting: Mutex<()>,
     /// Whether any fork was made in a tool scope: in most runs there is none, and nothing to be found out.
     scoped: AtomicBool,
     /// Scopes of children that were never seen before their parents ended.
@@ -122,10 +124,13 @@ impl Tasks {
     /// As [`Tasks::of`], of a thread that is not remembered.
     fn found(&self, tid: u32) -> Result<(Arc<Process>, bool), Errno> {
         let Found { pid, parent, pidfd } = Found::leader(tid).map_or_else(|| Found::thread(tid), Ok)?;
-        if let Some(process) = read(&self.processes).get(&pid)
-            && !process.has_ended()
-        {
-            return Ok((Arc::clone(process), false));
+        let known = || read(&self.processes).get(&pid).filter(|process| !process.has_ended()).cloned();
+        if let Some(process) = known() {
+            return Ok((process, false));
+        }
+        let _meeting = lock(&self.meeting);
+        if let Some(process) = known() {
+            return Ok((process, false));
         }
         let pidfd = match pidfd {
             Some(pidfd) => pidfd,
@@ -144,8 +149,11 @@ impl Tasks {
             noted: AtomicBool::default(),
         });
         let previous = write(&self.processes).insert(pid, Arc::clone(&process));
-        // Two threads of a new process may meet here; the first to arrive announces it.
-        Ok((process, previous.is_none_or(|previous| previous.has_ended())))
+        // One that ended and had the same number.
+        if let Some(scope) = previous.and_then(|previous| previous.bequest()) {
+            lock(&self.orphaned).push(scope);
+        }
+        Ok((process, true))
     }
 
     /// The tool scope that a process was born in.
@@ -154,14 +162,17 @@ impl Tasks {
             return Scope::new();
         }
         let parent = read(&self.processes).get(&parent).cloned();
-        if let Some(scope) = parent.as_ref().and_then(|parent| parent.forks.matched(parent.pid, pid)) {
-            return scope;
+        let matched = parent.as_ref().and_then(|parent| parent.forks.matched(parent.pid, pid));
+        let adopted = matched.is_none() || parent.as_ref().is_some_and(|parent| parent.forks.adopts());
+        if let Some(scope) = matched.as_ref().filter(|_| !adopted) {
+            return scope.clone();
         }
-        // Whoever forked it ended before its first call: it could be anybody's whose children were not all seen.
+        // Whoever forked it may have ended before its first call: it could be anybody's whose children were not all seen.
         let orphaned = lock(&self.orphaned);
         let ended = self.all().into_iter().filter(|process| process.has_ended());
         let left: Vec<Scope> = ended.filter_map(|process| process.bequest()).collect();
-        joined(orphaned.iter().chain(&left).chain(parent.as_ref().map(|parent| &parent.born_in))).0
+        let near = matched.as_ref().or(parent.as_ref().map(|parent| &parent.born_in));
+        joined(orphaned.iter().chain(&left).chain(near)).0
     }
 
     /// Notes that a thread of `process` forks while in `scope`.
