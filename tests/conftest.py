@@ -498,8 +498,7 @@ def _runs(python: Path, as_user: Sequence[str]) -> bool:
 def installation_for_anybody() -> Iterator[Path]:
     """A virtual environment that an ordinary user may read: ours, or a copy on an interpreter of the system.
 
-    # Raises
-    `LookupError` where there is no such interpreter.
+    Raises `LookupError` where there is no such interpreter.
     """
     ours = Path(sys.prefix)
     if _runs(ours / "bin" / "python", AS_NOBODY):

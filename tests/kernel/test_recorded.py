@@ -631,11 +631,12 @@ def test_a_recording_that_holds_everything_needs_nothing(world: World) -> None:
     same(run, again(world, run))
 
 
-def test_what_root_recorded_an_ordinary_user_runs_again(world: World) -> None:
+def test_what_root_recorded_an_ordinary_user_runs_again(world: World, ordinary_prefix: Path) -> None:
     if world.uid != 0 or os.getuid() != 0:
         pytest.skip("root's turn shows it")
     (world.work / "data.txt").write_text("root's")
-    run = world.run("print(os.getuid(), open(WORK + '/data.txt').read())", options=RECORD)
+    script = "print(os.getuid(), open(WORK + '/data.txt').read())"
+    run = world.run(script, options=RECORD, python=[str(ordinary_prefix / "bin" / "python")])
     subprocess.run(["chmod", "-R", "a+rwX", world.base], check=True)
     user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     if subprocess.run([*user, world.failcore, "--version"], capture_output=True).returncode != 0:
