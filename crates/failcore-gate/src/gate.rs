@@ -404,6 +404,15 @@ impl Gate {
         (!decision.is_allow() && self.enforces(&decision)).then_some(decision.reason)
     }
 
+    /// Whether a grant would have been given for this action as well, without anybody being asked. Nothing is recorded.
+    pub fn covers(&self, grant: &Grant, action: &Action) -> bool {
+        let mut request = self.request(grant.request.subject.clone(), action.clone());
+        self.weigh(&mut request, &[], None).is_some_and(|Ruling { decision, .. }| {
+            let asks = decision.obligations.contains(&Obligation::Approve);
+            if decision.is_allow() { !asks } else { !self.enforces(&decision) }
+        })
+    }
+
     /// Decides what is not granted here, so that it does not count; nothing where that panicked.
     fn weigh(
         &self,

@@ -1,20 +1,21 @@
 //! Starting images: judged on the file that will run, and verified once it runs.
 //!
-//! An exec cannot be performed for another task, so the kernel does it and reads the path anew. What a racing thread
-//! changes there meanwhile is caught twice: Landlock bounds what may run at all, and the image that really runs is
-//! compared with the judged one before its first mediated call is answered.
+//! An exec cannot be performed for another task, so the kernel does it and reads path and arguments anew. What a racing
+//! thread changes there meanwhile is caught: Landlock bounds what may run at all, and the image that really runs, and the
+//! arguments it was given, are compared with the judged ones before its first mediated call is answered.
 
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 
+use failcore_gate::Grant;
 use failcore_model::{Action, Event, FileId, Reason, Rights, Text};
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, open};
 use rustix::io::Errno;
 
 use crate::call::{Answer, Call, Reply, through};
 use crate::memory;
-use crate::tasks::Expected;
+use crate::tasks::arguments_of;
 use crate::walk::{self, Found, Object, Start, View};
 
 /// Most arguments, and most bytes of them, that are judged; the kernel's own limit is a quarter of the stack's.
@@ -23,8 +24,62 @@ const MOST_BYTES: usize = 6 << 20;
 /// How many interpreters may stand behind one another (fs/exec.c).
 const MOST_INTERPRETERS: usize = 5;
 
-/// What /proc/PID/exe will be, and its path where it has one.
-type Runs = (FileId, Option<Text>);
+/// What an exec was granted for.
+#[derive(Debug)]
+pub(crate) struct Expected {
+    /// The image that must run then: the program, or its interpreter.
+    pub(crate) id: FileId,
+    /// Its path, where it has one.
+    pub(crate) path: Option<Text>,
+    /// The thread that called.
+    pub(crate) tid: u32,
+    /// What ran before.
+    pub(crate) before: Option<FileId>,
+    /// The arguments of what ran before, where its image is the one that must run then.
+    pub(crate) ran_before: Option<Vec<u8>>,
+    /// How many words the kernel puts in place of a script's first argument.
+    words: usize,
+    /// The grant.
+    pub(crate) grant: Grant,
+}
+
+impl Expected {
+    /// Whether these arguments, as the kernel tells them, are those that were judged.
+    pub(crate) fn was_given(&self, ran: &[u8]) -> bool {
+        let Action::Exec { argv, .. } = self.grant.action() else { return false };
+        match self.words {
+            // Without any, a program gets an empty one since Linux 5.18.
+            0 if argv.is_empty() => ran.is_empty() || ran == b"\0",
+            0 => words(ran).eq(argv.iter().map(Text::as_bytes)),
+            // The first one is nowhere to be seen.
+            more => words(ran).skip(more).eq(argv.iter().skip(1).map(Text::as_bytes)),
+        }
+    }
+
+    /// What was started with these arguments, as the kernel tells them.
+    pub(crate) fn of(&self, ran: &[u8]) -> Action {
+        let mut action = self.grant.action().clone();
+        if let Action::Exec { argv, .. } = &mut action {
+            argv.truncate(usize::from(self.words > 0));
+            argv.extend(words(ran).skip(self.words).map(Text::from));
+        }
+        action
+    }
+}
+
+fn words(ran: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let ran = (!ran.is_empty()).then(|| ran.strip_suffix(b"\0").unwrap_or(ran));
+    ran.into_iter().flat_map(|ran| ran.split(|byte| *byte == 0))
+}
+
+/// What /proc/PID/exe will be, its path where it has one, and how many words stand there for a script's first argument.
+type Runs = (FileId, Option<Text>, usize);
+
+/// The first line of a script.
+struct Interpreter {
+    path: Vec<u8>,
+    has_argument: bool,
+}
 
 /// An image may be run and not read.
 struct Unreadable;
@@ -72,15 +127,15 @@ fn judged(call: &Call<'_>, asked: &[u8], found: Found, argv: u64) -> Reply {
     let argv = arguments(call.tid(), argv)?;
     let runs = what_runs(call, &image)?;
     let grant = call.judge(Action::Exec { image: call.object_ref(asked, &image), argv })?;
-    let Some((runs, path)) = runs else {
+    let Some((id, path, words)) = runs else {
         // Such a process cannot be looked into (prctl(2), PR_SET_DUMPABLE), so it could not be supervised.
         let text = format!("{}, or its interpreter, may be run and not read: it is not started", image.path);
         let _ = call.shared.parent.gate.record(&Event::Notice { text });
         return call.concluded(grant, Err(Errno::ACCESS));
     };
     let before = call.process.image().id;
-    call.process.expect(Expected { id: runs, path, tid: call.tid(), before, op: grant.op() });
-    call.shared.changing();
+    let ran_before = (before == Some(id)).then(|| arguments_of(call.process.pid));
+    call.process.expect(Expected { id, path, tid: call.tid(), before, ran_before, words, grant });
     Ok(Answer::Proceed)
 }
 
@@ -112,13 +167,13 @@ fn what_runs(call: &Call<'_>, image: &Object) -> Result<Option<Runs>, Errno> {
     // Where somebody puts a script into a program that fast, something else runs than is expected, and is ended.
     let state = state(&image.stat);
     if call.shared.programs.has(&state) {
-        return Ok(Some((image.id(), named(image))));
+        return Ok(Some((image.id(), named(image), 0)));
     }
-    let mut runs = (image.id(), named(image));
+    let mut runs = (image.id(), named(image), 0);
     let mut next: OwnedFd = rustix::io::fcntl_dupfd_cloexec(&image.fd, 0)?;
     for _ in 0..MOST_INTERPRETERS {
         let Ok(interpreter) = interpreter(&next) else { return Ok(None) };
-        let Some(interpreter) = interpreter else { break };
+        let Some(Interpreter { path: interpreter, has_argument }) = interpreter else { break };
         let start = if interpreter.starts_with(b"/") {
             Start::Root
         } else {
@@ -132,7 +187,9 @@ fn what_runs(call: &Call<'_>, image: &Object) -> Result<Option<Runs>, Errno> {
             let grant = call.judge(read)?;
             return call.concluded(grant, Err(Errno::ACCESS));
         }
-        runs = (object.id(), named(&object));
+        // The script's own path, and each interpreter with its argument.
+        let words = runs.2.max(1) + 1 + usize::from(has_argument);
+        runs = (object.id(), named(&object), words);
         next = object.fd;
     }
     if runs.0 == image.id() {
@@ -161,11 +218,11 @@ fn state(stat: &Stat) -> Vec<u8> {
     .into_bytes()
 }
 
-/// The path after `#!` (execve(2)); the kernel looks at the first 256 bytes.
+/// What stands after `#!` (execve(2)); the kernel looks at the first 256 bytes.
 ///
 /// # Errors
 /// Where it may not be read.
-fn interpreter(image: &OwnedFd) -> Result<Option<Vec<u8>>, Unreadable> {
+fn interpreter(image: &OwnedFd) -> Result<Option<Interpreter>, Unreadable> {
     let mut head = [0; 256];
     let file = match open(through(image), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
         Ok(file) => file,
@@ -175,6 +232,10 @@ fn interpreter(image: &OwnedFd) -> Result<Option<Vec<u8>>, Unreadable> {
     let Ok(len) = File::from(file).read(&mut head) else { return Ok(None) };
     let Some(line) = head[..len].strip_prefix(b"#!") else { return Ok(None) };
     let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let mut words = line.split(|byte| matches!(byte, b' ' | b'\t' | 0));
-    Ok(words.find(|word| !word.is_empty()).map(<[u8]>::to_vec))
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let line = line.iter().position(|byte| !blank(byte)).map_or(&[][..], |start| &line[start..]);
+    let end = line.iter().position(|byte| blank(byte) || *byte == 0).unwrap_or(line.len());
+    let (path, rest) = line.split_at(end);
+    let has_argument = rest.first().is_some_and(blank) && !rest.iter().all(blank);
+    Ok((!path.is_empty()).then(|| Interpreter { path: path.to_vec(), has_argument }))
 }

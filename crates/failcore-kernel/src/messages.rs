@@ -183,11 +183,13 @@ fn transfer(
         // Ancillary data goes with the first byte.
         let control = if sent == 0 { control } else { &[] };
         let act = || send_bytes(socket, name, &piece, control, flags);
-        let result = if waits { call.shared.patience.during(call, act) } else { act() };
+        let result = if waits { socket.during(call, act) } else { act() };
         match result {
             Ok(now) => {
                 sent += now;
-                if !stream || sent >= total || now < piece.len() || piece.is_empty() {
+                // What was stopped half way by no signal of the task's, as while the run is paused, goes on.
+                let cut_short = now < piece.len() && !(waits && socket.waits_without_limit());
+                if !stream || sent >= total || cut_short || piece.is_empty() {
                     break;
                 }
             }

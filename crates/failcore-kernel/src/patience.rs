@@ -23,7 +23,7 @@ const IDLE: Duration = Duration::from_millis(50);
 const LOOK: Duration = Duration::from_millis(2);
 /// What makes the kernel restart the call or report `EINTR`, as the signal's handler was set up
 /// (linux/errno.h `ERESTARTSYS`).
-const RESTART: i32 = 512;
+pub(crate) const RESTART: Errno = Errno::from_raw_os_error(512);
 
 /// The calls that wait in workers.
 #[derive(Debug, Default)]
@@ -58,7 +58,7 @@ impl Patience {
                 // A nudge that was meant for the call before this one, or for a pause.
                 Err(Errno::INTR)
                     if call.shared.listener.is_waiting(&call.notice) && !has_signal(call.notice.tid) => {}
-                Err(Errno::INTR) => break Err(Errno::from_raw_os_error(RESTART)),
+                Err(Errno::INTR) => break Err(RESTART),
                 result => break result,
             }
         };

@@ -13,7 +13,7 @@ use failcore_model::heard::{Asked, Said};
 use failcore_model::{Action, Endpoint, Family, FileRef, SocketKind, Text, Transport, UnixAddr};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fcntl_getfl, fstat, openat2};
 use rustix::io::Errno;
-use rustix::net::sockopt::{socket_domain, socket_protocol, socket_type};
+use rustix::net::sockopt::{Timeout, socket_domain, socket_protocol, socket_timeout, socket_type};
 use rustix::net::{AddressFamily, SocketType};
 
 use crate::brokered::Brokered;
@@ -22,6 +22,7 @@ use crate::carried;
 use crate::memory;
 use crate::notify::last;
 use crate::observed::lost;
+use crate::patience::RESTART;
 use crate::server::Door;
 use crate::walk::{self, Found, Start, View};
 use crate::wire::Admitted;
@@ -78,6 +79,25 @@ impl Socket {
     /// Whether calls on it wait.
     pub(crate) fn waits(&self) -> bool {
         fcntl_getfl(&self.fd).is_ok_and(|flags| !flags.contains(OFlags::NONBLOCK))
+    }
+
+    /// Runs `block`, which sends or connects, and waits as calls on it do.
+    ///
+    /// # Errors
+    /// As [`crate::patience::Patience::during`]; with a time limit it is never started anew (signal(7)).
+    pub(crate) fn during<T>(
+        &self,
+        call: &Call<'_>,
+        block: impl FnMut() -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        call.shared.patience.during(call, block).map_err(|errno| {
+            if errno == RESTART && !self.waits_without_limit() { Errno::INTR } else { errno }
+        })
+    }
+
+    /// Whether calls on it wait as long as it takes, if they wait (socket(7), `SO_SNDTIMEO`).
+    pub(crate) fn waits_without_limit(&self) -> bool {
+        socket_timeout(&self.fd, Timeout::Send).is_ok_and(|limit| limit.is_none())
     }
 
     /// Whether it takes no address when something is sent (unix(7)).
@@ -230,7 +250,7 @@ pub(crate) fn connect_to(call: &Call<'_>, socket: &Socket, bytes: &[u8]) -> Resu
     // SAFETY: the kernel reads as many bytes as the live slice has.
     let connect =
         || check(unsafe { libc::connect(socket.fd.as_raw_fd(), bytes.as_ptr().cast(), length(bytes)) });
-    if socket.waits() { call.shared.patience.during(call, connect) } else { connect() }
+    if socket.waits() { socket.during(call, connect) } else { connect() }
 }
 
 /// `connect(fd, address, length)`.

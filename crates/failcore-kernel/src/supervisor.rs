@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use crate::calls::{Row, Rule, row};
 use crate::chance::Chance;
 use crate::directories::Directories;
 use crate::duty::{Duty, Looks, Need, Taken};
+use crate::exec::Expected;
 use crate::filter::ruling;
 use crate::ipc::Objects;
 use crate::island::Island;
@@ -98,7 +99,6 @@ pub(crate) struct Shared {
     /// Which workers wait for calls.
     duty: Duty,
     workers: Workers,
-    changing: AtomicUsize,
     last_refusal: Mutex<Option<Denial>>,
     started: AtomicU32,
 }
@@ -143,7 +143,6 @@ impl Shared {
             processors,
             duty: Duty::new(processors, in_place),
             workers: Workers::default(),
-            changing: AtomicUsize::new(0),
             last_refusal: Mutex::default(),
             unheard: Unheard::default(),
             started: AtomicU32::new(1),
@@ -196,11 +195,6 @@ impl Shared {
         self.last_refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Notes that an exec is under way.
-    pub(crate) fn changing(&self) {
-        self.changing.fetch_add(1, SeqCst);
-    }
-
     /// The probes are over: calls are judged from here on.
     pub(crate) fn begin(&self) {
         self.probing.store(false, SeqCst);
@@ -237,10 +231,8 @@ impl Shared {
         self.patience.watch(&self.listener, look, || {
             self.sweep();
             self.workers.look_at_guesses();
-            if self.changing.load(SeqCst) > 0 {
-                for process in self.tasks.all() {
-                    self.verify(&process, None);
-                }
+            for process in self.tasks.all() {
+                self.verify(&process, None);
             }
         });
         self.sweep();
@@ -257,18 +249,18 @@ impl Shared {
     }
 
     /// Compares what a process runs with what it was granted, and ends it where that is something else.
-    fn verify(&self, process: &Process, caller: Option<u32>) -> bool {
-        match process.verify(caller) {
-            Verified::Nothing => true,
-            Verified::Judged => {
-                self.changing.fetch_sub(1, SeqCst);
+    fn verify(&self, process: &Process, caller: Option<&Notice>) -> bool {
+        let caller = caller.map(|notice| (&*self.listener, notice));
+        match process.verify(caller, |granted, ran| self.covers(process, granted, ran)) {
+            Verified::Nothing | Verified::Judged => true,
+            Verified::Failed(calls) => {
+                for call in calls {
+                    let failed = Outcome::Failed(libc::ENOEXEC);
+                    self.parent.gate.conclude_op(call.grant.op(), process.pid, failed);
+                }
                 true
             }
-            Verified::Failed(op) => {
-                self.changing.fetch_sub(1, SeqCst);
-                self.parent.gate.conclude_op(op, process.pid, Outcome::Failed(libc::ENOEXEC));
-                true
-            }
+            Verified::Ended => false,
             Verified::Other(image) => {
                 process.kill();
                 let text = format!(
@@ -279,6 +271,24 @@ impl Shared {
                 false
             }
         }
+    }
+
+    /// Whether what was granted to be started is granted with the arguments that it got as well; ends it where not.
+    fn covers(&self, process: &Process, expected: &Expected, ran: &[u8]) -> bool {
+        let (judged, action) = (&expected.grant, expected.of(ran));
+        let covered = self.parent.gate.covers(judged, &action);
+        if !covered {
+            process.kill();
+        }
+        let text = format!(
+            "process {} runs `{}` instead of `{}`, which its exec was granted for; {}",
+            process.pid,
+            action.resource(),
+            judged.action().resource(),
+            if covered { "that is granted too" } else { "it was ended" }
+        );
+        let _ = self.parent.gate.record(&Event::Notice { text });
+        covered
     }
 }
 
@@ -430,7 +440,7 @@ fn answer(shared: &Shared, worker: &Worker, notice: Notice) -> Reply {
         let event = Event::ProcessJoined { pid: process.pid, parent: process.parent, exe };
         shared.parent.gate.record(&event).map_err(|denial| Errno::from_raw_os_error(denial.errno))?;
     }
-    if process.is_changing() && !shared.verify(&process, Some(notice.tid)) {
+    if process.is_changing() && !shared.verify(&process, Some(&notice)) {
         return Err(Errno::ACCESS);
     }
     let call = Call { shared, worker, notice, process };

@@ -17,7 +17,9 @@ use rustc_hash::FxHashMap;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::exec::Expected;
 use crate::lineage::{Forks, Scope, joined};
+use crate::notify::{Listener, Notice};
 use crate::slots::Slots;
 
 /// One process of the run.
@@ -34,8 +36,8 @@ pub(crate) struct Process {
     pub(crate) forks: Forks,
     /// What its threads say and hear beside their calls, once it has attached.
     slots: RwLock<Option<Arc<Slots>>>,
-    /// The image it is about to run, between the verdict and its first call after.
-    expected: Mutex<Option<Expected>>,
+    /// The execs of its threads that were granted and whose end was not seen yet.
+    expected: Mutex<Vec<Expected>>,
     /// The image whose clocks are system calls by now.
     pub(crate) rewritten: Mutex<Option<Arc<Image>>>,
     /// Whether it was noted that its resolver may not take the answers it gets.
@@ -51,30 +53,17 @@ pub(crate) struct Image {
     pub(crate) id: Option<FileId>,
 }
 
-/// What an exec was granted for.
-#[derive(Debug, Clone)]
-pub(crate) struct Expected {
-    /// The image that must run then: the program, or its interpreter.
-    pub(crate) id: FileId,
-    /// Its path, where it has one.
-    pub(crate) path: Option<Text>,
-    /// The task that called.
-    pub(crate) tid: u32,
-    /// What ran before.
-    pub(crate) before: Option<FileId>,
-    /// The grant's number.
-    pub(crate) op: u64,
-}
-
-/// What became of an exec.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What became of the execs of a process.
+#[derive(Debug)]
 pub(crate) enum Verified {
-    /// No exec was under way, or it is still.
+    /// None was under way, or it is still.
     Nothing,
-    /// The judged image runs.
+    /// What was granted runs.
     Judged,
-    /// The call failed: what ran before still does.
-    Failed(u64),
+    /// These calls failed, if any: what ran before still does.
+    Failed(Vec<Expected>),
+    /// The judged image runs, with arguments that are not granted.
+    Ended,
     /// Something else runs than what was judged.
     Other(Image),
 }
@@ -258,45 +247,72 @@ impl Process {
         slots.is_some()
     }
 
-    /// Notes that an exec was granted.
+    /// Notes that an exec was granted. A thread makes one at a time: of an earlier one of its, the end was seen.
     pub(crate) fn expect(&self, expected: Expected) {
-        *lock(&self.expected) = Some(expected);
+        lock(&self.expected).push(expected);
     }
 
     /// Whether an exec is under way.
     pub(crate) fn is_changing(&self) -> bool {
-        lock(&self.expected).is_some()
+        !lock(&self.expected).is_empty()
     }
 
-    /// Compares what runs with what was granted. `caller` is the task that shows up now, if any.
-    pub(crate) fn verify(&self, caller: Option<u32>) -> Verified {
-        let mut slot = lock(&self.expected);
-        let Some(expected) = slot.as_ref() else { return Verified::Nothing };
+    /// Compares what runs with what was granted. `caller` is the call of one of its threads that waits now, if any; `covers`
+    /// says whether a grant holds for these arguments as well.
+    ///
+    /// # Security
+    /// While one thread is about to start a program the others go on, and the number of the one that does it is gone before
+    /// the image is another. So where the image is as before, an exec is over only while a call waits that came from its
+    /// thread, or from another one and its thread is there no more: whoever starts a program has ended all others.
+    pub(crate) fn verify(
+        &self,
+        caller: Option<(&Listener, &Notice)>,
+        covers: impl Fn(&Expected, &[u8]) -> bool,
+    ) -> Verified {
+        let mut pending = lock(&self.expected);
+        let Some(before) = pending.first().map(|one| one.before) else { return Verified::Nothing };
         let id = image_id(self.pid);
-        let now = match &expected.path {
-            Some(path) if id == Some(expected.id) => Image { path: path.clone(), id },
-            _ => image_of(self.pid),
-        };
-        if now.id == Some(expected.id) {
-            *slot = None;
-            *write(&self.image) = Arc::new(now);
-            // It attaches anew.
-            *write(&self.slots) = None;
-            return Verified::Judged;
+        if id.is_none() && self.has_ended() {
+            return Verified::Nothing;
         }
-        if now.id == expected.before {
-            // The same task is back in its old image: the exec failed. Another thread proves nothing yet.
-            if caller == Some(expected.tid) {
-                let op = expected.op;
-                *slot = None;
-                return Verified::Failed(op);
+        let same = id == before;
+        let ran = arguments_of(self.pid);
+        let gone = |one: &Expected| !self.has_thread(one.tid);
+        let mut over: Vec<bool> = pending.iter().map(|one| !same || gone(one)).collect();
+        // Looked at last: what was seen before was so while it waited.
+        match caller.filter(|(listener, notice)| listener.is_waiting(notice)) {
+            Some((_, notice)) => {
+                over.iter_mut().zip(&*pending).for_each(|(over, one)| *over |= one.tid == notice.tid);
             }
-            return Verified::Nothing;
+            // The image is there before its arguments are (begin_new_exec in fs/exec.c).
+            None if same || ran.is_empty() => return Verified::Nothing,
+            None => {}
         }
-        if now.id.is_none() && self.has_ended() {
-            return Verified::Nothing;
+        let runs = |one: &Expected| id == Some(one.id) && !(same && one.ran_before.as_ref() == Some(&ran));
+        let ended = || pending.iter().zip(&over).filter(|(_, over)| **over).map(|(one, _)| one);
+        let as_judged = ended().find(|one| id == Some(one.id) && one.was_given(&ran));
+        let started = as_judged.or_else(|| ended().find(|one| runs(one)));
+        let Some(started) = started else {
+            if !same {
+                return Verified::Other(image_of(self.pid));
+            }
+            let mut over = over.into_iter();
+            let (failed, under_way) = pending.drain(..).partition(|_| over.next() == Some(true));
+            *pending = under_way;
+            return Verified::Failed(failed);
+        };
+        if as_judged.is_none() && !covers(started, &ran) {
+            return Verified::Ended;
         }
-        Verified::Other(now)
+        let path = started.path.clone();
+        let now = path.map_or_else(|| image_of(self.pid), |path| Image { path, id });
+        *write(&self.image) = Arc::new(now);
+        // It attaches anew.
+        *write(&self.slots) = None;
+        // The other threads are gone, if this was no call that failed.
+        let mut over = over.into_iter();
+        pending.retain(|_| over.next() == Some(false));
+        Verified::Judged
     }
 
     /// The descriptor that means this process and no later one of its number.
@@ -379,6 +395,11 @@ pub(crate) fn image_of(pid: u32) -> Image {
 fn image_id(pid: u32) -> Option<FileId> {
     let stat = rustix::fs::stat(format!("/proc/{pid}/exe")).ok()?;
     Some(FileId { dev: stat.st_dev, ino: stat.st_ino })
+}
+
+/// The arguments a process was started with, each with its NUL (proc_pid_cmdline(5)).
+pub(crate) fn arguments_of(pid: u32) -> Vec<u8> {
+    proc_file(format!("/proc/{pid}/cmdline")).unwrap_or_default()
 }
 
 /// A number of /proc/TID/status (proc_pid_status(5)), by its label.

@@ -7,6 +7,14 @@
 #[path = "supervised/world.rs"]
 mod world;
 
+use std::io::IoSliceMut;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use world::{User, World, users};
 
 /// What every attack helper may use.
@@ -44,8 +52,7 @@ static void leaked(int fd) { char b[64] = {0}; if (fd >= 0 && read(fd, b, 63) > 
 static void must_fail(const char *what, long r) { if (r >= 0) { printf("LEAK %s\n", what); exit(1); } }
 "#;
 
-/// Runs an attack in a fresh world for each user; it must end by saying `held`.
-/// Runs an attack as each user; what was decided, for each.
+/// Runs an attack in a fresh world for each user, where it must end by saying `held`; what was decided, for each.
 fn attack(name: &str, source: &str) -> Vec<Vec<String>> {
     let mut decided = Vec::new();
     for user in users() {
@@ -59,9 +66,20 @@ fn attack(name: &str, source: &str) -> Vec<Vec<String>> {
             ran.stderr(),
             tail(&ran.decisions())
         );
-        assert_eq!(std::fs::read_to_string(world.path("ok/secret")).unwrap(), "secret\n", "{name}");
-        assert_eq!(std::fs::read_to_string(world.path("w/denied/f")).unwrap(), "hidden\n", "{name}");
-        assert_eq!(std::fs::read_to_string(world.path("out/f")).unwrap(), "outside\n", "{name}");
+        for (file, text) in [
+            ("ok/a", "public\n"),
+            ("ok/secret", "secret\n"),
+            ("w/denied/f", "hidden\n"),
+            ("out/f", "outside\n"),
+        ] {
+            assert_eq!(std::fs::read_to_string(world.path(file)).unwrap(), text, "{name}: {file}");
+            assert_eq!(
+                std::fs::metadata(world.path(file)).unwrap().nlink(),
+                1,
+                "{name}: {file} has another name"
+            );
+        }
+        assert_eq!(std::fs::read_dir(world.path("ok")).unwrap().count(), 2, "{name}: made where only read");
         assert_eq!(std::fs::read_dir(world.path("out")).unwrap().count(), 1, "{name}: made outside");
         assert_eq!(
             std::fs::read_dir(world.path("w/denied")).unwrap().count(),
@@ -378,6 +396,283 @@ fn descriptor_swapped_by_a_racing_thread() {
             while (RACING(good > 5)) { int fd = openat(d, "a", O_RDONLY); if (fd >= 0) good++; leaked(fd); leaked(openat(d, "f", O_RDONLY)); leaked(openat(d, "secret", O_RDONLY)); must_fail("mkdir", mkdirat(d, "n", 0700)); }
             over = 1; pthread_join(t, 0); puts(good > 5 ? "held" : "no race"); }"#,
     );
+}
+
+#[test]
+fn message_changed_by_a_racing_thread() {
+    // What a message is made of changes while it is sent: its address, its pieces, the interface in its ancillary data.
+    for user in users() {
+        let mut world = World::new(*user);
+        let sockets: [_; 3] = std::array::from_fn(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+        let ports = sockets.each_ref().map(|one| one.local_addr().unwrap().port().to_string());
+        let [first, second, _] = &ports;
+        world.more = format!("[net]\nconnect = [\"udp:127.0.0.1:{first}\", \"udp:127.0.0.1:{second}\"]");
+        let over = Arc::new(AtomicBool::new(false));
+        let arrivals = sockets.map(|socket| {
+            let over = Arc::clone(&over);
+            socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+            std::thread::spawn(move || {
+                let (mut numbers, mut bytes) = (Vec::<i32>::new(), [0; 64]);
+                loop {
+                    // Whether it is over is looked at first, so that nothing is left in the socket then.
+                    let last = over.load(SeqCst);
+                    match socket.recv(&mut bytes) {
+                        Ok(_) => numbers.push(i32::from_ne_bytes(bytes[..4].try_into().unwrap())),
+                        Err(_) if last => break numbers,
+                        Err(_) => {}
+                    }
+                }
+            })
+        });
+        let source = r#"static struct sockaddr_in at[3], a; static int number[2]; static char rest[2][16], control[32];
+            static struct iovec v[2][2]; static struct mmsghdr m[2];
+            void *flip(void *_) { struct cmsghdr *h = (void *)control; struct in_pktinfo *p = (void *)CMSG_DATA(h);
+                while (!over) for (int i = 0; i < 6; i++) {
+                    a = at[i % 3]; SEEN; p->ipi_ifindex = i % 2 ? 9999 : 0; SEEN;
+                    for (int n = 0; n < 2; n++) { struct msghdr *h = &m[n].msg_hdr; h->msg_name = i == 2 ? &at[2] : i == 3 ? &at[1] : &a; SEEN; v[n][1].iov_base = i % 2 ? rest[1] : rest[0]; v[n][1].iov_len = 1 + i; SEEN; h->msg_iovlen = i == 5 ? 5000 : 1 + i % 2; h->msg_controllen = i == 4 ? 12 : CMSG_SPACE(sizeof *p); SEEN; }
+                } return 0; }
+            int main(int c, char **w) { for (int i = 0; i < 3; i++) at[i] = (struct sockaddr_in){AF_INET, htons(atoi(w[i + 1])), {htonl(0x7f000001)}};
+                struct cmsghdr *h = (void *)control; h->cmsg_len = CMSG_LEN(sizeof(struct in_pktinfo)); h->cmsg_level = 0; h->cmsg_type = IP_PKTINFO; a = at[0];
+                for (int n = 0; n < 2; n++) { v[n][0] = (struct iovec){&number[n], 4}; v[n][1] = (struct iovec){rest[0], 1}; m[n].msg_hdr = (struct msghdr){&a, sizeof a, v[n], 2, control, CMSG_SPACE(sizeof(struct in_pktinfo))}; }
+                int s = socket(AF_INET, SOCK_DGRAM, 0); pthread_t t; pthread_create(&t, 0, flip, 0); double end = now() + 2; long sent = 0, ok[3] = {0}, no[3] = {0};
+                while (RACING(ok[0] > 5 && ok[1] > 5 && ok[2] > 5 && no[0] > 5 && no[1] > 5 && no[2] > 5)) for (int way = 0; way < 3; way++) {
+                    number[0] = sent; number[1] = sent + 1;
+                    int r = way == 0 ? sendmsg(s, &m[0].msg_hdr, 0) : way == 1 ? sendmmsg(s, m, 2, 0) : sendto(s, number, 4, 0, (void *)&a, sizeof a);
+                    if (r > 0) { ok[way]++; sent += way == 1 ? r : 1; } else { no[way]++; if (errno != EACCES && errno != EPERM && errno != EINVAL && errno != EMSGSIZE) { perror("send"); return 1; } } }
+                over = 1; pthread_join(t, 0); printf("%ld %ld %ld %ld %ld %ld %ld\n", sent, ok[0], ok[1], ok[2], no[0], no[1], no[2]); }"#;
+        let program = world.compile("message", &format!("{HEAD}{source}"));
+        let ran = world.run(&[&[program.display().to_string()], &ports[..]].concat());
+        over.store(true, SeqCst);
+        let [to_first, to_second, to_other] = arrivals.map(|thread| thread.join().unwrap());
+        let said: Vec<usize> = ran.stdout().split_whitespace().flat_map(str::parse).collect();
+        assert!(
+            said.len() == 7 && said[1..].iter().all(|n| *n > 5),
+            "no race: {} {} {:#?}",
+            ran.stdout(),
+            ran.stderr(),
+            tail(&ran.decisions())
+        );
+        assert_eq!(to_other, [0; 0], "sent to an address that was not granted");
+        // The n-th that was granted is the n-th that was sent, and went where its record says.
+        let decisions = ran.decisions();
+        let granted: Vec<_> = decisions
+            .iter()
+            .filter_map(|one| one.strip_prefix("net.send udp:127.0.0.1:")?.strip_suffix(" allow"))
+            .collect();
+        assert_eq!(granted.len(), said[0], "one record for each that was sent");
+        for (port, arrived) in [(first, to_first), (second, to_second)] {
+            assert!(arrived.len() > 5, "{arrived:?}");
+            let elsewhere = arrived.iter().find(|n| granted[usize::try_from(**n).unwrap()] != port.as_str());
+            assert_eq!(elsewhere, None, "a datagram went where its record does not say");
+        }
+    }
+}
+
+#[test]
+fn descriptors_in_a_message_changed_by_a_racing_thread() {
+    // A number in ancillary data is the sender's descriptor of that number, never one of the supervisor's.
+    for user in users() {
+        let mut world = World::new(*user);
+        let names = ["w/good", "w/other", "out/bad"].map(|name| world.path(name));
+        let [good, other, bad] = names.each_ref().map(|path| UnixDatagram::bind(path).unwrap());
+        bad.set_nonblocking(true).unwrap();
+        let names = names.map(|path| path.display().to_string());
+        world.more = format!("[net]\nconnect = [\"unix:{}\", \"unix:{}\"]", names[0], names[1]);
+        let public = std::fs::metadata(world.path("ok/a")).unwrap();
+        let over = Arc::new(AtomicBool::new(false));
+        let arrivals = [good, other].map(|socket| {
+            let over = Arc::clone(&over);
+            socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+            std::thread::spawn(move || {
+                let (mut found, mut messages) = (Vec::new(), 0);
+                loop {
+                    let last = over.load(SeqCst);
+                    match received(&socket) {
+                        Ok(files) => {
+                            messages += 1;
+                            found.extend(files.iter().map(|file| (file.dev(), file.ino())));
+                        }
+                        Err(_) if last => break (messages, found),
+                        Err(_) => {}
+                    }
+                }
+            })
+        });
+        let source = r#"static struct sockaddr_un at[3], a; static char control[256]; static struct mmsghdr m;
+            void *flip(void *_) { struct cmsghdr *h = (void *)control; int *fd = (void *)CMSG_DATA(h);
+                while (!over) for (int i = 0; i < 48; i++) {
+                    a = at[i % 3]; SEEN; m.msg_hdr.msg_name = i % 5 ? &a : &at[2]; SEEN;
+                    fd[0] = i % 4 ? 200 : 4 + i; SEEN; fd[1] = i % 3 ? 200 : 5 + i; SEEN;
+                    h->cmsg_len = CMSG_LEN(i % 7 ? 4 : 8); h->cmsg_level = i % 11 ? SOL_SOCKET : 0; h->cmsg_type = i % 5 ? SCM_RIGHTS : 77; SEEN;
+                } return 0; }
+            int main(int c, char **w) { for (int i = 0; i < 3; i++) { at[i].sun_family = AF_UNIX; strcpy(at[i].sun_path, w[i + 1]); }
+                struct cmsghdr *h = (void *)control; *h = (struct cmsghdr){CMSG_LEN(4), SOL_SOCKET, SCM_RIGHTS}; a = at[0];
+                int s = socket(AF_UNIX, SOCK_DGRAM, 0), file = open("ok/a", O_RDONLY); dup2(file, 200); *(int *)CMSG_DATA(h) = 200; close(file);
+                m.msg_hdr = (struct msghdr){&a, sizeof a, &(struct iovec){"x", 1}, 1, control, CMSG_SPACE(8)};
+                pthread_t t; pthread_create(&t, 0, flip, 0); double end = now() + 2; long sent = 0, ok[2] = {0}, no[2] = {0};
+                while (RACING(ok[0] > 5 && ok[1] > 5 && no[0] > 5 && no[1] > 5)) for (int way = 0; way < 2; way++) {
+                    int r = way ? sendmmsg(s, &m, 1, 0) : sendmsg(s, &m.msg_hdr, 0); if (r > 0) { ok[way]++; sent++; } else { no[way]++; if (errno == EFAULT) { perror("send"); return 1; } } }
+                over = 1; pthread_join(t, 0); printf("%ld %ld %ld %ld %ld\n", sent, ok[0], ok[1], no[0], no[1]); }"#;
+        let program = world.compile("rights", &format!("{HEAD}{source}"));
+        let ran = world.run(&[&[program.display().to_string()], &names[..]].concat());
+        over.store(true, SeqCst);
+        let arrived = arrivals.map(|thread| thread.join().unwrap());
+        let said: Vec<usize> = ran.stdout().split_whitespace().flat_map(str::parse).collect();
+        assert!(
+            said.len() == 5 && said[1..].iter().all(|n| *n > 5),
+            "no race: {} {} {:#?}",
+            ran.stdout(),
+            ran.stderr(),
+            tail(&ran.decisions())
+        );
+        assert!(bad.recv(&mut [0]).is_err(), "sent to a socket that was not granted");
+        assert_eq!(arrived[0].0 + arrived[1].0, said[0], "each that was sent arrived");
+        for ((messages, files), name) in arrived.iter().zip(&names) {
+            assert!(files.len() > 5, "{name}: {} descriptors in {messages} messages", files.len());
+            let foreign = files.iter().find(|file| **file != (public.dev(), public.ino()));
+            assert_eq!(foreign, None, "{name}: a descriptor that was never the sender's");
+            // What failed after it was granted, its ancillary data not being any, is in the record as that.
+            assert!(ran.count(&format!("ipc.connect unix:{name} allow")) >= *messages);
+        }
+    }
+}
+
+/// The files that came with the next message.
+fn received(socket: &UnixDatagram) -> std::io::Result<Vec<std::fs::Metadata>> {
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let mut files = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = message {
+            files.extend(fds.map(|fd| std::fs::File::from(fd).metadata().unwrap()));
+        }
+    }
+    Ok(files)
+}
+
+#[test]
+fn how_to_open_changed_by_a_racing_thread() {
+    let decided = attack(
+        "howflip",
+        r#"static struct open_how how, hows[] = {{O_RDONLY}, {O_WRONLY | O_CREAT | O_TRUNC, 0600}, {O_RDONLY, 0, RESOLVE_BENEATH}, {O_RDWR | O_CREAT | O_TRUNC, 0600, RESOLVE_NO_SYMLINKS}, {O_RDONLY, 0, RESOLVE_IN_ROOT}, {O_WRONLY | O_CREAT | O_EXCL, 0600, RESOLVE_IN_ROOT}, {O_RDWR}, {O_TMPFILE | O_RDWR, 0600}};
+        static char path[32], paths[][32] = {"ok/a", "w/f", "ok/secret", "w/f", "out/f", "w/f", "w/denied/f", "ok/a", "ok/new", "w/f", "w/denied/new", "w/up/new", "w/up/f", "w/f", "w/denied", "w/hidden", "/ok/secret"};
+        void *flip(void *_) { for (unsigned i = 0; !over; i++) { memcpy(path, paths[i % 17], 32); SEEN; how.flags = hows[i % 8].flags; SEEN; how.mode = hows[i % 8].mode; SEEN; how.resolve = hows[i / 3 % 8].resolve; SEEN; } return 0; }
+        int main() { struct stat a, s; stat("ok/a", &a); symlink("../out", "w/up"); symlink("../ok/secret", "w/hidden"); pthread_t t; pthread_create(&t, 0, flip, 0); double end = now() + 2; long n = 0, reads = 0, writes = 0, refused = 0;
+            while (RACING(reads > 10 && writes > 10 && refused > 10)) { int fd = syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how); n++;
+                if (fd < 0) { refused += errno == EACCES; if (errno == EEXIST) unlink("w/f"); continue; }
+                int writable = (fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDONLY; fstat(fd, &s);
+                if (s.st_dev == a.st_dev && s.st_ino == a.st_ino) { reads++; if (writable || write(fd, "x", 1) >= 0) { puts("LEAK: writable"); exit(1); } }
+                else if (writable && write(fd, "x", 1) == 1) writes++;
+                leaked(fd); }
+            over = 1; pthread_join(t, 0); if (reads > 10 && writes > 10 && refused > 10) puts("held"); else printf("no race: %ld %ld %ld of %ld\n", reads, writes, refused, n); }"#,
+    );
+    for decided in decided {
+        // It was us who refused.
+        let refused = |what: &str| {
+            decided
+                .iter()
+                .any(|one| one.starts_with("fs.open") && one.contains(what) && one.ends_with("deny"))
+        };
+        assert!(
+            ["ok/a", "ok/new", "ok/secret", "out/f", "w/denied/f"].into_iter().all(refused),
+            "{:#?}",
+            tail(&decided)
+        );
+    }
+}
+
+#[test]
+fn paths_of_a_rename_or_link_changed_by_a_racing_thread() {
+    attack(
+        "moveflip",
+        r#"static char from[32], to[32], froms[][32] = {"w/x", "w/denied/f", "w/x", "ok/secret", "w/x", "out/f", "w/denied"}, tos[][32] = {"w/y", "w/denied/y", "w/y", "out/y", "w/y", "ok/y", "w/denied/f", "w/git/hooks"};
+        void *flip(void *_) { for (unsigned i = 0; !over; i++) { memcpy(from, froms[i % 7], 32); SEEN; memcpy(to, tos[i % 8], 32); SEEN; } return 0; }
+        int main() { mkdir("w/git", 0700); pthread_t t; pthread_create(&t, 0, flip, 0); double end = now() + 2; long ok[6] = {0}, no[6] = {0}, most, least;
+            do { for (int way = 0; way < 6; way++) {
+                    unlink("w/x"); unlink("w/y"); close(open("w/x", O_CREAT | O_WRONLY, 0600)); if (way == 3) close(open("w/y", O_CREAT | O_WRONLY, 0600));
+                    int r = way == 0 ? rename(from, to) : way == 1 ? renameat(AT_FDCWD, from, AT_FDCWD, to) : way == 2 ? syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) : way == 3 ? syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, RENAME_EXCHANGE) : way == 4 ? link(from, to) : linkat(AT_FDCWD, from, AT_FDCWD, to, AT_SYMLINK_FOLLOW);
+                    if (r == 0) ok[way]++; else no[way]++; leaked(open("w/x", O_RDONLY)); leaked(open("w/y", O_RDONLY)); }
+                least = ok[0]; for (int way = 0; way < 6; way++) { if (ok[way] < least) least = ok[way]; if (no[way] < least) least = no[way]; }
+            } while (RACING(least > 5));
+            over = 1; pthread_join(t, 0); if (least > 5) puts("held"); else puts("no race"); }"#,
+    );
+}
+
+#[test]
+fn directory_of_a_rename_or_link_swapped_by_a_racing_thread() {
+    attack(
+        "moveswap",
+        r#"static int d, in, out, denied;
+        void *swap(void *_) { const char *links[] = {"denied", "../out", "../ok"}; for (unsigned i = 0; !over; i++) { rename("w/d", "w/e"); symlink(links[i % 3], "w/d"); dup2(i % 2 ? out : denied, d); unlink("w/d"); rename("w/e", "w/d"); dup2(in, d); } return 0; }
+        int main() { mkdir("w/d", 0700); in = open("w/d", O_PATH); out = open("out", O_PATH); denied = open("w/denied", O_PATH); d = dup(in);
+            pthread_t t; pthread_create(&t, 0, swap, 0); double end = now() + 2; long ok[8] = {0}, least; 
+            do { for (int way = 0; way < 8; way++) {
+                    const char *name = way % 2 ? "secret" : "f"; char path[32]; sprintf(path, "w/d/%s", name);
+                    unlink("w/y"); unlink("w/d/n"); if (way < 4) close(openat(in, name, O_CREAT | O_WRONLY, 0600)); else close(open("w/y", O_CREAT | O_WRONLY, 0600));
+                    int r = way == 0 ? rename(path, "w/y") : way == 1 ? link(path, "w/y") : way == 2 ? renameat(d, name, AT_FDCWD, "w/y") : way == 3 ? linkat(d, name, AT_FDCWD, "w/y", 0)
+                        : way == 4 ? rename("w/y", "w/d/n") : way == 5 ? link("w/y", "w/d/n") : way == 6 ? syscall(SYS_renameat2, AT_FDCWD, "w/y", d, "n", 0) : linkat(AT_FDCWD, "w/y", d, "n", 0);
+                    if (r == 0) ok[way]++; leaked(open("w/y", O_RDONLY)); leaked(openat(in, "n", O_RDONLY)); }
+                least = ok[0]; for (int way = 0; way < 8; way++) if (ok[way] < least) least = ok[way];
+            } while (RACING(least > 5));
+            over = 1; pthread_join(t, 0); if (least > 5) puts("held"); else { for (int way = 0; way < 8; way++) printf("%ld ", ok[way]); puts("no race"); } }"#,
+    );
+}
+
+#[test]
+fn arguments_of_an_exec_changed_by_a_racing_thread() {
+    for user in users() {
+        let mut world = World::new(*user);
+        let tool = world.compile(
+            "tool",
+            "#include <fcntl.h>\n#include <string.h>\n#include <unistd.h>\nint main(int c, char **v) { if (c == 2 && !strcmp(v[1], \"good\")) return 0; write(1, \"RAN\\n\", 4); return open(\"w/ran\", O_CREAT | O_WRONLY, 0600) < 0; }",
+        );
+        // Where a script runs, its interpreter is given more than the script was.
+        let script = world.path("bin/script");
+        std::fs::write(&script, "#! /bin/sh  -e \n[ \"$*\" = good ] || { echo RAN; : > w/ran; }\n").unwrap();
+        world.exec.retain(|program| !program.ends_with("/tool"));
+        world.exec.extend([&tool, &script].map(|program| format!("{} good", program.display())));
+        let source = r#"static char word[8] = "good", *arguments[4] = {"tool", word, 0, 0}, *none[] = {0}, *tool;
+            void *flip(void *_) { for (;;) { memcpy(word, "evil", 5); SEEN; memcpy(word, "good", 5); SEEN; arguments[2] = "more"; SEEN; arguments[2] = 0; SEEN; arguments[1] = "evil"; SEEN; arguments[1] = word; SEEN; } return 0; }
+            int main(int c, char **v) { tool = v[1]; double end = now() + 2; int ran = 0, refused = 0, status; pthread_t t; pthread_create(&t, 0, flip, 0);
+                while (RACING(ran > 2 && refused > 2)) { pid_t p = vfork(); if (!p) { execve(tool, arguments, none); _exit(99); } waitpid(p, &status, 0); if (status == 0) ran++; else refused++; }
+                if (ran > 2 && refused > 2) puts("held"); else printf("no race: %d %d\n", ran, refused); }"#;
+        let program = world.compile("argflip", &format!("{HEAD}{source}"));
+        for tool in [tool, script] {
+            let ran = world.run(&[&program, &tool]);
+            assert_eq!(ran.stdout(), "held\n", "{} {:#?}", ran.stderr(), tail(&ran.decisions()));
+            assert!(!world.path("w/ran").exists(), "it ran with other arguments than were judged");
+        }
+    }
+}
+
+#[test]
+fn exec_by_one_of_several_threads_that_ask() {
+    // While an exec is under way, the other threads go on asking; what they ask says nothing of what will run.
+    for user in users() {
+        let mut world = World::new(*user);
+        let forbidden = world.compile(
+            "forbidden",
+            "#include <fcntl.h>\n#include <unistd.h>\nint main() { int fd = open(\"w/ran\", O_CREAT | O_WRONLY, 0600); return fd < 0; }",
+        );
+        world.exec.retain(|program| !program.ends_with("forbidden"));
+        let source = r#"static char path[256], good[256], bad[256], *again[] = {"x", "again", 0}, *none[] = {0}, *much[40], *text;
+            void *flip(void *_) { for (;;) { memcpy(path, bad, 256); SEEN; memcpy(path, good, 256); SEEN; } return 0; }
+            void *ask(void *_) { for (;;) { int fd = open("ok/a", O_RDONLY); if (fd >= 0) close(fd); } return 0; }
+            void *start(void *_) { for (int i = 0; i < 200; i++) execve(path, again, none); _exit(99); }
+            void *fail(void *_) { for (;;) execve(good, again, much); return 0; }
+            int main(int c, char **v) { if (c > 1 && !strcmp(v[1], "again")) return 0;
+                strcpy(good, v[0]); strcpy(bad, v[1]); memcpy(path, good, 256); text = malloc(100001); memset(text, 'x', 100000); text[100000] = 0; for (int i = 0; i < 39; i++) much[i] = text;
+                double end = now() + 3; int ran = 0, ended = 0, status;
+                for (int n = 0; RACING(ran > 2); n++) { pid_t p = fork(); if (!p) { pthread_t t; pthread_create(&t, 0, flip, 0); pthread_create(&t, 0, ask, 0); pthread_create(&t, 0, n & 1 ? ask : fail, 0); if (n & 2) start(0); pthread_create(&t, 0, start, 0); for (;;) pause(); } waitpid(p, &status, 0); if (status == 0) ran++; else ended++; }
+                if (ran > 2) puts("held"); else printf("no race: %d %d\n", ran, ended); }"#;
+        let program = world.compile("execask", &format!("{HEAD}{source}"));
+        let output = world.command(&[&program, &forbidden]).env("WITHOUT_LANDLOCK", "1").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(said, "held\n", "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(!world.path("w/ran").exists(), "another image than the judged one did something");
+    }
 }
 
 #[test]

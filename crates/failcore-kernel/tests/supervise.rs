@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use failcore_model::Event;
 use rustix::process::{Pid, Signal, kill_process};
-use world::{User, World, users};
+use world::{Ran, User, World, users};
 
 #[test]
 fn what_is_granted_works_and_what_is_denied_fails_as_programs_expect() {
@@ -116,7 +116,9 @@ fn the_emulated_open_keeps_the_flags_and_limits_of_the_real_one() {
 fn proc_self_is_the_program_not_the_supervisor() {
     for user in users() {
         let world = World::new(*user);
-        let ran = world.shell("read pid rest < /proc/self/stat; [ $pid = $$ ] && echo same; read n < /proc/self/comm; echo $n; echo in | cat /dev/stdin");
+        // With one child alone: dash has a handler for its children's ends that does not restart calls, so that the end of one
+        // can keep it from forking another (docs/kernel.md).
+        let ran = world.shell("read pid rest < /proc/self/stat; [ $pid = $$ ] && echo same; read n < /proc/self/comm; echo $n; cat /dev/stdin <<.\nin\n.");
         // A pipe has no path; it is spoken of by the link, which this policy grants with /proc/self.
         assert_eq!(ran.stdout(), "same\nsh\nin\n", "{}", ran.stderr());
         let ran = world
@@ -155,6 +157,87 @@ fn a_fifo_stalls_nobody_else_and_a_signal_interrupts_it() {
     let ran = world.run(&[program]);
     assert_eq!(ran.stdout(), "100 1 1\n", "{}", ran.stderr());
     assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn what_takes_long_stalls_nobody_else() {
+    for (user, processors) in users().iter().flat_map(|user| [(*user, "0"), (*user, "0-1023")]) {
+        let mut world = World::new(user);
+        let dir = world.path("w").display().to_string();
+        let sockets = format!("\"unix:{dir}/full\", \"unix:{dir}/free\", \"unix:{dir}/queue\"");
+        world.more = format!("[net]\nconnect = [{sockets}]\nlisten = [{sockets}]");
+        let program = world.compile(
+            "long",
+            r#"#include <pthread.h>
+            #include <stdio.h>
+            #include <string.h>
+            #include <fcntl.h>
+            #include <errno.h>
+            #include <unistd.h>
+            #include <sys/socket.h>
+            #include <sys/stat.h>
+            #include <sys/un.h>
+            enum { EACH = 8, PIECES = 1024, PIECE = 1 << 16 };
+            static struct sockaddr_un at(const char *name) { struct sockaddr_un a = {AF_UNIX}; strcpy(a.sun_path, name); return a; }
+            static int bound(const char *name, int kind) { struct sockaddr_un a = at(name); int s = socket(AF_UNIX, kind, 0); if (bind(s, (void *)&a, sizeof a)) perror(name); return s; }
+            static char piece[PIECE]; static int pairs[EACH][2], full, queue, free_, others_done; static volatile long begun, returned, right;
+            // A copy of 64 MiB, with a descriptor in it.
+            static void *copy(void *n) {
+                char control[CMSG_SPACE(4)] = {0}; struct cmsghdr *h = (void *)control; *h = (struct cmsghdr){CMSG_LEN(4), SOL_SOCKET, SCM_RIGHTS}; *(int *)CMSG_DATA(h) = 1;
+                struct iovec v[PIECES]; for (int i = 0; i < PIECES; i++) v[i] = (struct iovec){piece, PIECE};
+                struct msghdr m = {0, 0, v, PIECES, control, sizeof control};
+                long sent = sendmsg(pairs[(long)n][0], &m, 0); __sync_fetch_and_add(&returned, 1); if (sent == (long)PIECES * PIECE) __sync_fetch_and_add(&right, 1); shutdown(pairs[(long)n][0], SHUT_WR); return 0; }
+            static void *drain(void *n) { static char there[EACH][PIECE]; long got, sum = 0; while ((got = read(pairs[(long)n][1], there[(long)n], PIECE)) > 0) {
+                    if (!sum) __sync_fetch_and_add(&begun, 1);
+                    // The last of it is not taken before the others are done.
+                    if ((sum += got) > (long)PIECES * PIECE - 2 * PIECE) while (!others_done) usleep(1000); } return 0; }
+            static void *datagram(void *n) { struct sockaddr_un a = at("w/full"); int s = socket(AF_UNIX, SOCK_DGRAM, 0); __sync_fetch_and_add(&begun, 1); long sent = sendto(s, piece, 1000, 0, (void *)&a, sizeof a); __sync_fetch_and_add(&returned, 1); if (sent == 1000) __sync_fetch_and_add(&right, 1); return 0; }
+            static void *join(void *n) { struct sockaddr_un a = at("w/queue"); int s = socket(AF_UNIX, SOCK_STREAM, 0); __sync_fetch_and_add(&begun, 1); long done = connect(s, (void *)&a, sizeof a); __sync_fetch_and_add(&returned, 1); if (!done) __sync_fetch_and_add(&right, 1); return 0; }
+            static void *fifo(void *n) { char name[32]; sprintf(name, "w/fifo%ld", (long)n); mkfifo(name, 0600); __sync_fetch_and_add(&begun, 1); int fd = open(name, O_RDONLY); __sync_fetch_and_add(&returned, 1); if (fd >= 0) __sync_fetch_and_add(&right, 1); return 0; }
+            int main() {
+                full = bound("w/full", SOCK_DGRAM); free_ = bound("w/free", SOCK_STREAM); queue = bound("w/queue", SOCK_STREAM); listen(free_, 1); listen(queue, 0);
+                struct sockaddr_un a = at("w/full"), f = at("w/free"), q = at("w/queue"); int s = socket(AF_UNIX, SOCK_DGRAM, 0), filled = 0, waiting = 0;
+                while (sendto(s, "x", 1, MSG_DONTWAIT, (void *)&a, sizeof a) == 1) filled++;
+                for (;; waiting++) { int c = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0); if (connect(c, (void *)&q, sizeof q)) break; }
+                pthread_t t[EACH * 5]; int threads = 0; void *(*ways[])(void *) = {copy, drain, datagram, join, fifo};
+                for (long n = 0; n < EACH; n++) { socketpair(AF_UNIX, SOCK_STREAM, 0, pairs[n]); for (int way = 0; way < 5; way++) pthread_create(&t[threads++], 0, ways[way], (void *)n); }
+                while (begun < EACH * 4) usleep(1000);
+                int ok = 0;
+                for (int i = 0; i < 200; i++) {
+                    int fd = open("ok/a", O_RDONLY); ok += fd >= 0; close(fd);
+                    int c = socket(AF_UNIX, SOCK_STREAM, 0); ok += !connect(c, (void *)&f, sizeof f); close(c); close(accept(free_, 0, 0));
+                    fd = open("w/made", O_CREAT | O_WRONLY, 0600); ok += fd >= 0; close(fd); ok += !rename("w/made", "w/moved"); }
+                long under_way = EACH * 4 - returned; others_done = 1;
+                for (int i = 0; i < filled + EACH; i++) { char b[1024]; recv(full, b, sizeof b, 0); } for (int i = 0; i < waiting + EACH; i++) close(accept(queue, 0, 0));
+                for (int i = 0; i < EACH; i++) { char name[32]; sprintf(name, "w/fifo%d", i); close(open(name, O_WRONLY)); }
+                for (int i = 0; i < threads; i++) pthread_join(t[i], 0);
+                printf("%d others while %ld went on, of which %ld came to their end\n", ok, under_way, right);
+            }"#,
+        );
+        let command = world.command(&[program]);
+        // On one processor as well as on all; where a call that takes long stops everything, the time ends it.
+        let mut bounded = std::process::Command::new("timeout");
+        bounded
+            .args(["--signal=KILL", "100", "taskset", "--cpu-list", processors])
+            .arg(command.get_program());
+        bounded.args(command.get_args()).current_dir(world.path("")).env_clear().env("PATH", "/usr/bin:/bin");
+        let output = bounded.output().unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            "800 others while 32 went on, of which 32 came to their end\n",
+            "{user:?} on {processors}: {} {:?}",
+            String::from_utf8_lossy(&output.stderr),
+            output.status
+        );
+        // And each of those was in hand by then.
+        let ran = Ran { output, records: world.records() };
+        let decisions = ran.decisions();
+        let last = decisions.iter().rposition(|one| one.starts_with("fs.rename")).unwrap();
+        let (before, after) = decisions.split_at(last);
+        let fifos = before.iter().filter(|one| one.starts_with("fs.open") && one.contains("w/fifo")).count();
+        let later = after.iter().filter(|one| one.contains("w/queue") || one.contains("w/full")).count();
+        assert_eq!((fifos, later), (8, 0), "{user:?} on {processors}");
+    }
 }
 
 #[test]
