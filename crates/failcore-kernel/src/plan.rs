@@ -215,7 +215,8 @@ fn coverage(policy: &PolicySet, features: &Features, plan: &Plan) -> Coverage {
 /// What the kernel lane does not hold.
 const NOT_HELD: &[&str] = &[
     "stat, access, readlink and chdir are not mediated: existence and metadata stay visible",
-    "an exec's arguments are exact only for a process that shares no memory with a running one",
+    "another thread can change an exec's path or arguments after they were judged: what is not granted is ended before its first \
+     call that asks, and may do until then what asks nobody",
     "an exec rule governs which image starts, not which code runs in it: files that may be read may be mapped",
     "host names are judged by the addresses they were pinned to: a direct grant reaches whatever host shares the address, \
      unless it is carried",
