@@ -241,6 +241,25 @@ fn what_takes_long_stalls_nobody_else() {
 }
 
 #[test]
+fn scripts_start_with_the_arguments_they_were_granted() {
+    // The kernel puts the interpreters and their arguments before them, and the script's path in place of its name.
+    for (outer, inner) in [("", ""), (" -e", ""), ("\t-e ", " -u \t"), ("  ", "   -eu")] {
+        let mut world = World::new(User::Own);
+        let path = |name: &str| world.path(&format!("bin/{name}")).display().to_string();
+        std::fs::write(path("inner"), format!("#! /bin/sh{inner}\nfor last; do :; done; echo $last\n"))
+            .unwrap();
+        std::fs::write(path("outer"), format!("#!{}{outer}\n", path("inner"))).unwrap();
+        let asked = path("outer");
+        world.exec.push(format!("{asked} 'one two' good"));
+        let ran = world.run(&["/bin/sh", "-c", &format!("{asked} 'one two' good; echo end")]);
+        assert_eq!(ran.stdout(), "good\nend\n", "{outer:?} {inner:?}: {}", ran.stderr());
+        let notices: Vec<_> =
+            ran.records.iter().filter(|record| matches!(record.event, Event::Notice { .. })).collect();
+        assert!(notices.is_empty(), "{outer:?} {inner:?}: {notices:#?}");
+    }
+}
+
+#[test]
 fn threads_and_forks_are_each_answered() {
     let mut world = World::new(User::Own);
     let program = world.compile(
