@@ -45,7 +45,7 @@ def test_the_kernel_lane_binds_and_says_who_holds_what(world: World) -> None:
         assert holds[verb][0] == "binding" and "supervisor" in holds[verb][1], holds
     assert holds["native.load"] == ("advisory", "audit hook")
     notes = " ".join(coverage["notes"])
-    for limit in ("metadata", "shares no memory", "hard links", "no capabilities"):
+    for limit in ("metadata", "an exec's path or arguments", "hard links", "no capabilities"):
         assert limit in notes, f"the coverage does not mention `{limit}`"
 
 
