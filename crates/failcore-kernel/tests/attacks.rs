@@ -10,6 +10,7 @@ mod world;
 use std::io::IoSliceMut;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
@@ -325,15 +326,21 @@ fn memory_run_as_a_program() {
     );
 }
 
+/// A program that no grant names; where it runs, `w/ran` is there.
+fn forbidden(world: &mut World) -> PathBuf {
+    let program = world.compile(
+        "forbidden",
+        "#include <fcntl.h>\nint main() { int fd = open(\"w/ran\", O_CREAT | O_WRONLY, 0600); return fd < 0; }",
+    );
+    world.exec.retain(|granted| *granted != program);
+    program
+}
+
 #[test]
 fn exec_path_changed_by_a_racing_thread() {
     for user in users() {
         let mut world = World::new(*user);
-        let forbidden = world.compile(
-            "forbidden",
-            "#include <fcntl.h>\n#include <unistd.h>\nint main() { int fd = open(\"w/ran\", O_CREAT | O_WRONLY, 0600); return fd < 0; }",
-        );
-        world.exec.retain(|program| !program.ends_with("forbidden"));
+        let forbidden = forbidden(&mut world);
         let source = r#"static char path[256], good[256], bad[256];
             void *flip(void *_) { for (;;) { memcpy(path, bad, 256); SEEN; memcpy(path, good, 256); SEEN; } return 0; }
             int main(int c, char **v) { strcpy(good, "/bin/true"); strcpy(bad, v[1]); memcpy(path, good, 256); double end = now() + 2; int ran = 0, status; char *a[] = {"x", 0}, *e[] = {0};
@@ -652,11 +659,7 @@ fn exec_by_one_of_several_threads_that_ask() {
     // While an exec is under way, the other threads go on asking; what they ask says nothing of what will run.
     for user in users() {
         let mut world = World::new(*user);
-        let forbidden = world.compile(
-            "forbidden",
-            "#include <fcntl.h>\n#include <unistd.h>\nint main() { int fd = open(\"w/ran\", O_CREAT | O_WRONLY, 0600); return fd < 0; }",
-        );
-        world.exec.retain(|program| !program.ends_with("forbidden"));
+        let forbidden = forbidden(&mut world);
         let source = r#"static char path[256], good[256], bad[256], *again[] = {"x", "again", 0}, *none[] = {0}, *much[40], *text;
             void *flip(void *_) { for (;;) { memcpy(path, bad, 256); SEEN; memcpy(path, good, 256); SEEN; } return 0; }
             void *ask(void *_) { for (;;) { int fd = open("ok/a", O_RDONLY); if (fd >= 0) close(fd); } return 0; }
