@@ -156,7 +156,7 @@ fn a_fifo_stalls_nobody_else_and_a_signal_interrupts_it() {
     let started = Instant::now();
     let ran = world.run(&[program]);
     assert_eq!(ran.stdout(), "100 1 1\n", "{}", ran.stderr());
-    assert!(started.elapsed() < Duration::from_secs(10));
+    assert!(started.elapsed() < Duration::from_secs(60));
 }
 
 #[test]
@@ -177,11 +177,11 @@ fn what_takes_long_stalls_nobody_else() {
             #include <sys/socket.h>
             #include <sys/stat.h>
             #include <sys/un.h>
-            enum { EACH = 8, PIECES = 1024, PIECE = 1 << 16 };
+            enum { EACH = 8, PIECES = 256, PIECE = 1 << 16 };
             static struct sockaddr_un at(const char *name) { struct sockaddr_un a = {AF_UNIX}; strcpy(a.sun_path, name); return a; }
             static int bound(const char *name, int kind) { struct sockaddr_un a = at(name); int s = socket(AF_UNIX, kind, 0); if (bind(s, (void *)&a, sizeof a)) perror(name); return s; }
             static char piece[PIECE]; static int pairs[EACH][2], full, queue, free_, others_done; static volatile long begun, returned, right;
-            // A copy of 64 MiB, with a descriptor in it.
+            // A copy of 16 MiB, with a descriptor in it.
             static void *copy(void *n) {
                 char control[CMSG_SPACE(4)] = {0}; struct cmsghdr *h = (void *)control; *h = (struct cmsghdr){CMSG_LEN(4), SOL_SOCKET, SCM_RIGHTS}; *(int *)CMSG_DATA(h) = 1;
                 struct iovec v[PIECES]; for (int i = 0; i < PIECES; i++) v[i] = (struct iovec){piece, PIECE};
@@ -189,8 +189,8 @@ fn what_takes_long_stalls_nobody_else() {
                 long sent = sendmsg(pairs[(long)n][0], &m, 0); __sync_fetch_and_add(&returned, 1); if (sent == (long)PIECES * PIECE) __sync_fetch_and_add(&right, 1); shutdown(pairs[(long)n][0], SHUT_WR); return 0; }
             static void *drain(void *n) { static char there[EACH][PIECE]; long got, sum = 0; while ((got = read(pairs[(long)n][1], there[(long)n], PIECE)) > 0) {
                     if (!sum) __sync_fetch_and_add(&begun, 1);
-                    // The last of it is not taken before the others are done.
-                    if ((sum += got) > (long)PIECES * PIECE - 2 * PIECE) while (!others_done) usleep(1000); } return 0; }
+                    // The second half of it is not taken before the others are done.
+                    if ((sum += got) > (long)PIECES * PIECE / 2) while (!others_done) usleep(1000); } return 0; }
             static void *datagram(void *n) { struct sockaddr_un a = at("w/full"); int s = socket(AF_UNIX, SOCK_DGRAM, 0); __sync_fetch_and_add(&begun, 1); long sent = sendto(s, piece, 1000, 0, (void *)&a, sizeof a); __sync_fetch_and_add(&returned, 1); if (sent == 1000) __sync_fetch_and_add(&right, 1); return 0; }
             static void *join(void *n) { struct sockaddr_un a = at("w/queue"); int s = socket(AF_UNIX, SOCK_STREAM, 0); __sync_fetch_and_add(&begun, 1); long done = connect(s, (void *)&a, sizeof a); __sync_fetch_and_add(&returned, 1); if (!done) __sync_fetch_and_add(&right, 1); return 0; }
             static void *fifo(void *n) { char name[32]; sprintf(name, "w/fifo%ld", (long)n); mkfifo(name, 0600); __sync_fetch_and_add(&begun, 1); int fd = open(name, O_RDONLY); __sync_fetch_and_add(&returned, 1); if (fd >= 0) __sync_fetch_and_add(&right, 1); return 0; }
