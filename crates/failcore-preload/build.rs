@@ -6,9 +6,9 @@ fn main() {
     for argument in [
         // Nothing of it needs the start files, whose four symbols are looked for in vain.
         "-nostartfiles",
+        // What is read and what is run in one segment, as linkers laid them out before they kept gadgets apart: the C library
+        // beside it has more of those. Rust's own linker keeps them apart all the same.
         "-fuse-ld=bfd",
-        // What is read and what is run in one segment, as the linker laid them out before it kept gadgets apart: the C library
-        // beside it has more of those.
         "-Wl,-z,noseparate-code",
         // Written once, when it is loaded, and a system call to close after that.
         "-Wl,-z,norelro",

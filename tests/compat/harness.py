@@ -103,8 +103,7 @@ mkdir -p "$1" && mount --move "$at" "$1" && rmdir "$at" && shift 2 && exec "$@"
 def for_ordinary_user(interpreter: Interpreter, uid: int, as_user: Sequence[str]) -> Interpreter:
     """The interpreter as root has another user run it, for whom `as_user` goes before a command.
 
-    # Raises
-    `LookupError` where that user cannot.
+    Raises `LookupError` where that user cannot.
     """
     assert interpreter.executable
     ask = [str(interpreter.executable), "-c", "import sys; print(sys.base_prefix)"]

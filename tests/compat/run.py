@@ -1,7 +1,7 @@
 """Compares CPython's own tests with and without the gate: run.py [--all] [--lane LANE…] [--write FILE] [--only MODULE…].
 
-Without --all, on this interpreter's version alone. With --as-user, root has an ordinary user run them. Exits 1 where a difference has no reason in reasons.json, or where
-something that was asked for could not be compared.
+Without --all, on this interpreter's version alone. With --as-user, root has an ordinary user run them. Exits 1 where a
+difference has no reason in reasons.json, or where something that was asked for could not be compared.
 """
 
 from __future__ import annotations

@@ -406,10 +406,8 @@ mod tests {
             let connect: Vec<String> = granted.iter().map(|port| format!("10.0.0.1:{port}")).collect();
             let policy = policy(&format!("[net]\nconnect = {connect:?}"));
             let (plan, _) = lower(&policy, &features(7));
-            let addr = SocketAddr::from(([10, 0, 0, 1], asked));
-            let action = Action::Connect(Endpoint::Inet { transport: Transport::Tcp, addr });
-            let decided = policy.decide(&Request { action, subject: Subject::default(), context: Context::default() });
-            prop_assert_eq!(plan.connect.unwrap().contains(&asked), decided.is_allow());
+            let decided = decided(&policy, Action::Connect(tcp(asked)));
+            prop_assert_eq!(plan.connect.unwrap().contains(&asked), decided);
         }
 
         /// Whatever image the policy lets run, Landlock does; where neither directories nor trees are granted, no other.

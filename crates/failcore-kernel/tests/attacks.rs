@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use world::{User, World, users};
+use world::{Ran, User, World, users};
 
 /// What every attack helper may use.
 const HEAD: &str = r#"
@@ -94,6 +94,20 @@ fn attack(name: &str, source: &str) -> Vec<Vec<String>> {
 
 fn tail(decisions: &[String]) -> &[String] {
     &decisions[decisions.len().saturating_sub(8)..]
+}
+
+/// The numbers that a racing program printed: how many messages it sent, then how often each kind of call went through or was
+/// refused. None of these may be rare: there would have been no race.
+fn counted(ran: &Ran, numbers: usize) -> Vec<usize> {
+    let said: Vec<usize> = ran.stdout().split_whitespace().flat_map(str::parse).collect();
+    assert!(
+        said.len() == numbers && said[1..].iter().all(|n| *n > 5),
+        "no race: {} {} {:#?}",
+        ran.stdout(),
+        ran.stderr(),
+        tail(&ran.decisions())
+    );
+    said
 }
 
 #[test]
@@ -451,14 +465,7 @@ fn message_changed_by_a_racing_thread() {
         let ran = world.run(&[&[program.display().to_string()], &ports[..]].concat());
         over.store(true, SeqCst);
         let [to_first, to_second, to_other] = arrivals.map(|thread| thread.join().unwrap());
-        let said: Vec<usize> = ran.stdout().split_whitespace().flat_map(str::parse).collect();
-        assert!(
-            said.len() == 7 && said[1..].iter().all(|n| *n > 5),
-            "no race: {} {} {:#?}",
-            ran.stdout(),
-            ran.stderr(),
-            tail(&ran.decisions())
-        );
+        let said = counted(&ran, 7);
         assert_eq!(to_other, [0; 0], "sent to an address that was not granted");
         // The n-th that was granted is the n-th that was sent, and went where its record says.
         let decisions = ran.decisions();
@@ -524,14 +531,7 @@ fn descriptors_in_a_message_changed_by_a_racing_thread() {
         let ran = world.run(&[&[program.display().to_string()], &names[..]].concat());
         over.store(true, SeqCst);
         let arrived = arrivals.map(|thread| thread.join().unwrap());
-        let said: Vec<usize> = ran.stdout().split_whitespace().flat_map(str::parse).collect();
-        assert!(
-            said.len() == 5 && said[1..].iter().all(|n| *n > 5),
-            "no race: {} {} {:#?}",
-            ran.stdout(),
-            ran.stderr(),
-            tail(&ran.decisions())
-        );
+        let said = counted(&ran, 5);
         assert!(bad.recv(&mut [0]).is_err(), "sent to a socket that was not granted");
         assert_eq!(arrived[0].0 + arrived[1].0, said[0], "each that was sent arrived");
         for ((messages, files), name) in arrived.iter().zip(&names) {
